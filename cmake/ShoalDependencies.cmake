@@ -1,0 +1,39 @@
+# What shoal stands on, and how all of it is compiled. Everything here comes from the system's packages.
+find_package(Threads REQUIRED)
+find_package(Boost 1.83 REQUIRED CONFIG)
+find_package(fmt REQUIRED CONFIG)
+find_package(spdlog REQUIRED CONFIG)
+find_package(tl-expected REQUIRED CONFIG)
+find_package(OpenSSL 3 REQUIRED)
+find_package(SQLite3 REQUIRED)
+find_package(SQLiteCpp REQUIRED CONFIG)
+find_package(CLI11 REQUIRED CONFIG)
+find_package(tomlplusplus REQUIRED CONFIG)
+find_package(nlohmann_json REQUIRED CONFIG)
+
+add_library(shoal_flags INTERFACE)
+target_compile_definitions(shoal_flags INTERFACE
+  SHOAL_VERSION="${PROJECT_VERSION}" $<$<BOOL:${SHOAL_PORTABLE}>:SHOAL_PORTABLE=1>)
+if(SHOAL_SANITIZE)
+  target_compile_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE})
+endif()
+if(SHOAL_FUZZ)
+  target_compile_options(shoal_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+# Modules are shared between targets, so the flags that change code have to be the same everywhere.
+link_libraries(shoal_flags Threads::Threads)
+
+# Warnings are for our own code: a private usage requirement of each room and app.
+add_library(shoal_warnings INTERFACE)
+target_compile_options(shoal_warnings INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Wold-style-cast
+  $<$<BOOL:${SHOAL_WERROR}>:-Werror>)
+
+# Asio is compiled once, here, and only declared elsewhere: it halves the time that each unit takes.
+file(WRITE ${CMAKE_BINARY_DIR}/generated/asio.cpp "#include <boost/asio/impl/src.hpp>\n")
+add_library(shoal_asio STATIC ${CMAKE_BINARY_DIR}/generated/asio.cpp)
+set_target_properties(shoal_asio PROPERTIES CXX_SCAN_FOR_MODULES OFF)
+target_compile_definitions(shoal_asio PUBLIC
+  BOOST_ASIO_SEPARATE_COMPILATION BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_BOOST_COROUTINE)
+target_link_libraries(shoal_asio PUBLIC Boost::headers)

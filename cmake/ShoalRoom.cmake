@@ -1,0 +1,25 @@
+# shoal_room(NAME USES room... LINKS target...): the library of one room.
+# modules/NAME.cppm is its interface (with modules/NAME-PART.cppm as partitions), src/NAME/*.cpp its implementation.
+function(shoal_room name)
+  cmake_parse_arguments(ARG "" "" "USES;LINKS" ${ARGN})
+  set(target shoal_${name})
+  file(GLOB interfaces CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/modules/${name}.cppm ${PROJECT_SOURCE_DIR}/modules/${name}-*.cppm)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+  add_library(${target} STATIC)
+  target_sources(${target}
+    PUBLIC FILE_SET CXX_MODULES BASE_DIRS ${PROJECT_SOURCE_DIR}/modules FILES ${interfaces}
+    PRIVATE ${sources})
+  list(TRANSFORM ARG_USES PREPEND shoal::)
+  target_link_libraries(${target} PUBLIC ${ARG_USES} ${ARG_LINKS} PRIVATE shoal_warnings)
+  add_library(shoal::${name} ALIAS ${target})
+endfunction()
+
+# shoal_app(NAME DIR USES room...): one command, its mains in DIR/*.cpp.
+function(shoal_app name dir)
+  cmake_parse_arguments(ARG "" "" "USES" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${dir}/*.cpp)
+  add_executable(${name} ${sources})
+  list(TRANSFORM ARG_USES PREPEND shoal::)
+  target_link_libraries(${name} PRIVATE ${ARG_USES} shoal_warnings)
+  install(TARGETS ${name} RUNTIME)
+endfunction()

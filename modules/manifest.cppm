@@ -1,0 +1,58 @@
+/// What a file is, apart from its bytes: its name, size, time and digests; and which names are safe to accept.
+/// Plain values and functions, no IO.
+module;
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+export module shoal.manifest;
+
+import shoal.base;
+import shoal.digest;
+
+export namespace shoal {
+
+enum class EntryKind : std::uint8_t { file = 0, folder = 1 };
+
+/// One file or folder of a catalogue, as its owner describes it.
+struct FileEntry {
+  std::string name;  ///< Relative, UTF-8, parts joined by '/'. See check_name.
+  EntryKind kind = EntryKind::file;
+  std::uint64_t size = 0;     ///< Bytes; 0 for a folder.
+  std::int64_t mtime_ns = 0;  ///< Last modification, nanoseconds since 1970-01-01 UTC.
+  bool executable = false;    ///< The owner's execute bit.
+  Md5Digest md5;              ///< Zeros for a folder.
+  Sha256Digest root;          ///< BEP 52 pieces root; zeros for a folder and an empty file.
+
+  friend bool operator==(const FileEntry&, const FileEntry&) = default;
+};
+
+inline constexpr std::size_t kMaxNamePart = 255;   ///< Bytes in one part of a name.
+inline constexpr std::size_t kMaxNameDepth = 100;  ///< Parts in a name.
+inline constexpr std::size_t kMaxName = 4096;      ///< Bytes in a name.
+
+/// Whether a name from outside may be opened beneath a shared folder. Fails with `unsafe_name` and the reason
+/// when it is empty, absolute, not UTF-8 (overlong forms and surrogates included), has an empty, `.` or `..` part,
+/// a NUL, control (C0, C1, DEL), bidirectional-control or line-separator character, a part over kMaxNamePart bytes,
+/// more than kMaxNameDepth parts, or over kMaxName bytes. A backslash is an ordinary character.
+/// A part that begins with kReservedPrefix is refused as well: such names are our own partial files.
+Result<> check_name(std::string_view name);
+inline constexpr std::string_view kReservedPrefix = ".shoal-";
+
+/// Whether an entry from outside makes sense by itself: its name is safe, its size below 2^60, a folder has no size
+/// and no digests, and an empty file has the empty file's digests. A file of 2^32 chunks or more is too_large.
+Result<> check_entry(const FileEntry& entry);
+
+/// The name under which a second, different content of `name` is kept: `a/b.txt` of `mars` becomes
+/// `a/b (from mars).txt`. A leading dot is no extension; a part that would pass 255 bytes is shortened
+/// at a character boundary, keeping owner and extension. Characters of `owner` that check_name refuses or `/` become '_'.
+/// The result always passes check_name when `name` does.
+std::string conflict_name(std::string_view name, std::string_view owner);
+
+/// Whether `name` matches a shell pattern: `*` and `?` do not cross '/', `**` does, `[a-z]` and `[!a-z]`, and `\` quotes.
+/// A pattern without '/' is compared with the last part of the name as well as with all of it; a pattern that ends in
+/// '/' means everything below that folder. Linear in pattern times name.
+bool matches(std::string_view pattern, std::string_view name);
+
+}  // namespace shoal

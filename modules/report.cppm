@@ -1,0 +1,88 @@
+/// What a person or a program learns of a run: the event log, NDJSON, progress, one line a failure.
+/// May be used from any thread, concurrently: each line is written whole.
+module;
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+export module shoal.report;
+
+import shoal.base;
+
+export namespace shoal {
+
+/// A field of an event. Text must be UTF-8; other bytes are replaced by U+FFFD.
+using FieldValue = std::variant<std::int64_t, std::uint64_t, double, bool, std::string>;
+using Fields = std::vector<std::pair<std::string_view, FieldValue>>;
+
+enum class Colour { automatic, never };
+enum class Verbosity { quiet, normal, verbose };
+
+struct ReportOptions {
+  Verbosity verbosity = Verbosity::normal;
+  bool json = false;                     ///< NDJSON to stdout, a line an event.
+  Colour colour = Colour::automatic;     ///< `automatic` looks at NO_COLOR and whether stderr is a terminal.
+  std::string log_file;                  ///< The event log, NDJSON; none when empty. Appended to.
+  std::string program;                   ///< `shoal-peer`, in front of failures.
+  std::function<double()> swarm_seconds; ///< The common clock, for `t`; 0 until there is one.
+};
+
+/// One file or total in the progress display.
+struct ProgressLine {
+  std::string name;
+  std::uint64_t done = 0;
+  std::uint64_t total = 0;
+  double rate = 0;            ///< Bytes a second.
+  std::uint32_t sources = 0;  ///< Neighbours that it comes from now.
+};
+
+class Report {
+ public:
+  /// Fails with the path when the log cannot be opened.
+  static Result<std::unique_ptr<Report>> open(ReportOptions options);
+  ~Report();
+
+  /// Sets the clock that stamps `t` once there is one.
+  void set_clock(std::function<double()> swarm_seconds);
+
+  /// An event: to the log always, to stdout with --json. `{"event":name,"t":seconds,...}`.
+  void event(std::string_view name, const Fields& fields = {});
+  /// An event for the log alone, not for stdout: a chunk, a message.
+  void detail(std::string_view name, const Fields& fields = {});
+
+  /// A line for a person on stderr: not with --quiet.
+  void note(std::string_view line);
+  /// A line with more detail: only with --verbose.
+  void debug(std::string_view line);
+  /// Something is wrong but work goes on; on stderr always, and in the log.
+  void warn(std::string_view line);
+  /// The one line a failure; on stderr always, and in the log.
+  void error(const Error& error);
+  /// What the user asked for (a list, a total), on stdout, not with --json.
+  void print(std::string_view line);
+
+  /// Draws progress: on a terminal the lines and the total in place, at most ten times a second; else one plain
+  /// line every few seconds. `files` may be long: the first that move are shown. No-op with --quiet and --json.
+  void progress(const std::vector<ProgressLine>& files, const ProgressLine& total);
+  /// Wipes what progress drew, before the last lines.
+  void end_progress();
+  /// Whether a call to progress now would draw anything; saves the work of making the lines.
+  bool wants_progress() const;
+
+  /// Writes the closing `result` event with `exit` and the given fields.
+  void result(ExitCode exit, Fields fields = {});
+  void flush();
+
+ private:
+  struct State;
+  explicit Report(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,210 @@
+/// Who asks whom for what, and who is served next. Plain values and functions over chunk numbers: no IO, no clock but
+/// the instants that are passed in, no randomness but the generator that is passed in. docs/architecture.md says why
+/// each rule is as it is; the figures behind them are in docs/decisions/.
+///
+/// All chunks of all files that a node knows are numbered in one flat space: a file takes a run of consecutive
+/// slots. Everything below speaks of slots.
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+export module shoal.schedule;
+
+import shoal.base;
+
+export namespace shoal {
+
+using Slot = Index<struct SlotTag>;      ///< A chunk of some file, in the node's flat numbering.
+using Source = Index<struct SourceTag>;  ///< A neighbour, in the node's numbering; numbers may be used again.
+
+/// A source of random words; a node passes its World's, a test a seeded one.
+using Random = std::function<std::uint64_t()>;
+
+/// A set of slots, 64 to a word.
+class SlotSet {
+ public:
+  void resize(std::size_t slots);
+  std::size_t size() const { return size_; }
+  bool has(Slot slot) const;
+  /// Both return whether that changed anything.
+  bool insert(Slot slot);
+  bool erase(Slot slot);
+  std::size_t count() const;
+  std::span<const std::uint64_t> words() const { return words_; }
+
+ private:
+  std::size_t size_ = 0;
+  std::vector<std::uint64_t> words_;
+};
+
+/// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random.
+///
+/// A count a slot of the neighbours that have it, and eight bit-planes by rarity (counts 0-1, 2, 3, 4, 5-6, 7-10, 11-20, more),
+/// so that a HAVE costs O(1) and a pick scans words of `plane & theirs & needed` from a random start. The counts
+/// are nothing but the sum of the neighbours' sets and can be computed again from them (`is_consistent`).
+class Picker {
+ public:
+  Picker();
+  ~Picker();
+  Picker(Picker&&) noexcept;
+  Picker& operator=(Picker&&) noexcept;
+
+  /// Adds `chunks` slots that are not yet wanted; returns the first.
+  Slot add_file(std::uint64_t chunks);
+  std::size_t slots() const;
+
+  /// A slot is needed when it is wanted, not had and not in flight.
+  void want(Slot slot);
+  void unwant(Slot slot);
+  void set_have(Slot slot);
+  /// Takes a have back: the file changed, or was lost.
+  void clear_have(Slot slot);
+  bool has(Slot slot) const;
+  bool is_wanted(Slot slot) const;
+  std::size_t missing() const;  ///< Slots that are wanted and not had.
+
+  Source add_source();
+  void remove_source(Source source);
+  /// Idempotent: a HAVE told twice counts once. Returns whether it was news.
+  bool source_has(Source source, Slot slot);
+  void source_lost(Source source, Slot slot);
+  bool knows(Source source, Slot slot) const;
+  std::uint32_t availability(Slot slot) const;
+  /// Whether the source has anything that is wanted and not had, in flight or not.
+  bool is_interesting(Source source) const;
+
+  /// Marks `slot` as asked for once more (endgame asks twice) or once less.
+  void begin(Slot slot);
+  void end(Slot slot);
+  std::uint32_t in_flight(Slot slot) const;
+
+  /// The slot to ask `source` for, or nothing when it has nothing that is needed. `in_order` breaks ties by the
+  /// lowest slot instead of at random: better for disk and MD5 when nobody else is waiting for variety.
+  std::optional<Slot> pick(Source source, const Random& random, bool in_order) const;
+
+  /// Recomputes counts and planes from the neighbours' sets and compares; for tests.
+  bool is_consistent() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// How fast a neighbour delivers, and how much to ask of it at once: a window in time, not in count.
+/// window = clamp(rate * (minimum RTT + 8 ms), 2 chunks, 64 chunks), in bytes; 2 chunks while there is no rate.
+class SourceRate {
+ public:
+  /// A request of `bytes` was sent at `now`.
+  void on_request(Instant now, std::uint64_t bytes);
+  /// The answer to a request that was sent at `requested` is whole at `now`. Updates rate and minimum RTT.
+  void on_answer(Instant requested, Instant now, std::uint64_t bytes);
+  /// A request ended without an answer: it was rejected or given up.
+  void on_dropped(std::uint64_t bytes);
+  /// A round trip that was measured by a ping; it bounds the minimum RTT.
+  void on_round_trip(Nanoseconds rtt);
+
+  std::uint64_t outstanding() const { return outstanding_; }
+  std::uint64_t window() const;
+  bool has_room(std::uint64_t bytes) const;
+  /// Bytes a second over about the last second of being busy; 0 before the first answer.
+  double rate() const { return rate_; }
+  /// When an answer to a request of `bytes` made now is to be expected: (outstanding + bytes) / rate, plus the
+  /// minimum RTT. A second before there is a rate.
+  Nanoseconds expected(std::uint64_t bytes) const;
+  /// How long to wait for an answer before asking elsewhere: three times the expected time, at least two seconds.
+  Nanoseconds patience(std::uint64_t bytes) const;
+
+ private:
+  std::uint64_t outstanding_ = 0;
+  double rate_ = 0;
+  std::optional<Nanoseconds> min_rtt_;
+  Instant busy_since_{};
+  std::uint64_t busy_bytes_ = 0;
+};
+
+/// A request that is under way, as the endgame sees it.
+struct InFlight {
+  Slot slot;
+  Source source;
+  Instant expected_at;  ///< When its answer should be whole.
+};
+
+/// The endgame: a source with room and nothing fresh to ask for may duplicate a slot that is in flight once, from
+/// another source, if it has it and expects to deliver in less than half of the time that the other still needs.
+/// Of all such, the one with the largest time left. `has` says whether the idle source has a slot, `copies` how
+/// often a slot is in flight already (2 is the most).
+std::optional<InFlight> pick_duplicate(std::span<const InFlight> in_flight, Source idle, Instant now, Nanoseconds idle_expected,
+                                       const std::function<bool(Slot)>& has, const std::function<std::uint32_t(Slot)>& copies);
+
+/// Which waiting request to serve next: chunks that we never sent first, then the one that fewest neighbours have,
+/// then the oldest. What was cancelled, or what the neighbour has got meanwhile, is dropped.
+class UploadQueue {
+ public:
+  UploadQueue();
+  ~UploadQueue();
+  UploadQueue(UploadQueue&&) noexcept;
+  UploadQueue& operator=(UploadQueue&&) noexcept;
+
+  /// At most `kMaxWaiting` requests a neighbour wait; one more is refused (false). Asking again is no news (true).
+  static constexpr std::size_t kMaxWaiting = 2048;
+  bool add(Source to, Slot slot);
+  /// Returns whether it was still waiting.
+  bool cancel(Source to, Slot slot);
+  /// The neighbour is gone: all of its requests are dropped.
+  void remove(Source to);
+  std::size_t waiting(Source to) const;
+  std::size_t waiting() const;
+
+  struct Serve {
+    Source to;
+    Slot slot;
+  };
+  /// The next request to serve among the neighbours for which `is_ready` holds, taken out of the queue and counted as
+  /// sent; nothing when none waits. `availability` is how many neighbours have a slot.
+  std::optional<Serve> next(const std::function<bool(Source)>& is_ready, const std::function<std::uint32_t(Slot)>& availability);
+  /// A served slot did not get through (the connection closed): it counts as not sent.
+  void unsend(Slot slot);
+  std::uint32_t times_sent(Slot slot) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// The least expected time over the sources; before there is a rate, the score latency_ms + 10 * load decides.
+struct SourceScore {
+  Source source;
+  double rate = 0;  ///< Bytes a second, 0 when unknown.
+  std::uint64_t outstanding = 0;
+  double latency_ms = 0;
+  std::uint32_t load = 0;
+};
+/// The index of the best of `sources` for `bytes` more, or nothing when there is none. A source with a rate is
+/// preferred to one without.
+std::optional<std::size_t> best_source(std::span<const SourceScore> sources, std::uint64_t bytes);
+
+// ---- bounds -------------------------------------------------------------------------------------------
+
+/// A peer of a swarm, for the lower bound: what it offers that others lack, and its rates in bytes a second (0 = unlimited).
+struct BoundPeer {
+  std::uint64_t offers = 0;   ///< Bytes that only it has at the start.
+  std::uint64_t lacks = 0;    ///< Bytes that it has to receive.
+  double upload = 0;
+  double download = 0;
+};
+
+/// No swarm can be faster: max over peers of offers/upload and lacks/download, and the sum of all that is lacked over the sum of
+/// all uploads. Nothing when no rate is known at all.
+std::optional<Seconds> lower_bound(std::span<const BoundPeer> peers);
+/// 100 * bound / taken; 0 when nothing was taken.
+double percent_of_bound(Seconds bound, Seconds taken);
+
+}  // namespace shoal

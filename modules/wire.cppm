@@ -1,0 +1,458 @@
+/// The messages, and how they stand in bytes. No IO: a Link reads and writes, this room only encodes and decodes.
+/// docs/protocol.md says when each message is sent; here is what it holds.
+///
+/// A frame is a length (u32: bytes after it), a type (u16), and the fields in the order of the message's one field
+/// list. Integers are little-endian; a text or list is its count (u32) and its elements; a digest is its bytes.
+/// An unknown type is skipped. Bytes after the last known field are ignored, so that a later version can append fields;
+/// fields that an older version does not send keep their defaults.
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <variant>
+#include <vector>
+
+export module shoal.wire;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+
+export namespace shoal {
+
+inline constexpr std::uint32_t kMagic = 0x4C414853;     ///< "SHAL" on the wire.
+inline constexpr std::uint16_t kProtocolVersion = 1;    ///< The newest version that we speak.
+inline constexpr std::uint16_t kOldestVersion = 1;      ///< The oldest that we still speak.
+inline constexpr std::size_t kFrameHeader = 6;          ///< Length and type.
+inline constexpr std::size_t kGreetingLimit = 1024;     ///< Bytes of a frame before the hello is answered.
+inline constexpr std::size_t kControlLimit = 64 * 1024; ///< Bytes of any other frame without file data.
+inline constexpr std::size_t kDataLimit = kChunkSize + 4096;  ///< Bytes of a frame with file data.
+
+enum class MessageType : std::uint16_t {
+  hello = 1, welcome = 2, refusal = 3, ping = 4, pong = 5, leave = 6,
+  register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
+  retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29,
+  subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
+  hash_request = 55, hash_reply = 56, gone = 57,
+};
+
+enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1 };
+
+// Each message lists its fields once, in `fields()`: that list drives encoding, decoding and the tests. The first
+// `kRequired` of them have to be there (all, where it is not given).
+
+// ---- both sides of any connection ---------------------------------------------------------------------
+
+/// The first message of whoever connected.
+struct Hello {
+  static constexpr auto kType = MessageType::hello;
+  std::uint32_t magic = kMagic;
+  std::uint16_t version = kProtocolVersion;
+  std::uint16_t oldest = kOldestVersion;
+  std::uint64_t features = 0;  ///< Bits; none is defined yet. Both sides use what both have.
+  Role role = Role::peer_to_tracker;
+  std::string id;              ///< The name of the peer that connects.
+  std::uint64_t instance = 0;  ///< Random at each start of a process: tells a reconnection from a namesake.
+  static constexpr auto fields() {
+    return std::tuple{&Hello::magic, &Hello::version, &Hello::oldest, &Hello::features, &Hello::role, &Hello::id, &Hello::instance};
+  }
+};
+
+/// The answer to a Hello; `version` is the one to speak from here on.
+struct Welcome {
+  static constexpr auto kType = MessageType::welcome;
+  std::uint16_t version = kProtocolVersion;
+  std::uint64_t features = 0;
+  std::string id;
+  std::uint64_t instance = 0;
+  static constexpr auto fields() { return std::tuple{&Welcome::version, &Welcome::features, &Welcome::id, &Welcome::instance}; }
+};
+
+enum class RefusalReason : std::uint16_t { other = 0, version = 1, id_in_use = 2, swarm_full = 3, bad_register = 4, swarm_over = 5, wrong_role = 6 };
+
+/// The answer to a Hello or Register that is not accepted; the connection closes after it.
+struct Refusal {
+  static constexpr auto kType = MessageType::refusal;
+  RefusalReason reason = RefusalReason::other;
+  std::string text;
+  static constexpr auto fields() { return std::tuple{&Refusal::reason, &Refusal::text}; }
+};
+
+/// Asks for the time; at least every 5 s on any connection, which also shows that it lives. The four times
+/// of NTP (RFC 5905): t1 sent, t2 received, t3 answered, each in nanoseconds on the clock of who stamps it.
+struct Ping {
+  static constexpr auto kType = MessageType::ping;
+  std::int64_t t1 = 0;
+  static constexpr auto fields() { return std::tuple{&Ping::t1}; }
+};
+
+struct Pong {
+  static constexpr auto kType = MessageType::pong;
+  std::int64_t t1 = 0;
+  std::int64_t t2 = 0;
+  std::int64_t t3 = 0;
+  static constexpr auto fields() { return std::tuple{&Pong::t1, &Pong::t2, &Pong::t3}; }
+};
+
+/// A clean goodbye: the sender will close, and is not to be waited for.
+struct Leave {
+  static constexpr auto kType = MessageType::leave;
+  std::uint8_t exit = 0;  ///< The exit code that it ends with.
+  static constexpr auto fields() { return std::tuple{&Leave::exit}; }
+};
+
+// ---- peer and tracker ---------------------------------------------------------------------------------
+
+/// What a peer wants to fetch by itself.
+enum class Appetite : std::uint8_t { nothing = 0, everything = 1 };
+
+struct Register {
+  static constexpr auto kType = MessageType::register_peer;
+  std::string host;            ///< Where others reach it; empty: the address that the tracker sees.
+  std::uint16_t port = 0;
+  Appetite appetite = Appetite::nothing;
+  std::uint32_t expect = 0;    ///< The size of the closed swarm that it expects; 0 when it does not say.
+  std::uint64_t last_epoch = 0;///< Of the tracker that it knew before; 0 for none.
+  std::int64_t last_clock_ns = 0;  ///< The swarm clock now, as it knows it: a restarted tracker goes on from there.
+  static constexpr auto fields() {
+    return std::tuple{&Register::host, &Register::port, &Register::appetite, &Register::expect, &Register::last_epoch, &Register::last_clock_ns};
+  }
+};
+
+struct Registered {
+  static constexpr auto kType = MessageType::registered;
+  PeerId peer;
+  std::uint64_t epoch = 0;     ///< Random at each start of the tracker.
+  std::int64_t clock_ns = 0;   ///< The swarm clock at the time of sending; it starts at 0 with the first registration.
+  std::uint32_t expect = 0;    ///< The size of the closed swarm; 0 for an open one.
+  std::string seen_host;       ///< The address that the tracker sees the peer at.
+  static constexpr auto fields() {
+    return std::tuple{&Registered::peer, &Registered::epoch, &Registered::clock_ns, &Registered::expect, &Registered::seen_host};
+  }
+};
+
+/// Some of the files that the peer offers. An entry with a name that it offered before replaces that one.
+struct Offer {
+  static constexpr auto kType = MessageType::offer;
+  std::vector<FileEntry> entries;
+  static constexpr auto fields() { return std::tuple{&Offer::entries}; }
+};
+
+struct Withdraw {
+  static constexpr auto kType = MessageType::withdraw;
+  std::vector<std::string> names;
+  static constexpr auto fields() { return std::tuple{&Withdraw::names}; }
+};
+
+/// The first listing is whole: `entries` were offered since the registration.
+struct OfferEnd {
+  static constexpr auto kType = MessageType::offer_end;
+  std::uint64_t entries = 0;
+  static constexpr auto fields() { return std::tuple{&OfferEnd::entries}; }
+};
+
+struct RosterEntry {
+  PeerId peer;
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+  bool is_here = true;        ///< false: it left, or its connection to the tracker was lost.
+  bool is_complete = false;   ///< It has all that it wants.
+  static constexpr auto fields() {
+    return std::tuple{&RosterEntry::peer, &RosterEntry::id, &RosterEntry::host, &RosterEntry::port, &RosterEntry::is_here, &RosterEntry::is_complete};
+  }
+  friend bool operator==(const RosterEntry&, const RosterEntry&) = default;
+};
+
+/// News of peers, the receiver itself among them; later entries replace earlier ones for the same peer.
+struct Roster {
+  static constexpr auto kType = MessageType::roster;
+  std::vector<RosterEntry> peers;
+  static constexpr auto fields() { return std::tuple{&Roster::peers}; }
+};
+
+struct Offered {
+  PeerId owner;
+  FileEntry entry;
+  static constexpr auto fields() { return std::tuple{&Offered::owner, &Offered::entry}; }
+  friend bool operator==(const Offered&, const Offered&) = default;
+};
+
+/// Files that peers offer, in the order in which the tracker learned of them; the receiver's own are left out.
+struct Catalogue {
+  static constexpr auto kType = MessageType::catalogue;
+  std::uint64_t revision = 0;  ///< Of the catalogue after these entries.
+  std::vector<Offered> entries;
+  static constexpr auto fields() { return std::tuple{&Catalogue::revision, &Catalogue::entries}; }
+};
+
+/// Files that `owner` no longer offers. With `lost`, because the owner is gone for good.
+struct Retracted {
+  static constexpr auto kType = MessageType::retracted;
+  std::uint64_t revision = 0;
+  PeerId owner;
+  bool lost = false;
+  std::vector<std::string> names;
+  static constexpr auto fields() { return std::tuple{&Retracted::revision, &Retracted::owner, &Retracted::lost, &Retracted::names}; }
+};
+
+/// Everything that the tracker knows has been sent, up to `revision`. A closed swarm gets it when all are here.
+struct Begin {
+  static constexpr auto kType = MessageType::begin;
+  std::uint64_t revision = 0;
+  std::uint32_t peers = 0;
+  static constexpr auto fields() { return std::tuple{&Begin::revision, &Begin::peers}; }
+};
+
+struct HaveCount {
+  Sha256Digest root;
+  std::uint32_t chunks = 0;  ///< How many chunks of it the sender has.
+  static constexpr auto fields() { return std::tuple{&HaveCount::root, &HaveCount::chunks}; }
+  friend bool operator==(const HaveCount&, const HaveCount&) = default;
+};
+
+/// How far a peer is; sent about once a second while it changes.
+struct Progress {
+  static constexpr auto kType = MessageType::progress;
+  std::uint64_t bytes_have = 0;
+  std::uint64_t bytes_wanted = 0;  ///< Of all that it wants, had or not.
+  std::uint32_t load = 0;          ///< Transfers that it is in now.
+  std::vector<HaveCount> counts;   ///< Those that changed since the last.
+  static constexpr auto fields() { return std::tuple{&Progress::bytes_have, &Progress::bytes_wanted, &Progress::load, &Progress::counts}; }
+};
+
+/// The peer has all that it wants of the catalogue up to `revision`, published and verified; `failed` entries it cannot get.
+struct Complete {
+  static constexpr auto kType = MessageType::complete;
+  std::uint64_t revision = 0;
+  std::uint64_t bytes_fetched = 0;
+  std::uint32_t failed = 0;
+  std::int64_t at_ns = 0;  ///< Swarm clock.
+  static constexpr auto fields() { return std::tuple{&Complete::revision, &Complete::bytes_fetched, &Complete::failed, &Complete::at_ns}; }
+};
+
+/// The closed swarm is over: all peers are complete, or all that are left are.
+struct SwarmComplete {
+  static constexpr auto kType = MessageType::swarm_complete;
+  std::int64_t total_ns = 0;      ///< From the first registration to the last peer complete.
+  std::uint64_t bytes = 0;        ///< Fetched by all peers together.
+  std::vector<std::string> failed;///< Ids of peers that did not finish.
+  static constexpr auto fields() { return std::tuple{&SwarmComplete::total_ns, &SwarmComplete::bytes, &SwarmComplete::failed}; }
+};
+
+/// Who has what: `pattern` is a name, a shell pattern, an MD5 or a root. Empty: everything.
+struct Find {
+  static constexpr auto kType = MessageType::find;
+  std::uint32_t query = 0;
+  std::string pattern;
+  static constexpr auto fields() { return std::tuple{&Find::query, &Find::pattern}; }
+};
+
+struct FoundEntry {
+  FileEntry entry;
+  std::vector<PeerId> holders;  ///< Peers that are here and have all of it, its owners first. Look them up in the roster.
+  static constexpr auto fields() { return std::tuple{&FoundEntry::entry, &FoundEntry::holders}; }
+  friend bool operator==(const FoundEntry&, const FoundEntry&) = default;
+};
+
+struct Found {
+  static constexpr auto kType = MessageType::found;
+  std::uint32_t query = 0;
+  bool is_last = true;  ///< No more answers to this query follow.
+  std::vector<FoundEntry> entries;
+  static constexpr auto fields() { return std::tuple{&Found::query, &Found::is_last, &Found::entries}; }
+};
+
+// ---- peer and peer ------------------------------------------------------------------------------------
+//
+// Contents are named by their Merkle root once, in an Inventory; from then on by a `handle`, which is the number that
+// the side that *has* the content gave it. A Have, Chunk, Reject, HashReply and Gone speak of the sender's handles;
+// a Request, Cancel and HashRequest of the receiver's.
+
+/// Which contents the sender wants to hear of; everything until it says so.
+struct Subscribe {
+  static constexpr auto kType = MessageType::subscribe;
+  bool everything = true;
+  std::vector<Sha256Digest> roots;  ///< Added to those named before, where not everything.
+  static constexpr auto fields() { return std::tuple{&Subscribe::everything, &Subscribe::roots}; }
+};
+
+struct Holding {
+  std::uint32_t handle = 0;
+  Sha256Digest root;
+  std::uint64_t size = 0;
+  bool is_complete = false;
+  std::uint32_t first_chunk = 0;    ///< The chunk of the first bit; a multiple of 8.
+  std::vector<std::uint8_t> bits;   ///< Chunk first_chunk + i is there when bit i % 8 of byte i / 8 is set. Empty when complete.
+  static constexpr auto fields() {
+    return std::tuple{&Holding::handle, &Holding::root, &Holding::size, &Holding::is_complete, &Holding::first_chunk, &Holding::bits};
+  }
+  friend bool operator==(const Holding&, const Holding&) = default;
+};
+
+/// What the sender has. Adds to what was said before: only Gone takes back.
+struct Inventory {
+  static constexpr auto kType = MessageType::inventory;
+  std::vector<Holding> holdings;
+  static constexpr auto fields() { return std::tuple{&Inventory::holdings}; }
+};
+
+struct ChunkRun {
+  std::uint32_t handle = 0;
+  std::uint32_t first = 0;
+  std::uint32_t count = 1;
+  static constexpr auto fields() { return std::tuple{&ChunkRun::handle, &ChunkRun::first, &ChunkRun::count}; }
+  friend bool operator==(const ChunkRun&, const ChunkRun&) = default;
+};
+
+/// Chunks that the sender has since it last said so.
+struct Have {
+  static constexpr auto kType = MessageType::have;
+  std::vector<ChunkRun> runs;
+  static constexpr auto fields() { return std::tuple{&Have::runs}; }
+};
+
+struct ChunkRef {
+  std::uint32_t handle = 0;
+  std::uint32_t chunk = 0;
+  static constexpr auto fields() { return std::tuple{&ChunkRef::handle, &ChunkRef::chunk}; }
+  friend auto operator<=>(const ChunkRef&, const ChunkRef&) = default;
+};
+
+/// Each chunk that is asked for is answered: by all of its bytes, or by a Reject.
+struct Request {
+  static constexpr auto kType = MessageType::request;
+  std::vector<ChunkRef> chunks;
+  static constexpr auto fields() { return std::tuple{&Request::chunks}; }
+};
+
+/// No longer wanted. What was not yet begun is answered by a Reject; what was may come whole.
+struct Cancel {
+  static constexpr auto kType = MessageType::cancel;
+  std::vector<ChunkRef> chunks;
+  static constexpr auto fields() { return std::tuple{&Cancel::chunks}; }
+};
+
+struct Reject {
+  static constexpr auto kType = MessageType::reject;
+  std::vector<ChunkRef> chunks;
+  static constexpr auto fields() { return std::tuple{&Reject::chunks}; }
+};
+
+/// The head of a frame with file data: `length` bytes of chunk `chunk`, from `offset` in the chunk on, follow in the
+/// frame. A chunk comes in one piece or in several, in order; pieces of different chunks may alternate.
+struct ChunkHeader {
+  static constexpr auto kType = MessageType::chunk;
+  std::uint32_t handle = 0;
+  std::uint32_t chunk = 0;
+  std::uint32_t offset = 0;
+  static constexpr auto fields() { return std::tuple{&ChunkHeader::handle, &ChunkHeader::chunk, &ChunkHeader::offset}; }
+  std::uint32_t length = 0;  ///< Not on the wire: what the frame's length leaves.
+  friend bool operator==(const ChunkHeader&, const ChunkHeader&) = default;
+};
+
+/// Asks for one span of chunk hashes (see HashSpan in shoal.digest).
+struct HashRequest {
+  static constexpr auto kType = MessageType::hash_request;
+  std::uint32_t handle = 0;
+  std::uint32_t span = 0;
+  static constexpr auto fields() { return std::tuple{&HashRequest::handle, &HashRequest::span}; }
+};
+
+/// Without hashes: the sender cannot serve them.
+struct HashReply {
+  static constexpr auto kType = MessageType::hash_reply;
+  std::uint32_t handle = 0;
+  std::uint32_t span = 0;
+  std::vector<Sha256Digest> hashes;
+  std::vector<Sha256Digest> proof;
+  static constexpr auto fields() { return std::tuple{&HashReply::handle, &HashReply::span, &HashReply::hashes, &HashReply::proof}; }
+};
+
+/// The sender no longer has these contents: they changed or were removed.
+struct Gone {
+  static constexpr auto kType = MessageType::gone;
+  std::vector<std::uint32_t> handles;
+  static constexpr auto fields() { return std::tuple{&Gone::handles}; }
+};
+
+/// Every message but the chunk, whose bytes do not pass through here.
+using Message = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,                                            //
+                             Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
+                             Progress, Complete, SwarmComplete, Find, Found,                                        //
+                             Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone>;
+
+MessageType type_of(const Message& message);
+/// `request`, `have`: for logs and failures.
+std::string_view name_of(MessageType type);
+
+/// Appends the whole frame. Fails with `too_large`, and appends nothing, when it would pass kControlLimit: whoever
+/// builds lists splits them (see encoded_size).
+Result<> encode(const Message& message, std::vector<std::byte>& out);
+/// The bytes that `encode` would append.
+std::size_t encoded_size(const Message& message);
+/// The bytes of one list element, for filling messages up to the limit.
+std::size_t encoded_size(const FileEntry& entry);
+std::size_t encoded_size(const Offered& offered);
+std::size_t encoded_size(const FoundEntry& found);
+std::size_t encoded_size(const Holding& holding);
+/// Appends the frame header and fields of a chunk; its `length` bytes of data have to follow.
+void encode(const ChunkHeader& header, std::vector<std::byte>& out);
+
+/// The message in `payload`, the bytes after the type; nothing for a type that we do not know. Fails with
+/// `malformed`, naming the message and field. Names and entries are not judged here: see check_entry.
+Result<std::optional<Message>> decode(MessageType type, std::span<const std::byte> payload);
+
+/// What comes out of a FrameReader.
+using Incoming = std::variant<Message, ChunkHeader>;
+
+/// Turns bytes, as they come, into messages. One frame at a time, in a buffer that never grows past the limit.
+///
+///   for (;;) {
+///     next()  -> a message; a ChunkHeader; or nothing: read into prepare(), then commit(n), and try again
+///   }
+///
+/// After a ChunkHeader its data has to be taken before next() is called again: take_payload() copies what was
+/// already read; whatever is left is read straight from the connection, and told with payload_read().
+class FrameReader {
+ public:
+  FrameReader();
+
+  /// Where to put the next bytes; never empty.
+  std::span<std::byte> prepare();
+  /// `n` bytes of the last prepare() are filled.
+  void commit(std::size_t n);
+
+  /// Fails with `too_large` or `malformed`, for good: the connection is to be closed. Unknown types are skipped.
+  /// Before established() only hello, welcome, refusal come through, anything else is `out_of_order`.
+  Result<std::optional<Incoming>> next();
+
+  /// Moves up to out.size() bytes of the current chunk's data from the buffer; returns how many.
+  std::size_t take_payload(std::span<std::byte> out);
+  /// `n` bytes of the current chunk's data were read past this buffer.
+  void payload_read(std::size_t n);
+  std::uint32_t payload_left() const { return payload_left_; }
+
+  /// The hello was answered: from here on the larger limits hold.
+  void established() { is_established_ = true; }
+  std::uint64_t skipped() const { return skipped_; }  ///< Frames of unknown types so far.
+
+ private:
+  Result<std::optional<Incoming>> next_frame();
+  bool skip_unknown();
+
+  std::vector<std::byte> buffer_;
+  std::size_t begin_ = 0;  ///< Of the unread bytes in buffer_.
+  std::size_t end_ = 0;
+  std::uint32_t payload_left_ = 0;
+  std::uint32_t skip_left_ = 0;  ///< Bytes left of a frame that is being skipped.
+  std::uint64_t skipped_ = 0;
+  bool is_established_ = false;
+};
+
+}  // namespace shoal

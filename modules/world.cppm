@@ -1,0 +1,308 @@
+/// What a session may touch: time, randomness, connections, files, and a place for heavy work. The tracker's and the
+/// peer's coroutines know nothing else of the machine, so the same coroutines run on real sockets and disks
+/// (shoal.net, shoal.store) and in simulation.
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+export module shoal.world;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.wire;
+
+export namespace shoal {
+
+using Executor = boost::asio::any_io_executor;
+
+/// A coroutine of ours. It runs on the executor that it was spawned on.
+template <class T = void>
+using Task = boost::asio::awaitable<T, Executor>;
+
+// ---- connections --------------------------------------------------------------------------------------
+
+/// Bytes of a file that is served. Any thread, concurrently.
+class ChunkSource {
+ public:
+  virtual ~ChunkSource() = default;
+  virtual std::uint64_t size() const = 0;
+  /// Fills all of `out` from `offset` on. Fails with `changed` where the file has become too short.
+  virtual Result<> read(std::uint64_t offset, std::span<std::byte> out) const = 0;
+  /// Fails with `changed` when the file is not what it was when it was digested (size, time or identity).
+  virtual Result<> check() const = 0;
+  /// For sendfile; -1 where there is none.
+  virtual int descriptor() const { return -1; }
+};
+
+/// One connection, at the level of whole messages. All calls come from the link's own strand (the executor that it
+/// was made for); one coroutine reads and one writes at a time. After any failure only close() makes sense.
+class Link {
+ public:
+  virtual ~Link() = default;
+
+  /// The next message, or the head of a chunk, whose bytes then have to be taken by receive_payload. Waits at most
+  /// `idle`, after which it fails with `timed_out`; fails with `closed` at an end in good order.
+  virtual Task<Result<Incoming>> receive(Nanoseconds idle) = 0;
+  /// Fills `out` with the next bytes of the chunk whose head was received; all in all `length` of them.
+  virtual Task<Result<>> receive_payload(std::span<std::byte> out) = 0;
+  /// Sends all of these, in order, with one write where possible.
+  virtual Task<Result<>> send(std::vector<Message> messages) = 0;
+  /// Sends `header.length` bytes of `source` from `file_offset` on as one frame. Where it fails before the first byte
+  /// was sent because the file changed (`changed`), the link is still good.
+  virtual Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) = 0;
+  /// The hello was answered: larger frames are read from here on.
+  virtual void established() = 0;
+  /// Ends both directions now; what waits fails with `closed`. May be called again.
+  virtual void close() = 0;
+  virtual Endpoint remote() const = 0;
+  virtual Executor executor() const = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  /// The next connection, for the given strand. Where the system is short of descriptors it backs off and tries again.
+  virtual Task<Result<std::unique_ptr<Link>>> accept(Executor strand) = 0;
+  virtual Endpoint local() const = 0;
+  virtual void close() = 0;
+};
+
+// ---- files --------------------------------------------------------------------------------------------
+
+struct ByteRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  friend bool operator==(const ByteRange&, const ByteRange&) = default;
+};
+
+/// The chunk hashes of a content, shared by all that need them. Null where the root says it all (at most one chunk).
+using ChunkHashes = std::shared_ptr<const std::vector<Sha256Digest>>;
+
+/// A file that is being fetched. Any thread; writes to different ranges may be concurrent.
+class PartialFile {
+ public:
+  virtual ~PartialFile() = default;
+  virtual std::uint64_t size() const = 0;
+  virtual Result<> write(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual Result<> read(std::uint64_t offset, std::span<std::byte> out) const = 0;
+  /// Where an earlier run may have left data: nothing for a new file. What is there is not verified.
+  virtual std::vector<ByteRange> written() const = 0;
+  /// The bytes so far, to be served to others while the rest is fetched. Stays good after publication.
+  virtual std::shared_ptr<const ChunkSource> source() const = 0;
+};
+
+/// A file of the folder, digested.
+struct StoredFile {
+  FileEntry entry;
+  ChunkHashes chunks;
+};
+
+struct ScanReport {
+  std::vector<StoredFile> files;         ///< Folders are listed where they are empty.
+  std::vector<std::string> symlinks;     ///< Skipped.
+  std::vector<Error> problems;           ///< What could not be read, or has no name that could travel.
+  std::uint64_t bytes_hashed = 0;        ///< The rest came from the digest cache.
+};
+
+struct ScanProgress {
+  std::uint64_t files_done = 0;
+  std::uint64_t bytes_done = 0;
+  std::uint64_t bytes_total = 0;
+};
+
+struct ScanOptions {
+  std::vector<std::string> include;  ///< Shell patterns; all files when empty.
+  std::vector<std::string> exclude;
+  std::function<void(const ScanProgress&)> progress;  ///< Called now and then, from any thread, one call at a time.
+  std::function<bool()> should_stop;                  ///< Polled; a scan that is stopped fails with `interrupted`.
+};
+
+/// A fetched file that is verified and has to get its name.
+struct Publication {
+  std::shared_ptr<PartialFile> file;
+  FileEntry entry;
+  ChunkHashes chunks;
+};
+
+/// The files of one folder. Calls block; make them on World::workers(). Any thread, concurrently, except where two calls
+/// are about one name.
+class Storage {
+ public:
+  virtual ~Storage() = default;
+
+  /// Lists and digests the whole folder, on several threads.
+  virtual Result<ScanReport> scan(const ScanOptions& options) = 0;
+  /// Digests one file again, after it changed. Fails with `not_found` when it is gone.
+  virtual Result<StoredFile> digest(const std::string& name) = 0;
+  /// A file that was scanned, digested or published, to be served as `entry` says. Fails with `changed` when it is not that any more.
+  virtual Result<std::shared_ptr<const ChunkSource>> open(const FileEntry& entry) = 0;
+  /// Begins, or takes up again, the fetching of `entry`. The name in it has passed check_name.
+  virtual Result<std::shared_ptr<PartialFile>> open_partial(const FileEntry& entry) = 0;
+  /// Gives each file its name, time and mode: data to the disk, rename, folder to the disk, in groups. A result for each.
+  /// An existing file of that name is replaced.
+  virtual std::vector<Result<>> publish(std::span<const Publication> files) = 0;
+  /// Publishes a copy of a file that is here already, under another name.
+  virtual Result<> copy(const StoredFile& from, const FileEntry& to) = 0;
+  /// Whether anything, of whatever content, has that name now.
+  virtual bool exists(const std::string& name) const = 0;
+  /// Makes an empty folder (and its parents), or an empty file.
+  virtual Result<> make_empty(const FileEntry& entry) = 0;
+  /// Removes partial files that no transfer of this run has opened. Returns how many.
+  virtual std::size_t remove_stale_partials() = 0;
+};
+
+// ---- the world ----------------------------------------------------------------------------------------
+
+class World {
+ public:
+  virtual ~World() = default;
+
+  /// Where coroutines run; several threads may serve it, so shared state needs a strand of it.
+  virtual Executor executor() = 0;
+  /// Where blocking work runs: hashing, disk.
+  virtual Executor workers() = 0;
+  virtual Instant now() const = 0;
+  /// Nanoseconds since 1970-01-01 UTC; may jump.
+  virtual std::int64_t wall_clock_ns() const = 0;
+  /// A random word. Any thread.
+  virtual std::uint64_t random() = 0;
+  /// Resumes after `duration`; throws operation_aborted when cancelled.
+  virtual Task<> sleep(Nanoseconds duration) = 0;
+  /// Fails with `timed_out` after `timeout`, else with the reason of the last address that was tried.
+  virtual Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) = 0;
+  virtual Result<std::unique_ptr<Listener>> listen(const Endpoint& at) = 0;
+};
+
+/// A strand of the world's executor.
+Executor make_strand(World& world);
+
+/// Runs `work` on the world's workers; the caller resumes on its own executor when it is done. Not cancellable: the work ends first.
+Task<> run_on_workers(World& world, std::function<void()> work);
+
+/// The same, with a result.
+template <class F, class R = std::invoke_result_t<F&>>
+Task<R> offload(World& world, F work) {
+  std::optional<R> result;
+  co_await run_on_workers(world, [&] { result.emplace(work()); });
+  co_return std::move(*result);
+}
+
+// ---- steps --------------------------------------------------------------------------------------------
+
+/// The value, or the end of the session: throws StepFailed, which the session's spawn catches.
+template <class T>
+T unwrap(Result<T> result) {
+  if (!result) throw StepFailed(std::move(result).error());
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+/// One step of a session: waits for it and unwraps it.
+template <class T>
+Task<T> step(Task<Result<T>> task) {
+  co_return unwrap(co_await std::move(task));
+}
+
+/// Receives a message that has to be an `M`; anything else is `out_of_order`, a Refusal is `refused` with its text.
+Error unexpected_message(const Incoming& incoming, MessageType wanted);
+template <class M>
+Task<Result<M>> receive(Link& link, Nanoseconds idle) {
+  auto incoming = co_await link.receive(idle);
+  if (!incoming) co_return Failure(std::move(incoming).error());
+  if (auto* message = std::get_if<Message>(&*incoming))
+    if (auto* wanted = std::get_if<M>(message)) co_return std::move(*wanted);
+  co_return Failure(unexpected_message(*incoming, M::kType));
+}
+
+/// Sends a single message.
+Task<Result<>> send(Link& link, Message message);
+
+// ---- tasks --------------------------------------------------------------------------------------------
+
+/// Coroutines that are started together and end together. Any thread.
+class TaskGroup {
+ public:
+  /// `on_failure` hears of each task that ended by an exception other than cancellation, on that task's executor.
+  using OnFailure = std::function<void(const std::string& name, const Error& error)>;
+  explicit TaskGroup(OnFailure on_failure);
+  ~TaskGroup();
+  TaskGroup(const TaskGroup&) = delete;
+  TaskGroup& operator=(const TaskGroup&) = delete;
+
+  /// Runs `task` on `executor`, a strand. `name` says in logs what it was.
+  void spawn(Executor executor, std::string name, Task<> task);
+  /// Asks all to stop, by terminal cancellation on their own executors; tasks spawned later are stopped as they begin.
+  void cancel();
+  /// Resumes when no task is left.
+  Task<> join();
+  std::size_t running() const;
+
+  struct State;
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+/// Wakes a waiting coroutine. One that is notified while nobody waits is remembered, once. Any thread; one waiter.
+class Signal {
+ public:
+  Signal();
+  ~Signal();
+  Signal(const Signal&) = delete;
+  Signal& operator=(const Signal&) = delete;
+
+  void notify();
+  Task<> wait();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+/// A number of bytes that may be in use at once; who comes first is served first. Any thread.
+class Budget {
+ public:
+  explicit Budget(std::uint64_t bytes);
+  ~Budget();
+  Budget(const Budget&) = delete;
+  Budget& operator=(const Budget&) = delete;
+
+  /// A share of the budget, given back when it dies. It may outlive the Budget.
+  class Share {
+   public:
+    Share() = default;
+    Share(Share&& other) noexcept;
+    Share& operator=(Share&& other) noexcept;
+    ~Share();
+
+   private:
+    friend class Budget;
+    std::shared_ptr<void> state_;
+    std::uint64_t bytes_ = 0;
+    void release();
+  };
+
+  /// Waits until `bytes` (at most all) are free.
+  Task<Share> take(std::uint64_t bytes);
+  std::uint64_t in_use() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,60 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+
+Executor make_strand(World& world) { return asio::make_strand(world.executor()); }
+
+Task<> run_on_workers(World& world, std::function<void()> work) {
+  auto initiate = [&world](auto handler, std::function<void()> job) {
+    asio::post(world.workers(), [handler = std::move(handler), job = std::move(job)]() mutable {
+      std::exception_ptr failure;
+      try {
+        job();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      const auto executor = asio::get_associated_executor(handler);
+      asio::post(executor, [handler = std::move(handler), failure]() mutable { std::move(handler)(failure); });
+    });
+  };
+  const asio::use_awaitable_t<Executor> token;
+  co_await asio::async_initiate<const asio::use_awaitable_t<Executor>, void(std::exception_ptr)>(initiate, token, std::move(work));
+}
+
+Error unexpected_message(const Incoming& incoming, MessageType wanted) {
+  if (const auto* message = std::get_if<Message>(&incoming)) {
+    if (const auto* refusal = std::get_if<Refusal>(message)) return Error{make_error_code(Errc::refused), refusal->text, {}};
+    return Error{make_error_code(Errc::out_of_order), fmt::format("got {} where {} was due", name_of(type_of(*message)), name_of(wanted)), {}};
+  }
+  return Error{make_error_code(Errc::out_of_order), fmt::format("got a chunk where {} was due", name_of(wanted)), {}};
+}
+
+Task<Result<>> send(Link& link, Message message) {
+  std::vector<Message> messages;
+  messages.push_back(std::move(message));
+  co_return co_await link.send(std::move(messages));
+}
+
+}  // namespace shoal

@@ -1,0 +1,109 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/system/system_error.hpp>
+#include <tl/expected.hpp>
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+module shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+
+struct TaskGroup::State {
+  struct Running {
+    Executor executor;
+    std::string name;
+    asio::cancellation_signal signal;
+  };
+
+  OnFailure on_failure;
+  mutable std::mutex mutex;
+  std::list<std::shared_ptr<Running>> running;
+  bool is_cancelled = false;
+  Signal changed;
+
+  /// Emits on the task's own executor, where its cancellation state may be touched.
+  static void stop(const std::shared_ptr<Running>& task) {
+    asio::post(task->executor, [task] { task->signal.emit(asio::cancellation_type::terminal); });
+  }
+};
+
+namespace {
+
+/// What a task ended by, or nothing when it was cancelled.
+std::optional<Error> reason_of(std::exception_ptr exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const StepFailed& failed) {
+    return failed.error();
+  } catch (const boost::system::system_error& failed) {
+    if (failed.code() == asio::error::operation_aborted) return std::nullopt;
+    return Error{failed.code(), "a step failed", {}};
+  } catch (const std::exception& failed) {
+    return Error{{}, failed.what(), {}};
+  }
+}
+
+}  // namespace
+
+TaskGroup::TaskGroup(OnFailure on_failure) : state_(std::make_shared<State>()) { state_->on_failure = std::move(on_failure); }
+
+TaskGroup::~TaskGroup() = default;
+
+void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
+  auto running = std::make_shared<State::Running>();
+  running->executor = executor;
+  running->name = std::move(name);
+  bool is_cancelled = false;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->running.push_back(running);
+    is_cancelled = state_->is_cancelled;
+  }
+  auto on_end = [state = state_, running](std::exception_ptr exception) {
+    if (exception)
+      if (const auto error = reason_of(exception)) state->on_failure(running->name, *error);
+    {
+      const std::lock_guard lock(state->mutex);
+      state->running.remove(running);
+    }
+    state->changed.notify();
+  };
+  asio::co_spawn(executor, std::move(task), asio::bind_cancellation_slot(running->signal.slot(), std::move(on_end)));
+  if (is_cancelled) State::stop(running);
+}
+
+void TaskGroup::cancel() {
+  const std::lock_guard lock(state_->mutex);
+  state_->is_cancelled = true;
+  for (const auto& task : state_->running) State::stop(task);
+}
+
+std::size_t TaskGroup::running() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->running.size();
+}
+
+Task<> TaskGroup::join() {
+  const auto state = state_;
+  while (running() > 0) co_await state->changed.wait();
+}
+
+}  // namespace shoal
