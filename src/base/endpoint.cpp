@@ -43,7 +43,8 @@ Result<Endpoint> parse_endpoint(std::string_view text, std::uint16_t default_por
   if (!split_host(text, host, rest) || host.empty()) return bad_endpoint(text);
   Endpoint endpoint{std::string(host), default_port};
   if (rest.empty()) return default_port != 0 ? Result<Endpoint>(endpoint) : bad_endpoint(text);
-  rest.remove_prefix(rest.starts_with(':') ? 1 : 0);
+  if (!rest.starts_with(':')) return bad_endpoint(text);
+  rest.remove_prefix(1);
   const char* const end = rest.data() + rest.size();
   const auto [stop, error] = std::from_chars(rest.data(), end, endpoint.port);
   if (rest.empty() || error != std::errc{} || stop != end) return bad_endpoint(text);
@@ -56,7 +57,10 @@ std::string to_string(const Endpoint& endpoint) {
 }
 
 bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.") || host.starts_with("::ffff:127.");
+  if (host == "localhost" || host == "::1") return true;
+  if (host.starts_with("::ffff:")) host.remove_prefix(7);
+  // Digits alone: 127.example.com is a name, and may be anyone's.
+  return host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
 }  // namespace shoal

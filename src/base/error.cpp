@@ -1,7 +1,10 @@
 module;
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -40,19 +43,27 @@ class Category final : public std::error_category {
   }
 };
 
-bool is_control(unsigned char c) { return c < 0x20 || c == 0x7f; }
+/// How many bytes at the begin of `text` are a character that could forge a line or turn it around: C0, DEL, C1, the line
+/// separators and the bidirectional controls, in UTF-8. 0 when it begins with any other.
+std::size_t control_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto between = [](unsigned value, unsigned first, unsigned last) { return value >= first && value <= last; };
+  if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
+  if (byte(0) == 0xc2 && between(byte(1), 0x80, 0x9f)) return 2;  // U+0080..9F
+  if (byte(0) == 0xd8 && byte(1) == 0x9c) return 2;  // U+061C
+  if (byte(0) != 0xe2) return 0;
+  if (byte(1) == 0x80 && (between(byte(2), 0x8e, 0x8f) || between(byte(2), 0xa8, 0xae))) return 3;  // U+200E, 2028..
+  return byte(1) == 0x81 && between(byte(2), 0xa6, 0xa9) ? 3 : 0;  // U+2066..2069
+}
 
 std::string escape_controls(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (const char c : text) {
-    if (!is_control(static_cast<unsigned char>(c))) {
-      out += c;
-      continue;
-    }
-    char hex[8];
-    std::snprintf(hex, sizeof hex, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
-    out += hex;
+  while (!text.empty()) {
+    const std::size_t control = control_length(text);
+    for (const char c : text.substr(0, control)) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    if (control == 0) out += text.front();
+    text.remove_prefix(std::max<std::size_t>(control, 1));
   }
   return out;
 }
@@ -115,7 +126,8 @@ ExitCode exit_code_of_ours(Errc code) noexcept {
 ExitCode exit_code_of(const Error& error) noexcept {
   const std::error_code& code = error.code;
   if (code.category() == shoal_category()) return exit_code_of_ours(static_cast<Errc>(code.value()));
-  if (code == std::errc::no_space_on_device || code.value() == EDQUOT) return ExitCode::disk_full;
+  const bool is_errno = code.category() == std::generic_category() || code.category() == std::system_category();
+  if (code == std::errc::no_space_on_device || (is_errno && code.value() == EDQUOT)) return ExitCode::disk_full;
   for (const auto network : {std::errc::connection_refused, std::errc::connection_reset, std::errc::host_unreachable,
                              std::errc::network_unreachable, std::errc::timed_out, std::errc::address_in_use,
                              std::errc::address_not_available, std::errc::connection_aborted, std::errc::broken_pipe,
