@@ -2,7 +2,9 @@
 /// May be used from any thread, concurrently: each line is written whole.
 module;
 
+#include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,7 +19,7 @@ import shoal.base;
 
 export namespace shoal {
 
-/// A field of an event. Text must be UTF-8; other bytes are replaced by U+FFFD.
+/// A field of an event, named neither `event` nor `t`. Text must be UTF-8; other bytes are replaced by U+FFFD.
 using FieldValue = std::variant<std::int64_t, std::uint64_t, double, bool, std::string>;
 using Fields = std::vector<std::pair<std::string_view, FieldValue>>;
 
@@ -30,7 +32,12 @@ struct ReportOptions {
   Colour colour = Colour::automatic;     ///< `automatic` looks at NO_COLOR and whether stderr is a terminal.
   std::string log_file;                  ///< The event log, NDJSON; none when empty. Appended to.
   std::string program;                   ///< `shoal-peer`, in front of failures.
-  std::function<double()> swarm_seconds; ///< The common clock, for `t`; 0 until there is one.
+  /// The common clock, for `t`; 0 until there is one. Called under a lock: it must not call the Report.
+  std::function<double()> swarm_seconds;
+
+  std::function<Instant()> now;  ///< What paces the progress display; the steady clock when empty.
+  std::FILE* out = nullptr;      ///< Where NDJSON and answers go; stdout when null. Not closed.
+  std::FILE* err = nullptr;      ///< Where a person reads along; stderr when null. Not closed.
 };
 
 /// One file or total in the progress display.
@@ -44,7 +51,7 @@ struct ProgressLine {
 
 class Report {
  public:
-  /// Fails with the path when the log cannot be opened.
+  /// Writes the `hello` event. Fails with the path when the log cannot be opened: a usage error.
   static Result<std::unique_ptr<Report>> open(ReportOptions options);
   ~Report();
 
@@ -68,14 +75,14 @@ class Report {
   void print(std::string_view line);
 
   /// Draws progress: on a terminal the lines and the total in place, at most ten times a second; else one plain
-  /// line every few seconds. `files` may be long: the first that move are shown. No-op with --quiet and --json.
+  /// line every five seconds. `files` may be long: the first that move are shown. No-op with --quiet and --json.
   void progress(const std::vector<ProgressLine>& files, const ProgressLine& total);
   /// Wipes what progress drew, before the last lines.
   void end_progress();
   /// Whether a call to progress now would draw anything; saves the work of making the lines.
   bool wants_progress() const;
 
-  /// Writes the closing `result` event with `exit` and the given fields.
+  /// Writes the closing `result` event with `exit` and the given fields. Nothing follows it on stdout with --json.
   void result(ExitCode exit, Fields fields = {});
   void flush();
 
@@ -84,5 +91,28 @@ class Report {
   explicit Report(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// ---- text for a terminal ------------------------------------------------------------------------------
+
+/// One line that is safe on a terminal: control and direction-changing characters are escaped (`\x1b`,
+/// `\u{202e}`), and bytes that are not UTF-8 become U+FFFD. Text that comes back unchanged is printable.
+std::string printable(std::string_view text);
+/// How many columns `text` takes: wide East Asian characters and emoji take two, combining marks none.
+std::size_t columns_of(std::string_view text);
+/// `text` within `columns`: the end of a name tells most, so what is cut is the beginning, at a character: `…end.txt`.
+std::string fit_columns(std::string_view text, std::size_t columns);
+
+/// `12.3% 1.20 GiB of 9.77 GiB, 350 MiB/s, ETA 25 s, 3 sources`.
+std::string progress_text(const ProgressLine& line);
+
+struct Screen {
+  std::size_t columns = 80;
+  std::size_t rows = 24;
+  bool has_colour = false;
+};
+
+/// What a terminal shows: the first eight of `files` that move, as far as the screen is high enough, then the total.
+/// Each line is narrower than the screen.
+std::vector<std::string> progress_frame(const std::vector<ProgressLine>& files, const ProgressLine& total, const Screen& screen);
 
 }  // namespace shoal

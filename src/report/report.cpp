@@ -1,0 +1,351 @@
+module;
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/logger.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <sys/ioctl.h>
+#include <tl/expected.hpp>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.report;
+
+import shoal.base;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kDrawEvery = Milliseconds(100);
+constexpr Nanoseconds kPlainLineEvery = std::chrono::seconds(5);
+
+Instant steady_now() {
+  return Instant(std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()));
+}
+
+void write_whole(std::FILE* stream, std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stream);
+  std::fflush(stream);
+}
+
+/// Calls `work` every second, on a thread of its own, until destroyed.
+class EverySecond {
+ public:
+  explicit EverySecond(std::function<void()> work) : work_(std::move(work)), thread_([this] { run(); }) {}
+
+  ~EverySecond() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_stopping_ = true;
+    }
+    stopping_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    while (!stopping_.wait_for(lock, std::chrono::seconds(1), [this] { return is_stopping_; })) work_();
+  }
+
+  std::function<void()> work_;
+  std::mutex mutex_;
+  std::condition_variable stopping_;
+  bool is_stopping_ = false;
+  std::thread thread_;
+};
+
+// ---- events ---------------------------------------------------------------------------------------------
+
+std::string dump(const nlohmann::json& value) {
+  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+/// `,"name":value` for each field: what comes after `{"event":"...","t":0`.
+std::string json_members(const Fields& fields) {
+  std::string members;
+  for (const auto& [name, value] : fields) {
+    members += ',' + dump(std::string(name)) + ':';
+    members += std::visit([](const auto& held) { return dump(nlohmann::json(held)); }, value);
+  }
+  return members;
+}
+
+/// Microseconds are enough, and keep the lines short.
+double rounded(double seconds) { return std::isfinite(seconds) ? std::round(seconds * 1e6) / 1e6 : 0.0; }
+
+std::string event_line(std::string_view name, double seconds, std::string_view members) {
+  return "{\"event\":" + dump(std::string(name)) + ",\"t\":" + dump(rounded(seconds)) + std::string(members) + "}";
+}
+
+/// Events as NDJSON, to the log and to stdout, in one order. Any thread may write.
+class EventStream {
+ public:
+  enum class Reach { log_only, everywhere };
+
+  EventStream(std::FILE* out, bool is_json_wanted, std::function<double()> clock)
+      : out_(is_json_wanted ? out : nullptr), clock_(std::move(clock)) {}
+
+  Result<void> open_log(const std::string& path, const std::function<void(std::string_view)>& on_failure) {
+    // spdlog creates missing folders and retries; a path that cannot be opened should say so, at once, with errno.
+    std::FILE* const probe = std::fopen(path.c_str(), "ab");
+    if (probe == nullptr) return fail_errno(fmt::format("cannot open the log {}", path), "give --log a file that can be written");
+    std::fclose(probe);
+    try {
+      log_ = std::make_unique<spdlog::logger>("events", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path));
+    } catch (const spdlog::spdlog_ex& problem) {
+      return fail(std::make_error_code(std::errc::io_error), fmt::format("cannot open the log {} ({})", path, problem.what()));
+    }
+    log_->set_pattern("%v");
+    log_->flush_on(spdlog::level::warn);
+    log_->set_error_handler([this, on_failure](const std::string& problem) {
+      if (!has_failed_.exchange(true)) on_failure(problem);
+    });
+    flusher_ = std::make_unique<EverySecond>([this] { log_->flush(); });
+    return {};
+  }
+
+  void set_clock(std::function<double()> clock) {
+    const std::lock_guard lock(mutex_);
+    clock_ = std::move(clock);
+  }
+
+  void hello(std::string_view program) {
+    const std::string members = fmt::format(",\"schema\":1,\"program\":{},\"version\":\"{}\",\"t\":0", dump(std::string(program)), SHOAL_VERSION);
+    const std::lock_guard lock(mutex_);
+    emit("{\"event\":\"hello\"" + members + "}", Reach::everywhere, spdlog::level::info);
+  }
+
+  void write(std::string_view name, const Fields& fields, Reach reach, spdlog::level::level_enum level = spdlog::level::info) {
+    if (!is_read(reach)) return;
+    const std::string members = json_members(fields);
+    const std::lock_guard lock(mutex_);
+    emit(event_line(name, seconds(), members), reach, level);
+  }
+
+  /// The last line on stdout.
+  void close(const Fields& fields) {
+    const std::string members = json_members(fields);
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(is_closed_, true)) return;
+    emit(event_line("result", seconds(), members), Reach::everywhere, spdlog::level::info);
+    out_ = nullptr;
+  }
+
+  void flush() {
+    if (log_) log_->flush();
+  }
+
+ private:
+  bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && out_ != nullptr); }
+  double seconds() const { return clock_ ? clock_() : 0.0; }
+
+  void emit(const std::string& line, Reach reach, spdlog::level::level_enum level) {
+    if (log_) log_->log(level, spdlog::string_view_t(line.data(), line.size()));
+    if (reach == Reach::everywhere && out_ != nullptr) write_whole(out_, line + "\n");
+  }
+
+  std::mutex mutex_;
+  std::atomic<std::FILE*> out_;  ///< Null without --json, and after the result.
+  std::function<double()> clock_;
+  bool is_closed_ = false;
+  std::unique_ptr<spdlog::logger> log_;
+  std::atomic<bool> has_failed_ = false;
+  std::unique_ptr<EverySecond> flusher_;
+};
+
+// ---- what a person sees -----------------------------------------------------------------------------------
+
+bool is_terminal(std::FILE* stream) { return ::isatty(::fileno(stream)) == 1; }
+
+bool is_set(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value != nullptr && *value != '\0';
+}
+
+/// Lines and progress on one terminal or file. Any thread may write.
+class Display {
+ public:
+  Display(const ReportOptions& options, std::FILE* out, std::FILE* err)
+      : out_(out),
+        err_(err),
+        now_(options.now ? options.now : steady_now),
+        is_terminal_(is_terminal(err)),
+        has_colour_(is_terminal_ && options.colour == Colour::automatic && !is_set("NO_COLOR")),
+        is_progress_wanted_(options.verbosity != Verbosity::quiet && !options.json),
+        next_progress_(is_terminal_ ? now_() : now_() + kPlainLineEvery) {}
+
+  bool has_colour() const { return has_colour_; }
+  bool wants_progress() const { return is_progress_wanted_ && now_() >= next_progress_.load(std::memory_order_relaxed); }
+
+  void say(std::string_view line) { write_around(err_, line); }
+  void answer(std::string_view line) { write_around(out_, line); }
+
+  void progress(const std::vector<ProgressLine>& files, const ProgressLine& total) {
+    const std::lock_guard lock(mutex_);
+    if (!wants_progress()) return;
+    next_progress_ = now_() + (is_terminal_ ? kDrawEvery : kPlainLineEvery);
+    if (!is_terminal_) return write_whole(err_, progress_text(total) + "\n");
+    const std::string wipe = wiping();
+    frame_ = progress_frame(files, total, screen());
+    write_whole(err_, wipe + drawing());
+  }
+
+  void end_progress() {
+    const std::lock_guard lock(mutex_);
+    if (frame_.empty()) return;
+    write_whole(err_, wiping());
+    frame_.clear();
+  }
+
+ private:
+  /// A line in the place of the progress, which moves down.
+  void write_around(std::FILE* stream, std::string_view line) {
+    const std::lock_guard lock(mutex_);
+    const std::string whole = std::string(line) + "\n";
+    if (frame_.empty()) return write_whole(stream, whole);
+    if (stream == err_) return write_whole(err_, wiping() + whole + drawing());
+    write_whole(err_, wiping());
+    write_whole(stream, whole);
+    write_whole(err_, drawing());
+  }
+
+  /// From below the frame up to where it begins, and nothing after that.
+  std::string wiping() const { return frame_.empty() ? std::string{} : fmt::format("\x1b[{}A\r\x1b[J", frame_.size()); }
+
+  std::string drawing() const {
+    std::string text;
+    for (const std::string& line : frame_) text += line + "\n";
+    return text;
+  }
+
+  Screen screen() const {
+    Screen screen{.columns = 80, .rows = 24, .has_colour = has_colour_};
+    winsize size{};
+    if (::ioctl(::fileno(err_), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+      screen.columns = size.ws_col;
+      screen.rows = size.ws_row > 0 ? size.ws_row : screen.rows;
+    }
+    return screen;
+  }
+
+  std::FILE* out_;
+  std::FILE* err_;
+  std::function<Instant()> now_;
+  bool is_terminal_;
+  bool has_colour_;
+  bool is_progress_wanted_;
+  std::atomic<Instant> next_progress_;
+  std::mutex mutex_;
+  std::vector<std::string> frame_;  ///< What is drawn now.
+};
+
+}  // namespace
+
+// ---- the room's door --------------------------------------------------------------------------------------
+
+struct Report::State {
+  explicit State(ReportOptions given)
+      : options(std::move(given)),
+        display(options, options.out != nullptr ? options.out : stdout, options.err != nullptr ? options.err : stderr),
+        events(options.out != nullptr ? options.out : stdout, options.json, options.swarm_seconds) {}
+
+  std::string painted(std::string_view text, std::string_view colour) const {
+    return display.has_colour() ? fmt::format("\x1b[{}m{}\x1b[0m", colour, text) : std::string(text);
+  }
+
+  /// `shoal-peer: `, where there is a program to name.
+  std::string prefix() const { return options.program.empty() ? std::string{} : options.program + ": "; }
+
+  ReportOptions options;
+  Display display;
+  EventStream events;
+};
+
+Report::Report(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Report::~Report() {
+  end_progress();
+  flush();
+}
+
+Result<std::unique_ptr<Report>> Report::open(ReportOptions options) {
+  auto state = std::make_unique<State>(std::move(options));
+  State& s = *state;
+  if (!s.options.log_file.empty()) {
+    const auto opened = s.events.open_log(s.options.log_file, [&s](std::string_view problem) {
+      s.display.say(s.prefix() + s.painted("warning: ", "33") + "the log is incomplete: " + printable(problem));
+    });
+    if (!opened) return Failure(opened.error());
+  }
+  s.events.hello(s.options.program);
+  return std::unique_ptr<Report>(new Report(std::move(state)));
+}
+
+void Report::set_clock(std::function<double()> swarm_seconds) { state_->events.set_clock(std::move(swarm_seconds)); }
+
+void Report::event(std::string_view name, const Fields& fields) {
+  state_->events.write(name, fields, EventStream::Reach::everywhere);
+}
+
+void Report::detail(std::string_view name, const Fields& fields) {
+  state_->events.write(name, fields, EventStream::Reach::log_only);
+}
+
+void Report::note(std::string_view line) {
+  if (state_->options.verbosity != Verbosity::quiet) state_->display.say(printable(line));
+}
+
+void Report::debug(std::string_view line) {
+  if (state_->options.verbosity == Verbosity::verbose) state_->display.say(printable(line));
+}
+
+void Report::warn(std::string_view line) {
+  state_->display.say(state_->prefix() + state_->painted("warning: ", "33") + printable(line));
+  state_->events.write("warning", {{"message", std::string(line)}}, EventStream::Reach::everywhere, spdlog::level::warn);
+}
+
+void Report::error(const Error& error) {
+  const std::string message = error.message();
+  state_->display.say(state_->prefix() + state_->painted(printable(message), "31"));
+  const auto exit = static_cast<std::int64_t>(exit_code_of(error));
+  state_->events.write("error", {{"message", message}, {"exit", exit}}, EventStream::Reach::everywhere, spdlog::level::err);
+}
+
+void Report::print(std::string_view line) {
+  if (!state_->options.json) state_->display.answer(printable(line));
+}
+
+void Report::progress(const std::vector<ProgressLine>& files, const ProgressLine& total) { state_->display.progress(files, total); }
+
+void Report::end_progress() { state_->display.end_progress(); }
+
+bool Report::wants_progress() const { return state_->display.wants_progress(); }
+
+void Report::result(ExitCode exit, Fields fields) {
+  end_progress();
+  fields.insert(fields.begin(), {"exit", static_cast<std::int64_t>(exit)});
+  state_->events.close(fields);
+  flush();
+}
+
+void Report::flush() { state_->events.flush(); }
+
+}  // namespace shoal
