@@ -19,6 +19,7 @@ module;
 
 export module shoal.wire;
 
+export import :codec;
 import shoal.base;
 import shoal.digest;
 import shoal.manifest;
@@ -29,6 +30,7 @@ inline constexpr std::uint32_t kMagic = 0x4C414853;     ///< "SHAL" on the wire.
 inline constexpr std::uint16_t kProtocolVersion = 1;    ///< The newest version that we speak.
 inline constexpr std::uint16_t kOldestVersion = 1;      ///< The oldest that we still speak.
 inline constexpr std::size_t kFrameHeader = 6;          ///< Length and type.
+// The limits are of whole frames, header and all: 4 + the length in the header.
 inline constexpr std::size_t kGreetingLimit = 1024;     ///< Bytes of a frame before the hello is answered.
 inline constexpr std::size_t kControlLimit = 64 * 1024; ///< Bytes of any other frame without file data.
 inline constexpr std::size_t kDataLimit = kChunkSize + 4096;  ///< Bytes of a frame with file data.
@@ -232,8 +234,12 @@ struct Complete {
   std::uint64_t revision = 0;
   std::uint64_t bytes_fetched = 0;
   std::uint32_t failed = 0;
-  std::int64_t at_ns = 0;  ///< Swarm clock.
-  static constexpr auto fields() { return std::tuple{&Complete::revision, &Complete::bytes_fetched, &Complete::failed, &Complete::at_ns}; }
+  std::int64_t at_ns = 0;           ///< Swarm clock.
+  std::uint64_t upload_rate = 0;    ///< Bytes a second that it may send: its limit, or the most that was seen over a second.
+  std::uint64_t download_rate = 0;  ///< The same for what it received.
+  static constexpr auto fields() {
+    return std::tuple{&Complete::revision, &Complete::bytes_fetched, &Complete::failed, &Complete::at_ns, &Complete::upload_rate, &Complete::download_rate};
+  }
 };
 
 /// The closed swarm is over: all peers are complete, or all that are left are.
@@ -423,7 +429,7 @@ class FrameReader {
  public:
   FrameReader();
 
-  /// Where to put the next bytes; never empty.
+  /// Where to put the next bytes; never empty after next() had nothing, or failed.
   std::span<std::byte> prepare();
   /// `n` bytes of the last prepare() are filled.
   void commit(std::size_t n);
@@ -444,6 +450,9 @@ class FrameReader {
 
  private:
   Result<std::optional<Incoming>> next_frame();
+  Result<std::optional<Incoming>> chunk_frame(std::uint32_t length);
+  Result<std::optional<Incoming>> message_frame(MessageType type, std::uint32_t length);
+  std::span<const std::byte> unread() const;
   bool skip_unknown();
 
   std::vector<std::byte> buffer_;
@@ -453,6 +462,7 @@ class FrameReader {
   std::uint32_t skip_left_ = 0;  ///< Bytes left of a frame that is being skipped.
   std::uint64_t skipped_ = 0;
   bool is_established_ = false;
+  std::optional<Error> failure_;  ///< Once there is one, nothing else comes out.
 };
 
 }  // namespace shoal

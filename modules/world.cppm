@@ -9,6 +9,7 @@ module;
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -191,15 +192,21 @@ class World {
 /// A strand of the world's executor.
 Executor make_strand(World& world);
 
-/// Runs `work` on the world's workers; the caller resumes on its own executor when it is done. Not cancellable: the work ends first.
-Task<> run_on_workers(World& world, std::function<void()> work);
+/// Runs `work` on another executor; the caller resumes on its own when it is done. Not cancellable: the work ends first.
+Task<> run_on(Executor executor, std::function<void()> work);
 
 /// The same, with a result.
 template <class F, class R = std::invoke_result_t<F&>>
-Task<R> offload(World& world, F work) {
+Task<R> call_on(Executor executor, F work) {
   std::optional<R> result;
-  co_await run_on_workers(world, [&] { result.emplace(work()); });
+  co_await run_on(std::move(executor), [&] { result.emplace(work()); });
   co_return std::move(*result);
+}
+
+/// Heavy or blocking work, on the world's workers.
+template <class F, class R = std::invoke_result_t<F&>>
+Task<R> offload(World& world, F work) {
+  return call_on(world.workers(), std::move(work));
 }
 
 // ---- steps --------------------------------------------------------------------------------------------
@@ -271,6 +278,29 @@ class Signal {
  private:
   struct State;
   std::shared_ptr<State> state_;
+};
+
+/// Messages that wait for a link's one writer. On the link's strand.
+class Outbox {
+ public:
+  void push(Message message);
+  /// The oldest messages, about `max_bytes` of them; waits while there are none.
+  Task<std::vector<Message>> take(std::size_t max_bytes);
+  std::vector<Message> take_now(std::size_t max_bytes);
+  bool is_empty() const { return waiting_.empty(); }
+  /// Wakes the writer without a message, because there is something else for it to do.
+  void wake() { filled_.notify(); }
+  /// Resumes when something was pushed or woken.
+  Task<> wait_for_work() { return filled_.wait(); }
+  /// A reader that makes messages stops here while more than kFull bytes wait.
+  Task<> wait_for_room();
+  static constexpr std::size_t kFull = 1024 * 1024;
+
+ private:
+  std::deque<Message> waiting_;
+  std::size_t bytes_ = 0;
+  Signal filled_;
+  Signal drained_;
 };
 
 /// A number of bytes that may be in use at once; who comes first is served first. Any thread.

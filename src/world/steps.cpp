@@ -26,17 +26,17 @@ namespace shoal {
 
 Executor make_strand(World& world) { return asio::make_strand(world.executor()); }
 
-Task<> run_on_workers(World& world, std::function<void()> work) {
-  auto initiate = [&world](auto handler, std::function<void()> job) {
-    asio::post(world.workers(), [handler = std::move(handler), job = std::move(job)]() mutable {
+Task<> run_on(Executor executor, std::function<void()> work) {
+  auto initiate = [&executor](auto handler, std::function<void()> job) {
+    asio::post(executor, [handler = std::move(handler), job = std::move(job)]() mutable {
       std::exception_ptr failure;
       try {
         job();
       } catch (...) {
         failure = std::current_exception();
       }
-      const auto executor = asio::get_associated_executor(handler);
-      asio::post(executor, [handler = std::move(handler), failure]() mutable { std::move(handler)(failure); });
+      const auto home = asio::get_associated_executor(handler);
+      asio::post(home, [handler = std::move(handler), failure]() mutable { std::move(handler)(failure); });
     });
   };
   const asio::use_awaitable_t<Executor> token;

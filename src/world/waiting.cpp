@@ -19,6 +19,7 @@ module;
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 module shoal.world;
 
@@ -86,6 +87,36 @@ Task<> Signal::wait() {
       });
     state->waiter.emplace(park(std::move(handler)));
   });
+}
+
+// ---- Outbox -------------------------------------------------------------------------------------------
+
+void Outbox::push(Message message) {
+  bytes_ += encoded_size(message);
+  waiting_.push_back(std::move(message));
+  filled_.notify();
+}
+
+std::vector<Message> Outbox::take_now(std::size_t max_bytes) {
+  std::vector<Message> taken;
+  std::size_t bytes = 0;
+  while (!waiting_.empty() && bytes < max_bytes) {
+    bytes += encoded_size(waiting_.front());
+    taken.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+  bytes_ -= bytes;
+  if (bytes_ <= kFull) drained_.notify();
+  return taken;
+}
+
+Task<std::vector<Message>> Outbox::take(std::size_t max_bytes) {
+  while (waiting_.empty()) co_await filled_.wait();
+  co_return take_now(max_bytes);
+}
+
+Task<> Outbox::wait_for_room() {
+  while (bytes_ > kFull) co_await drained_.wait();
 }
 
 // ---- Budget -------------------------------------------------------------------------------------------

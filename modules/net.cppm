@@ -1,0 +1,36 @@
+/// The real world: Asio sockets, the machine's clocks and randomness, threads.
+module;
+
+#include <boost/asio/awaitable.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+export module shoal.net;
+
+import shoal.base;
+import shoal.world;
+
+export namespace shoal {
+
+struct NetOptions {
+  unsigned io_threads = 0;          ///< 0: as many as there are processors, at most 4.
+  unsigned worker_threads = 0;      ///< 0: as many as there are processors.
+  std::uint64_t upload_limit = 0;   ///< Bytes of file data a second, over all links; 0: none.
+  std::string congestion;           ///< TCP congestion control of each socket where the system has it; empty: the system's.
+};
+
+/// The world of a process. Make one.
+class NetWorld : public World {
+ public:
+  /// Runs `main` on the io threads and returns when it has ended. Rethrows what it ended by.
+  virtual void run(Task<> main) = 0;
+  /// Calls `handler` on an io thread for each SIGINT or SIGTERM, with how many there have been.
+  virtual void on_interrupt(std::function<void(int count)> handler) = 0;
+};
+
+std::unique_ptr<NetWorld> make_net_world(const NetOptions& options);
+
+}  // namespace shoal

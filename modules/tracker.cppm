@@ -1,0 +1,183 @@
+/// The tracker: who is in the swarm, who offers what, how far everyone is, and the common clock. It holds no files.
+module;
+
+#include <boost/asio/awaitable.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+export module shoal.tracker;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.wire;
+import shoal.world;
+
+export namespace shoal {
+
+inline constexpr std::size_t kMaxPeerId = 64;              ///< Bytes in the name of a peer.
+inline constexpr std::size_t kMaxOffers = 10'000'000;      ///< Entries that one peer may offer.
+
+/// Whether `id` can name a peer: 1 to kMaxPeerId bytes that check_name takes as a single part.
+Result<> check_peer_id(std::string_view id);
+
+/// What the tracker knows. Values in, values out: no IO, no clock but the instants that are passed in. One strand.
+///
+/// All that members have to learn stands in one ordered list of news; a session reads on from the revision that it has
+/// reached, as fast as its peer takes it, so nothing queues up for a slow one.
+class Registry {
+ public:
+  struct Options {
+    std::uint32_t expect = 0;  ///< The size of a closed swarm; 0: open.
+    Nanoseconds grace = std::chrono::seconds(30);  ///< How long a member may be gone before it is given up.
+    std::uint64_t epoch = 0;
+  };
+  explicit Registry(Options options);
+
+  /// The swarm clock: 0 at the first registration, and before it.
+  Nanoseconds clock(Instant now) const;
+  std::uint64_t epoch() const { return options_.epoch; }
+  std::uint32_t expect() const { return options_.expect; }
+
+  /// A peer registers, or comes back under its name. `session` is a number that tells its connection from others.
+  /// Fails with `refused` and the reason for a Refusal.
+  struct Admission {
+    PeerId peer;
+    std::optional<std::uint64_t> replaced_session;  ///< An older connection of the same process, to be closed.
+    bool has_returned = false;
+  };
+  Result<Admission> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now);
+
+  /// The steps of a member. Each fails when the message makes no sense.
+  Result<> offer(PeerId peer, const Offer& offer, Instant now);
+  Result<> withdraw(PeerId peer, const Withdraw& names, Instant now);
+  Result<> offer_end(PeerId peer, Instant now);
+  Result<> progress(PeerId peer, const Progress& progress);
+  Result<> complete(PeerId peer, const Complete& complete, Instant now);
+  /// The connection `session` of a member ended; with `left` it said goodbye. Older connections change nothing.
+  void gone(PeerId peer, std::uint64_t session, bool left, Instant now);
+  /// Gives up members that have been gone for longer than the grace. To be called about once a second.
+  void expire(Instant now);
+
+  /// The next news for a member that has reached `revision`, at most about `max_bytes` of them, and the new revision.
+  /// Nothing where there is none, or as long as a closed swarm waits for its peers.
+  struct News {
+    std::vector<Message> messages;
+    std::uint64_t revision = 0;
+  };
+  std::optional<News> news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const;
+  std::uint64_t revision() const { return revision_; }
+  bool has_begun() const { return has_begun_; }
+
+  /// Whose files match `pattern` (see Find), in order of name; `from` continues a listing at that place.
+  struct Listing {
+    std::vector<FoundEntry> entries;
+    std::optional<std::size_t> next;  ///< Where to go on; nothing at the end.
+  };
+  Listing find(std::string_view pattern, std::size_t from, std::size_t max_bytes) const;
+  std::vector<RosterEntry> roster(std::span<const FoundEntry> holders_of) const;
+
+  /// The outcome, once a closed swarm is over.
+  const std::optional<SwarmComplete>& outcome() const { return outcome_; }
+
+  struct Summary {
+    std::size_t here = 0;
+    std::size_t members = 0;
+    std::size_t complete = 0;
+    std::uint64_t files = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t bytes_have = 0;
+    std::uint64_t bytes_wanted = 0;
+  };
+  Summary summary() const;
+  /// The member's name, for logs.
+  std::string_view name_of_peer(PeerId peer) const;
+
+ private:
+  struct Member {
+    PeerId peer;
+    std::string id;
+    std::uint64_t instance = 0;
+    std::uint64_t session = 0;
+    std::string host;
+    std::uint16_t port = 0;
+    Appetite appetite = Appetite::nothing;
+    bool is_here = false;
+    bool has_offered = false;     ///< OfferEnd came since it registered.
+    bool is_complete = false;
+    bool is_given_up = false;
+    bool was_done = false;        ///< When it left: it is no failure that it is gone.
+    std::uint64_t complete_revision = 0;
+    std::uint32_t failed = 0;
+    std::uint64_t bytes_fetched = 0;
+    std::uint64_t bytes_have = 0;
+    std::uint64_t bytes_wanted = 0;
+    std::optional<Instant> gone_since;
+    std::map<std::string, FileEntry, std::less<>> offers;
+    std::set<std::string> unconfirmed;  ///< Offered before it returned, and not again yet.
+  };
+  struct RosterNews {
+    PeerId peer;
+  };
+  struct OfferNews {
+    PeerId owner;
+    std::string name;
+  };
+  struct RetractNews {
+    PeerId owner;
+    std::string name;
+    bool lost = false;
+  };
+  using Item = std::variant<RosterNews, OfferNews, RetractNews>;
+  struct Batch;
+
+  Member* member(PeerId peer);
+  const Member* member(PeerId peer) const;
+  Member& enlist(const std::string& id);
+  Result<> agree_on_size(std::uint32_t expect);
+  RosterEntry roster_entry(const Member& member) const;
+  void tell(Item item);
+  void compact();
+  void retract(Member& member, const std::string& name, bool lost);
+  void give_up(Member& member);
+  bool is_held(const FileEntry& entry) const;
+  bool is_done(const Member& member) const;
+  void update(Instant now);
+
+  Options options_;
+  std::optional<Instant> clock_zero_;
+  std::vector<Member> members_;  ///< By PeerId.
+  std::unordered_map<std::string, PeerId> by_id_;
+  std::map<std::uint64_t, Item> news_;  ///< By revision.
+  std::uint64_t revision_ = 0;
+  std::uint64_t catalogue_revision_ = 0;  ///< Of the last news about files.
+  std::size_t live_news_ = 0;             ///< About as many of the news are not superseded.
+  std::unordered_map<Sha256Digest, std::map<PeerId, std::uint32_t>> counts_;  ///< Chunks had, by content and peer.
+  bool has_begun_ = false;
+  std::optional<Nanoseconds> last_complete_;
+  std::optional<SwarmComplete> outcome_;
+};
+
+struct TrackerOptions {
+  Endpoint listen{"127.0.0.1", 5555};
+  std::uint32_t expect = 0;
+  Nanoseconds grace = std::chrono::seconds(30);
+};
+
+/// Runs a tracker until a closed swarm is over or `stop` is notified; an open one only stops. Prints the address that it
+/// listens on, and the total swarm time. Fails where it cannot listen.
+Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions options, Signal& stop);
+
+}  // namespace shoal

@@ -1,0 +1,268 @@
+module;
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <fmt/format.h>
+#include <openssl/rand.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+module shoal.net;
+
+import :tcp;
+import shoal.base;
+import shoal.world;
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+namespace shoal {
+namespace {
+
+constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kAsTuple{};
+constexpr Milliseconds kBackoff{100};
+
+bool is_shortage(const boost::system::error_code& error) {
+  return error == asio::error::no_descriptors || error == std::errc::too_many_files_open_in_system || error == asio::error::no_buffer_space ||
+         error == asio::error::no_memory;
+}
+
+/// A descriptor that is given up when there are no others, to take a waiting connection and turn it away.
+class SpareDescriptor {
+ public:
+  SpareDescriptor() { reserve(); }
+  ~SpareDescriptor() { release(); }
+  SpareDescriptor(const SpareDescriptor&) = delete;
+  SpareDescriptor& operator=(const SpareDescriptor&) = delete;
+
+  void reserve() {
+    if (fd_ < 0) fd_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  }
+  void release() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+class TcpListener final : public Listener {
+ public:
+  TcpListener(tcp::acceptor acceptor, TcpContext context) : acceptor_(std::move(acceptor)), context_(std::move(context)) {}
+
+  Task<Result<std::unique_ptr<Link>>> accept(Executor strand) override {
+    for (;;) {
+      auto [error, socket] = co_await acceptor_.async_accept(strand, kAsTuple);
+      if (!error) co_return make_tcp_link(std::move(socket), context_);
+      if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) co_return fail(Errc::closed, "cannot accept");
+      if (is_shortage(error)) turn_one_away();
+      co_await back_off();  // also for a connection that was reset before we took it
+    }
+  }
+
+  Endpoint local() const override {
+    boost::system::error_code ignored;
+    const auto endpoint = acceptor_.local_endpoint(ignored);
+    return {endpoint.address().to_string(), endpoint.port()};
+  }
+
+  void close() override {
+    boost::system::error_code ignored;
+    acceptor_.close(ignored);
+  }
+
+ private:
+  void turn_one_away() {
+    boost::system::error_code ignored;
+    spare_.release();
+    {
+      tcp::socket turned_away(acceptor_.get_executor());
+      acceptor_.non_blocking(true, ignored);
+      acceptor_.accept(turned_away, ignored);
+    }
+    spare_.reserve();
+  }
+
+  Task<> back_off() {
+    asio::steady_timer timer(acceptor_.get_executor(), kBackoff);
+    co_await timer.async_wait(kAsTuple);
+  }
+
+  tcp::acceptor acceptor_;
+  TcpContext context_;
+  SpareDescriptor spare_;
+};
+
+/// Everything that a connection attempt waits for, so that one timer can end it.
+struct Attempt {
+  explicit Attempt(const Executor& strand) : resolver(strand), socket(strand), timer(strand) {}
+
+  tcp::resolver resolver;
+  tcp::socket socket;
+  asio::steady_timer timer;
+  bool has_expired = false;
+  bool is_over = false;
+
+  void expire() {
+    if (is_over) return;
+    has_expired = true;
+    boost::system::error_code ignored;
+    resolver.cancel();
+    socket.close(ignored);
+  }
+};
+
+class RealWorld final : public NetWorld {
+ public:
+  explicit RealWorld(const NetOptions& options)
+      : io_threads_(options.io_threads > 0 ? options.io_threads : std::clamp(processors(), 1U, 4U)),
+        io_(static_cast<int>(io_threads_)),
+        workers_(options.worker_threads > 0 ? options.worker_threads : processors()),
+        signals_(io_),
+        context_{std::make_shared<Pacer>(options.upload_limit), options.congestion} {
+    std::signal(SIGPIPE, SIG_IGN);
+  }
+
+  Executor executor() override { return io_.get_executor(); }
+  Executor workers() override { return workers_.get_executor(); }
+  Instant now() const override { return Instant(std::chrono::steady_clock::now().time_since_epoch()); }
+
+  std::int64_t wall_clock_ns() const override {
+    return std::chrono::duration_cast<Nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  }
+
+  std::uint64_t random() override {
+    thread_local std::mt19937_64 generator(seed());
+    return generator();
+  }
+
+  Task<> sleep(Nanoseconds duration) override {
+    asio::steady_timer timer(co_await asio::this_coro::executor, duration);
+    co_await timer.async_wait(asio::use_awaitable_t<Executor>{});
+  }
+
+  Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) override;
+  Result<std::unique_ptr<Listener>> listen(const Endpoint& at) override;
+  void run(Task<> main) override;
+  void on_interrupt(std::function<void(int)> handler) override;
+
+ private:
+  static unsigned processors() { return std::max(1U, std::thread::hardware_concurrency()); }
+
+  static std::uint64_t seed() {
+    std::uint64_t value = 0;
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(&value), sizeof value) != 1) value = std::random_device{}();
+    return value;
+  }
+
+  void wait_for_signal(std::function<void(int)> handler, int count);
+
+  unsigned io_threads_;
+  asio::io_context io_;
+  asio::thread_pool workers_;
+  asio::signal_set signals_;
+  TcpContext context_;
+};
+
+Task<Result<std::unique_ptr<Link>>> RealWorld::connect(Endpoint to, Executor strand, Nanoseconds timeout) {
+  const std::string what = fmt::format("cannot connect to {}", to_string(to));
+  auto attempt = std::make_shared<Attempt>(strand);
+  attempt->timer.expires_after(timeout);
+  attempt->timer.async_wait([weak = std::weak_ptr(attempt)](boost::system::error_code error) {
+    if (const auto alive = weak.lock(); alive && !error) alive->expire();
+  });
+  auto [error, found] = co_await attempt->resolver.async_resolve(to.host, std::to_string(to.port), kAsTuple);
+  if (!error && found.empty()) error = asio::error::host_not_found;
+  for (auto place = found.begin(); place != found.end() && !attempt->has_expired; ++place) {
+    boost::system::error_code ignored;
+    attempt->socket.close(ignored);
+    std::tie(error) = co_await attempt->socket.async_connect(place->endpoint(), kAsTuple);
+    if (!error) break;
+  }
+  attempt->is_over = true;
+  attempt->timer.cancel();
+  if (attempt->has_expired) co_return fail(Errc::timed_out, what);
+  if (error) co_return fail(plain_error(error), what);
+  co_return make_tcp_link(std::move(attempt->socket), context_);
+}
+
+Result<std::unique_ptr<Listener>> RealWorld::listen(const Endpoint& at) {
+  const std::string what = fmt::format("cannot listen on {}", to_string(at));
+  boost::system::error_code error;
+  tcp::resolver resolver(io_);
+  const auto found = resolver.resolve(at.host, std::to_string(at.port), tcp::resolver::passive, error);
+  if (error || found.empty()) return fail(plain_error(error), what);
+  const tcp::endpoint endpoint = *found.begin();
+  tcp::acceptor acceptor(io_.get_executor());
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
+  if (error == asio::error::address_in_use) return fail(error, what, "stop what uses it, or choose another port with --listen");
+  if (error) return fail(plain_error(error), what);
+  return std::make_unique<TcpListener>(std::move(acceptor), context_);
+}
+
+void RealWorld::run(Task<> main) {
+  std::exception_ptr failure;
+  auto guard = asio::make_work_guard(io_);
+  asio::co_spawn(asio::make_strand(io_), std::move(main), [&](std::exception_ptr thrown) {
+    failure = thrown;
+    guard.reset();
+    io_.stop();
+  });
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; i < io_threads_; ++i) threads.emplace_back([this] { io_.run(); });
+  io_.run();
+  for (auto& thread : threads) thread.join();
+  workers_.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+void RealWorld::on_interrupt(std::function<void(int)> handler) {
+  signals_.add(SIGINT);
+  signals_.add(SIGTERM);
+  wait_for_signal(std::move(handler), 1);
+}
+
+void RealWorld::wait_for_signal(std::function<void(int)> handler, int count) {
+  signals_.async_wait([this, handler = std::move(handler), count](boost::system::error_code error, int) mutable {
+    if (error) return;
+    handler(count);
+    wait_for_signal(std::move(handler), count + 1);
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<NetWorld> make_net_world(const NetOptions& options) { return std::make_unique<RealWorld>(options); }
+
+}  // namespace shoal

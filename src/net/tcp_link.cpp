@@ -1,0 +1,297 @@
+module;
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <system_error>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.net;
+
+import :tcp;
+import shoal.base;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+namespace shoal {
+namespace {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kAsTuple{};
+
+/// A connection that takes nothing at all for this long is dead.
+constexpr Nanoseconds kSendPatience = std::chrono::seconds(30);
+constexpr std::uint32_t kLeastUnsent = 16 * 1024;
+
+/// Closes the socket when a read or a write makes no progress for too long. It sleeps until the earliest moment at which
+/// that can be, rather than being set anew for each message.
+struct Watch {
+  struct Side {
+    std::optional<SteadyTime> expires;  ///< Not set while nobody waits on this side.
+  };
+  Side reading;
+  Side writing;
+  bool is_armed = false;
+  bool has_expired = false;
+};
+
+struct Connection : std::enable_shared_from_this<Connection> {
+  explicit Connection(Socket s) : socket(std::move(s)), timer(socket.get_executor()) {}
+
+  Socket socket;
+  asio::steady_timer timer;
+  Watch watch;
+
+  void arm() {
+    if (watch.is_armed) return;
+    SteadyTime earliest = SteadyTime::max();
+    for (const auto* side : {&watch.reading, &watch.writing})
+      if (side->expires) earliest = std::min(earliest, *side->expires);
+    if (earliest == SteadyTime::max()) return;
+    watch.is_armed = true;
+    timer.expires_at(earliest);
+    timer.async_wait([weak = weak_from_this()](boost::system::error_code error) {
+      if (const auto alive = weak.lock()) alive->on_timer(error);
+    });
+  }
+
+  void on_timer(boost::system::error_code error) {
+    watch.is_armed = false;
+    if (error) return;
+    const auto now = std::chrono::steady_clock::now();
+    for (const auto* side : {&watch.reading, &watch.writing})
+      if (side->expires && *side->expires <= now) return expire();
+    arm();
+  }
+
+  void expire() {
+    watch.has_expired = true;
+    close();
+  }
+
+  void close() {
+    boost::system::error_code ignored;
+    socket.shutdown(tcp::socket::shutdown_both, ignored);
+    socket.close(ignored);
+    timer.cancel();
+  }
+};
+
+/// Holds one side of the watch while an operation waits.
+class Waiting {
+ public:
+  Waiting(Connection& connection, Watch::Side& side, Nanoseconds limit) : connection_(connection), side_(side), limit_(limit) { progress(); }
+  ~Waiting() { side_.expires.reset(); }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+  void progress() {
+    side_.expires = std::chrono::steady_clock::now() + limit_;
+    connection_.arm();
+  }
+
+ private:
+  Connection& connection_;
+  Watch::Side& side_;
+  Nanoseconds limit_;
+};
+
+class TcpLink final : public Link {
+ public:
+  TcpLink(Socket socket, const TcpContext& context)
+      : connection_(std::make_shared<Connection>(std::move(socket))), pacer_(context.pacer), remote_(remote_of(connection_->socket)) {
+    boost::system::error_code ignored;
+    connection_->socket.set_option(tcp::no_delay(true), ignored);
+    connection_->socket.native_non_blocking(true, ignored);
+    choose_congestion_control(connection_->socket.native_handle(), context.congestion);
+  }
+  ~TcpLink() override { close(); }
+
+  Task<Result<Incoming>> receive(Nanoseconds idle) override;
+  Task<Result<>> receive_payload(std::span<std::byte> out) override;
+  Task<Result<>> send(std::vector<Message> messages) override;
+  Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) override;
+  void established() override { reader_.established(); }
+  void close() override { connection_->close(); }
+  Endpoint remote() const override { return remote_; }
+  Executor executor() const override { return connection_->socket.get_executor(); }
+
+ private:
+  static Endpoint remote_of(const Socket& socket) {
+    boost::system::error_code ignored;
+    const auto endpoint = socket.remote_endpoint(ignored);
+    auto address = endpoint.address();
+    if (address.is_v6() && address.to_v6().is_v4_mapped()) address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+    return {address.to_string(), endpoint.port()};
+  }
+
+  Failure failure(boost::system::error_code error, const char* what) const;
+  Task<Result<>> write_all(std::span<const std::byte> data);
+  Task<Result<>> write_file(std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length);
+  Task<Result<>> write_zeros(std::size_t length);
+  Task<Result<>> wait_writable();
+  Task<> pace(std::uint32_t bytes);
+  void limit_unsent_to(std::uint32_t piece);
+
+  std::shared_ptr<Connection> connection_;
+  std::shared_ptr<Pacer> pacer_;
+  Endpoint remote_;
+  FrameReader reader_;
+  Nanoseconds idle_ = std::chrono::seconds(15);
+  std::vector<std::byte> out_;
+  std::uint32_t unsent_limit_ = 0;
+};
+
+Failure TcpLink::failure(boost::system::error_code error, const char* what) const {
+  if (connection_->watch.has_expired) return fail(Errc::timed_out, what);
+  if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) return fail(Errc::closed, what);
+  return fail(plain_error(error), what);
+}
+
+Task<Result<Incoming>> TcpLink::receive(Nanoseconds idle) {
+  idle_ = idle;
+  Waiting waiting(*connection_, connection_->watch.reading, idle);
+  for (;;) {
+    auto incoming = reader_.next();
+    if (!incoming) co_return Failure(std::move(incoming).error());
+    if (*incoming) co_return std::move(**incoming);
+    const auto space = reader_.prepare();
+    const auto [error, n] = co_await connection_->socket.async_read_some(asio::buffer(space.data(), space.size()), kAsTuple);
+    if (error) co_return failure(error, "cannot receive");
+    reader_.commit(n);
+  }
+}
+
+Task<Result<>> TcpLink::receive_payload(std::span<std::byte> out) {
+  std::size_t filled = reader_.take_payload(out);
+  if (filled == out.size()) co_return Result<>{};
+  Waiting waiting(*connection_, connection_->watch.reading, idle_);
+  while (filled < out.size()) {
+    const auto rest = out.subspan(filled);
+    const auto [error, n] = co_await connection_->socket.async_read_some(asio::buffer(rest.data(), rest.size()), kAsTuple);
+    if (error) co_return failure(error, "cannot receive");
+    reader_.payload_read(n);
+    filled += n;
+    waiting.progress();
+  }
+  co_return Result<>{};
+}
+
+Task<Result<>> TcpLink::send(std::vector<Message> messages) {
+  out_.clear();
+  for (const auto& message : messages)
+    if (auto encoded = encode(message, out_); !encoded) co_return encoded;
+  co_return co_await write_all(out_);
+}
+
+Task<Result<>> TcpLink::write_all(std::span<const std::byte> data) {
+  Waiting waiting(*connection_, connection_->watch.writing, kSendPatience);
+  while (!data.empty()) {
+    const auto [error, n] = co_await connection_->socket.async_write_some(asio::buffer(data.data(), data.size()), kAsTuple);
+    if (error) co_return failure(error, "cannot send");
+    data = data.subspan(n);
+    waiting.progress();
+  }
+  co_return Result<>{};
+}
+
+Task<Result<>> TcpLink::send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) {
+  if (auto unchanged = source->check(); !unchanged) co_return unchanged;
+  if (pacer_->is_limiting()) co_await pace(header.length);
+  limit_unsent_to(header.length);
+  out_.clear();
+  encode(header, out_);
+  co_return co_await write_file(out_, *source, file_offset, header.length);
+}
+
+Task<Result<>> TcpLink::write_file(std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length) {
+  Waiting waiting(*connection_, connection_->watch.writing, kSendPatience);
+  const std::size_t total = head.size() + length;
+  std::size_t done = 0;
+  while (done < total) {
+    const std::size_t of_head = std::min(done, head.size());
+    const std::size_t of_data = done - of_head;
+    const auto sent = send_file(connection_->socket.native_handle(), head.subspan(of_head), source, offset + of_data, length - of_data);
+    if (!sent && sent.error().code == make_error_code(Errc::changed)) {
+      // The frame's length is promised: fill it up. The receiver's hash refuses it, and the connection lives on.
+      if (auto filled = co_await write_zeros(total - done); !filled) co_return filled;
+      co_return Failure(sent.error());
+    }
+    if (!sent) co_return Failure(sent.error());
+    done += *sent;
+    if (*sent > 0) waiting.progress();
+    if (done < total)
+      if (auto writable = co_await wait_writable(); !writable) co_return writable;
+  }
+  co_return Result<>{};
+}
+
+Task<Result<>> TcpLink::write_zeros(std::size_t length) {
+  static constexpr std::array<std::byte, 16 * 1024> zeros{};
+  while (length > 0) {
+    const std::size_t part = std::min(length, zeros.size());
+    if (auto sent = co_await write_all(std::span(zeros).first(part)); !sent) co_return sent;
+    length -= part;
+  }
+  co_return Result<>{};
+}
+
+Task<Result<>> TcpLink::wait_writable() {
+  const auto [error] = co_await connection_->socket.async_wait(tcp::socket::wait_write, kAsTuple);
+  if (error) co_return failure(error, "cannot send");
+  co_return Result<>{};
+}
+
+Task<> TcpLink::pace(std::uint32_t bytes) {
+  const Nanoseconds delay = pacer_->book(bytes);
+  if (delay <= Nanoseconds::zero()) co_return;
+  asio::steady_timer timer(connection_->socket.get_executor(), delay);
+  co_await timer.async_wait(kAsTuple);
+}
+
+void TcpLink::limit_unsent_to(std::uint32_t piece) {
+  const std::uint32_t limit = std::clamp(piece, kLeastUnsent, kChunkSize);
+  if (limit == unsent_limit_) return;
+  unsent_limit_ = limit;
+  limit_unsent(connection_->socket.native_handle(), limit);
+}
+
+}  // namespace
+
+std::error_code plain_error(const boost::system::error_code& error) {
+  if (error == asio::error::eof) return make_error_code(Errc::closed);
+  return error;
+}
+
+std::unique_ptr<Link> make_tcp_link(Socket socket, const TcpContext& context) { return std::make_unique<TcpLink>(std::move(socket), context); }
+
+Nanoseconds Pacer::book(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  const auto start = std::max(now, free_at_);
+  free_at_ = start + std::chrono::duration_cast<Nanoseconds>(Seconds(static_cast<double>(bytes) / static_cast<double>(rate_)));
+  return start - now;
+}
+
+}  // namespace shoal

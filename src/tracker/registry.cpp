@@ -1,0 +1,382 @@
+module;
+
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.tracker;
+
+namespace shoal {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+Failure refuse(std::string why, std::string advice = {}) { return fail(Errc::refused, std::move(why), std::move(advice)); }
+
+Failure no_member(PeerId peer) { return fail(Errc::out_of_order, fmt::format("peer {} is not registered", peer.value)); }
+
+/// The longest that a restarted tracker lets its clock be set ahead by what a peer remembers.
+constexpr Nanoseconds kLongestSwarm = std::chrono::hours(24 * 365);
+
+}  // namespace
+
+Result<> check_peer_id(std::string_view id) {
+  if (id.size() > kMaxPeerId) return fail(Errc::usage, fmt::format("the peer name is {} bytes long", id.size()), fmt::format("use at most {}", kMaxPeerId));
+  if (id.find('/') != std::string_view::npos || !check_name(id))
+    return fail(Errc::usage, fmt::format("'{}' cannot name a peer", id), "use letters, digits, '-', '_' and '.'");
+  return {};
+}
+
+Registry::Registry(Options options) : options_(options) {}
+
+Nanoseconds Registry::clock(Instant now) const { return clock_zero_ ? now - *clock_zero_ : Nanoseconds::zero(); }
+
+Registry::Member* Registry::member(PeerId peer) { return peer.value < members_.size() ? &members_[peer.value] : nullptr; }
+const Registry::Member* Registry::member(PeerId peer) const { return peer.value < members_.size() ? &members_[peer.value] : nullptr; }
+
+std::string_view Registry::name_of_peer(PeerId peer) const {
+  const Member* known = member(peer);
+  return known ? std::string_view(known->id) : std::string_view("?");
+}
+
+// ---- members come and go ------------------------------------------------------------------------------
+
+Result<> Registry::agree_on_size(std::uint32_t expect) {
+  if (expect == 0 || expect == options_.expect) return {};
+  if (options_.expect != 0)
+    return refuse(fmt::format("this swarm is of {} peers, not {}", options_.expect, expect), "start all with the same --expect");
+  options_.expect = expect;
+  return {};
+}
+
+Registry::Member& Registry::enlist(const std::string& id) {
+  const auto [place, is_new] = by_id_.try_emplace(id, PeerId(static_cast<std::uint32_t>(members_.size())));
+  if (is_new) {
+    members_.emplace_back();
+    members_.back().peer = place->second;
+    members_.back().id = id;
+  }
+  return members_[place->second.value];
+}
+
+Result<Registry::Admission> Registry::admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now) {
+  if (outcome_) return refuse("the swarm is over", "start a new tracker");
+  if (auto agreed = agree_on_size(request.expect); !agreed) return Failure(agreed.error());
+  if (!clock_zero_) {
+    const Nanoseconds remembered(std::clamp<std::int64_t>(request.last_epoch != 0 ? request.last_clock_ns : 0, 0, kLongestSwarm.count()));
+    clock_zero_ = now - remembered;
+  }
+  Member& member = enlist(hello.id);
+  if (member.is_here && member.instance != hello.instance)
+    return refuse(fmt::format("a peer named '{}' is here already", hello.id), "choose another name with --id");
+  Admission admission{member.peer, std::nullopt, member.instance != 0};
+  if (member.is_here) admission.replaced_session = member.session;
+  member.instance = hello.instance;
+  member.session = session;
+  member.host = request.host.empty() ? seen_host : request.host;
+  member.port = request.port;
+  member.appetite = request.appetite;
+  member.is_here = true;
+  member.has_offered = member.is_complete = member.is_given_up = member.was_done = false;
+  member.gone_since.reset();
+  member.unconfirmed.clear();
+  for (const auto& [name, entry] : member.offers) member.unconfirmed.insert(name);
+  tell(RosterNews{member.peer});
+  return admission;
+}
+
+void Registry::gone(PeerId peer, std::uint64_t session, bool left, Instant now) {
+  Member* member = this->member(peer);
+  if (!member || member->session != session || !member->is_here) return;
+  member->was_done = is_done(*member);
+  member->is_here = false;
+  member->gone_since = now;
+  for (auto& [root, holders] : counts_) holders.erase(peer);
+  tell(RosterNews{peer});
+  // Whoever says goodbye after it was done, or in a swarm that waits for nobody, is not waited for.
+  if (left && (options_.expect == 0 || member->was_done)) give_up(*member);
+  update(now);
+}
+
+void Registry::expire(Instant now) {
+  for (Member& member : members_)
+    if (member.gone_since && now - *member.gone_since >= options_.grace) give_up(member);
+  update(now);
+}
+
+void Registry::give_up(Member& member) {
+  member.gone_since.reset();
+  member.is_given_up = true;
+  std::vector<std::string> lost;
+  for (const auto& [name, entry] : member.offers)
+    if (!is_held(entry)) lost.push_back(name);
+  for (const auto& name : lost) retract(member, name, true);
+}
+
+/// Whether somebody who is here has all of it, or it has nothing to have.
+bool Registry::is_held(const FileEntry& entry) const {
+  const std::uint64_t chunks = chunk_count(entry.size);
+  if (chunks == 0) return true;
+  const auto holders = counts_.find(entry.root);
+  if (holders == counts_.end()) return false;
+  return std::ranges::any_of(holders->second, [&](const auto& holder) { return holder.second >= chunks && members_[holder.first.value].is_here; });
+}
+
+// ---- the catalogue ------------------------------------------------------------------------------------
+
+Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
+  Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  for (const FileEntry& entry : offer.entries) {
+    if (auto sound = check_entry(entry); !sound) return sound;
+    if (member->offers.size() >= kMaxOffers) return fail(Errc::too_large, fmt::format("'{}' offers more than {} files", member->id, kMaxOffers));
+    member->unconfirmed.erase(entry.name);
+    if (const std::uint64_t chunks = chunk_count(entry.size); chunks > 0) counts_[entry.root][peer] = static_cast<std::uint32_t>(chunks);
+    const auto [place, is_new] = member->offers.try_emplace(entry.name, entry);
+    if (!is_new && place->second == entry) continue;
+    if (place->second.root != entry.root) counts_[place->second.root].erase(peer);
+    place->second = entry;
+    tell(OfferNews{peer, entry.name});
+  }
+  update(now);
+  return {};
+}
+
+Result<> Registry::withdraw(PeerId peer, const Withdraw& withdraw, Instant now) {
+  Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  for (const auto& name : withdraw.names) retract(*member, name, false);
+  update(now);
+  return {};
+}
+
+Result<> Registry::offer_end(PeerId peer, Instant now) {
+  Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  for (const auto& name : std::exchange(member->unconfirmed, {})) retract(*member, name, false);
+  member->has_offered = true;
+  update(now);
+  return {};
+}
+
+void Registry::retract(Member& member, const std::string& name, bool lost) {
+  const auto offered = member.offers.find(name);
+  if (offered == member.offers.end()) return;
+  if (!lost)
+    if (const auto holders = counts_.find(offered->second.root); holders != counts_.end()) holders->second.erase(member.peer);
+  member.offers.erase(offered);
+  tell(RetractNews{member.peer, name, lost});
+}
+
+Result<> Registry::progress(PeerId peer, const Progress& progress) {
+  Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  member->bytes_have = progress.bytes_have;
+  member->bytes_wanted = progress.bytes_wanted;
+  for (const auto& count : progress.counts)
+    if (counts_.contains(count.root) || counts_.size() < kMaxOffers) counts_[count.root][peer] = count.chunks;
+  return {};
+}
+
+Result<> Registry::complete(PeerId peer, const Complete& complete, Instant now) {
+  Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  if (complete.revision > revision_) return fail(Errc::malformed, fmt::format("'{}' is complete up to a revision that is not there yet", member->id));
+  const bool is_news = !member->is_complete;
+  member->is_complete = true;
+  member->complete_revision = complete.revision;
+  member->failed = complete.failed;
+  member->bytes_fetched = complete.bytes_fetched;
+  if (is_done(*member)) last_complete_ = clock(now);
+  if (is_news) tell(RosterNews{peer});
+  update(now);
+  return {};
+}
+
+bool Registry::is_done(const Member& member) const {
+  if (member.appetite == Appetite::nothing) return member.has_offered;
+  return member.is_complete && member.complete_revision >= catalogue_revision_;
+}
+
+/// Begins a closed swarm when all are here, and ends it when all are complete or given up.
+void Registry::update(Instant now) {
+  if (options_.expect == 0 || outcome_) return;
+  const auto is_ready = [](const Member& member) { return member.is_here && member.has_offered; };
+  if (!has_begun_) has_begun_ = static_cast<std::size_t>(std::ranges::count_if(members_, is_ready)) >= options_.expect;
+  if (!has_begun_) return;
+  const auto is_over = [this](const Member& member) { return member.is_given_up || is_done(member); };
+  if (members_.size() < options_.expect || !std::ranges::all_of(members_, is_over)) return;
+  SwarmComplete outcome;
+  outcome.total_ns = last_complete_.value_or(clock(now)).count();
+  for (const Member& member : members_) {
+    outcome.bytes += member.bytes_fetched;
+    if ((!is_done(member) && !member.was_done) || member.failed > 0) outcome.failed.push_back(member.id);
+  }
+  outcome_ = std::move(outcome);
+}
+
+// ---- news ---------------------------------------------------------------------------------------------
+
+void Registry::tell(Item item) {
+  const bool is_about_files = !std::holds_alternative<RosterNews>(item);
+  news_.emplace(++revision_, std::move(item));
+  if (is_about_files) catalogue_revision_ = revision_;
+  if (news_.size() > 1024 && news_.size() > 4 * live_news_) compact();
+}
+
+void Registry::compact() {
+  // Walk from the newest to the oldest: a roster item or an offer that was seen already is told by the newer one.
+  std::set<std::pair<std::uint32_t, std::string>> seen;
+  for (auto place = news_.end(); place != news_.begin();) {
+    --place;
+    const auto key = std::visit(Overloaded{[](const RosterNews& news) { return std::pair(news.peer.value, std::string()); },
+                                           [](const OfferNews& news) { return std::pair(news.owner.value, news.name); },
+                                           [](const RetractNews& news) { return std::pair(news.owner.value, news.name); }},
+                                place->second);
+    if (!seen.insert(key).second) place = news_.erase(place);
+  }
+  live_news_ = news_.size();
+}
+
+RosterEntry Registry::roster_entry(const Member& member) const {
+  return {member.peer, member.id, member.host, member.port, member.is_here, member.is_complete};
+}
+
+/// Gathers news into messages: neighbours of a kind share one.
+struct Registry::Batch {
+  std::vector<Message> messages;
+  std::size_t bytes = 0;        ///< Of all messages.
+  std::size_t last_bytes = 0;   ///< Of the last one.
+
+  /// The message that the next element of `size` bytes goes into.
+  template <class M, class Fits>
+  M& open(std::size_t size, Fits fits) {
+    constexpr std::size_t kRoom = kControlLimit - 256;
+    bytes += size;
+    if (!messages.empty() && last_bytes + size <= kRoom)
+      if (auto* last = std::get_if<M>(&messages.back()); last && fits(*last)) {
+        last_bytes += size;
+        return *last;
+      }
+    messages.emplace_back(M{});
+    last_bytes = size;
+    return std::get<M>(messages.back());
+  }
+};
+
+std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const {
+  if (options_.expect != 0 && !has_begun_) return std::nullopt;
+  auto place = news_.upper_bound(revision);
+  if (place == news_.end()) return std::nullopt;
+  Batch batch;
+  News news;
+  const auto always = [](const auto&) { return true; };
+  for (; place != news_.end() && batch.bytes < max_bytes; ++place) {
+    news.revision = place->first;
+    std::visit(Overloaded{[&](const RosterNews& item) {
+                            const RosterEntry entry = roster_entry(members_[item.peer.value]);
+                            batch.open<Roster>(32 + entry.id.size() + entry.host.size(), always).peers.push_back(entry);
+                          },
+                          [&](const OfferNews& item) {
+                            const auto& offers = members_[item.owner.value].offers;
+                            const auto offered = offers.find(item.name);
+                            auto& message = batch.open<Catalogue>(offered != offers.end() ? 128 + item.name.size() : 0, always);
+                            message.revision = place->first;
+                            if (offered != offers.end() && item.owner != peer) message.entries.push_back({item.owner, offered->second});
+                          },
+                          [&](const RetractNews& item) {
+                            const auto same = [&](const Retracted& other) { return other.owner == item.owner && other.lost == item.lost; };
+                            auto& message = batch.open<Retracted>(16 + item.name.size(), same);
+                            message.revision = place->first;
+                            message.owner = item.owner;
+                            message.lost = item.lost;
+                            // A later offer of the same name is what counts; then only the revision moves on.
+                            if (item.owner != peer && !members_[item.owner.value].offers.contains(item.name)) message.names.push_back(item.name);
+                          }},
+               place->second);
+  }
+  if (place == news_.end()) news.revision = revision_;
+  news.messages = std::move(batch.messages);
+  return news;
+}
+
+// ---- queries ------------------------------------------------------------------------------------------
+
+namespace {
+
+bool is_meant(std::string_view pattern, const FileEntry& entry) {
+  if (pattern.empty()) return true;
+  if (const auto md5 = parse_md5(pattern); md5 && entry.md5 == *md5 && entry.kind == EntryKind::file) return true;
+  if (const auto root = parse_sha256(pattern); root && entry.root == *root && entry.kind == EntryKind::file) return true;
+  return matches(pattern, entry.name);
+}
+
+}  // namespace
+
+Registry::Listing Registry::find(std::string_view pattern, std::size_t from, std::size_t max_bytes) const {
+  // One entry a name and content, whoever offers it.
+  std::map<std::pair<std::string_view, Sha256Digest>, const FileEntry*> found;
+  for (const Member& member : members_)
+    for (const auto& [name, entry] : member.offers)
+      if ((member.is_here || is_held(entry)) && is_meant(pattern, entry)) found.try_emplace({name, entry.root}, &entry);
+  Listing listing;
+  std::size_t bytes = 0;
+  std::size_t number = 0;
+  for (const auto& [key, entry] : found) {
+    if (number++ < from) continue;
+    FoundEntry answer{*entry, {}};
+    const std::uint64_t chunks = chunk_count(entry->size);
+    for (const Member& member : members_) {
+      if (!member.is_here) continue;
+      const auto holders = counts_.find(entry->root);
+      const auto count = holders == counts_.end() ? 0U : holders->second.contains(member.peer) ? holders->second.at(member.peer) : 0U;
+      if (chunks > 0 ? count >= chunks : member.offers.contains(key.first)) answer.holders.push_back(member.peer);
+    }
+    bytes += encoded_size(answer);
+    if (bytes > max_bytes && !listing.entries.empty()) {
+      listing.next = number - 1;
+      return listing;
+    }
+    listing.entries.push_back(std::move(answer));
+  }
+  return listing;
+}
+
+std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of) const {
+  std::set<PeerId> peers;
+  for (const auto& found : holders_of) peers.insert(found.holders.begin(), found.holders.end());
+  std::vector<RosterEntry> entries;
+  for (const PeerId peer : peers) entries.push_back(roster_entry(members_[peer.value]));
+  return entries;
+}
+
+Registry::Summary Registry::summary() const {
+  Summary summary;
+  summary.members = members_.size();
+  for (const Member& member : members_) {
+    summary.here += member.is_here ? 1 : 0;
+    summary.complete += is_done(member) ? 1 : 0;
+    summary.files += member.offers.size();
+    for (const auto& [name, entry] : member.offers) summary.bytes += entry.size;
+    summary.bytes_have += member.bytes_have;
+    summary.bytes_wanted += member.bytes_wanted;
+  }
+  return summary;
+}
+
+}  // namespace shoal

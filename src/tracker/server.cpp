@@ -1,0 +1,407 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.tracker;
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kGreetingPatience = 10s;   // for a stranger
+constexpr Nanoseconds kIdlePatience = 15s;       // for a peer, which pings every few seconds
+constexpr Nanoseconds kRefusalLinger = 200ms;     // for a refusal to get through before the connection closes
+constexpr Nanoseconds kFarewellPatience = 2s;    // for peers to hear that the swarm is over
+constexpr std::size_t kNewsBytes = 256 * 1024;   // gathered at a time for one peer
+constexpr std::size_t kMostSessions = 20'000;
+
+/// One connection. Its members belong to the strand of its link; `peer` is set before others learn of it.
+struct Session {
+  Session(std::shared_ptr<Link> l, std::uint64_t n) : link(std::move(l)), number(n) {}
+
+  std::shared_ptr<Link> link;
+  std::uint64_t number;
+  Outbox outbox;
+  std::optional<PeerId> peer;
+  std::string id;
+  std::uint64_t revision = 0;  ///< The news that it was sent.
+  bool was_begun = false;
+  std::uint64_t begun_revision = 0;
+  bool has_left = false;
+  bool is_told_the_end = false;
+  bool is_over = false;        ///< The reader has ended; the writer is to end, too.
+};
+
+using SessionPtr = std::shared_ptr<Session>;
+
+/// The state of a running tracker; `registry` and `sessions` belong to `strand`.
+struct Tracker {
+  Tracker(World& w, Report& r, TrackerOptions o)
+      : world(w),
+        report(r),
+        options(std::move(o)),
+        strand(make_strand(w)),
+        registry({options.expect, options.grace, w.random() | 1}),
+        tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }) {}
+
+  static constexpr Instant::rep kNoClock = std::numeric_limits<Instant::rep>::min();
+
+  /// The swarm clock, from any thread.
+  Nanoseconds clock() const {
+    const Instant::rep zero = clock_zero.load(std::memory_order_relaxed);
+    return zero == kNoClock ? Nanoseconds::zero() : world.now().time_since_epoch() - Nanoseconds(zero);
+  }
+
+  void on_failure(const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }
+
+  World& world;
+  Report& report;
+  TrackerOptions options;
+  Executor strand;
+  Registry registry;
+  std::map<std::uint64_t, SessionPtr> sessions;
+  std::set<std::uint64_t> member_sessions;      ///< Those of registered peers.
+  std::atomic<Instant::rep> clock_zero{kNoClock};  ///< When the swarm clock was 0; any thread.
+  std::uint64_t next_session = 1;
+  Signal over;
+  TaskGroup tasks;
+};
+
+/// Runs `f` on the tracker's strand, where the registry may be touched.
+template <class F>
+auto in_registry(Tracker& tracker, F f) {
+  return call_on(tracker.strand, std::move(f));
+}
+
+/// Lets every session look for news. On the tracker's strand.
+void wake_all(Tracker& tracker) {
+  for (const auto& [number, session] : tracker.sessions)
+    asio::post(session->link->executor(), [session] { session->outbox.wake(); });
+  if (tracker.registry.outcome()) tracker.over.notify();
+}
+
+// ---- what goes out ------------------------------------------------------------------------------------
+
+struct Outgoing {
+  std::vector<Message> messages;
+  std::uint64_t revision = 0;
+  bool begins = false;
+  bool ends = false;
+};
+
+/// What the registry has for a member. On the tracker's strand.
+Outgoing gather(const Registry& registry, PeerId peer, std::uint64_t revision, std::optional<std::uint64_t> begun_at, bool is_told_the_end) {
+  Outgoing out;
+  out.revision = revision;
+  if (auto news = registry.news_for(peer, revision, kNewsBytes)) {
+    out.messages = std::move(news->messages);
+    out.revision = news->revision;
+  }
+  const bool is_open = registry.expect() == 0;
+  if ((is_open || registry.has_begun()) && out.revision == registry.revision() && begun_at != out.revision) {
+    out.begins = true;
+    out.messages.emplace_back(Begin{out.revision, static_cast<std::uint32_t>(registry.summary().here)});
+  }
+  if (registry.outcome() && !is_told_the_end) {
+    out.ends = true;
+    out.messages.emplace_back(*registry.outcome());
+  }
+  return out;
+}
+
+/// The one writer of a connection: answers first, then news, until the connection ends.
+Task<> write_to(Tracker& tracker, SessionPtr session) {
+  while (!session->is_over) {
+    if (auto answers = session->outbox.take_now(kControlLimit); !answers.empty()) {
+      co_await step(session->link->send(std::move(answers)));
+      continue;
+    }
+    Outgoing out;
+    if (session->peer) {
+      const auto begun_at = session->was_begun ? std::optional(session->begun_revision) : std::nullopt;
+      out = co_await in_registry(tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at, told = session->is_told_the_end] {
+        return gather(tracker.registry, peer, revision, begun_at, told);
+      });
+    }
+    if (out.messages.empty()) {
+      co_await session->outbox.wait_for_work();
+      continue;
+    }
+    session->revision = out.revision;
+    session->is_told_the_end |= out.ends;
+    if (out.begins) {
+      session->was_begun = true;
+      session->begun_revision = out.revision;
+    }
+    co_await step(session->link->send(std::move(out.messages)));
+  }
+}
+
+// ---- what comes in ------------------------------------------------------------------------------------
+
+/// Answers a query in pieces, as fast as the peer takes them.
+Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
+  for (std::optional<std::size_t> from = 0; from;) {
+    co_await session->outbox.wait_for_room();
+    auto messages = co_await in_registry(tracker, [&] {
+      auto listing = tracker.registry.find(find.pattern, *from, kControlLimit / 2);
+      from = listing.next;
+      std::vector<Message> out;
+      out.emplace_back(Roster{tracker.registry.roster(listing.entries)});
+      out.emplace_back(Found{find.query, !listing.next, std::move(listing.entries)});
+      return out;
+    });
+    for (auto& message : messages) session->outbox.push(std::move(message));
+  }
+}
+
+/// A message of a member for the registry. On the tracker's strand.
+Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
+  Registry& registry = tracker.registry;
+  const Instant now = tracker.world.now();
+  const bool had_begun = registry.has_begun();
+  const bool was_over = registry.outcome().has_value();
+  const std::uint64_t revision = registry.revision();
+  Result<> result;
+  if (const auto* offer = std::get_if<Offer>(&message)) result = registry.offer(peer, *offer, now);
+  else if (const auto* names = std::get_if<Withdraw>(&message)) result = registry.withdraw(peer, *names, now);
+  else if (std::holds_alternative<OfferEnd>(message)) result = registry.offer_end(peer, now);
+  else if (const auto* progress = std::get_if<Progress>(&message)) result = registry.progress(peer, *progress);
+  else if (const auto* complete = std::get_if<Complete>(&message)) result = registry.complete(peer, *complete, now);
+  else result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
+  if (const auto* complete = std::get_if<Complete>(&message); complete && result)
+    tracker.report.event("complete", {{"peer", std::string(registry.name_of_peer(peer))}, {"bytes", complete->bytes_fetched}, {"failed", std::uint64_t{complete->failed}}});
+  if (!had_begun && registry.has_begun()) tracker.report.event("begin", {{"peers", std::uint64_t{registry.summary().here}}});
+  if (registry.revision() != revision || registry.has_begun() != had_begun || registry.outcome().has_value() != was_over) wake_all(tracker);
+  return result;
+}
+
+Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
+  if (const auto* ping = std::get_if<Ping>(&message)) {
+    const auto clock = tracker.clock().count();
+    session->outbox.push(Pong{ping->t1, clock, clock});
+  } else if (const auto* find = std::get_if<Find>(&message)) {
+    co_await answer_find(tracker, session, *find);
+  } else if (std::holds_alternative<Leave>(message)) {
+    session->has_left = true;
+  } else if (session->peer) {
+    unwrap(co_await in_registry(tracker, [&] { return apply(tracker, *session->peer, message); }));
+  } else {
+    throw StepFailed(Error{make_error_code(Errc::out_of_order), fmt::format("got {} before a registration", name_of(type_of(message))), {}});
+  }
+}
+
+Task<> refuse(SessionPtr session, RefusalReason reason, std::string text) {
+  co_await session->link->send({Message(Refusal{reason, text})});
+  throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
+}
+
+/// Hello and Welcome. The writer is not there yet, so this sends by itself.
+Task<Hello> greet(Tracker& tracker, SessionPtr session) {
+  const Hello hello = co_await step(receive<Hello>(*session->link, kGreetingPatience));
+  if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
+  if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
+    co_await refuse(session, RefusalReason::version, fmt::format("this tracker speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
+  if (hello.role != Role::peer_to_tracker) co_await refuse(session, RefusalReason::wrong_role, "this is a tracker, not a peer");
+  if (auto named = check_peer_id(hello.id); !named) co_await refuse(session, RefusalReason::bad_register, named.error().message());
+  session->id = hello.id;
+  const auto version = std::min(hello.version, kProtocolVersion);
+  co_await step(session->link->send({Message(Welcome{version, 0, "tracker", tracker.registry.epoch()})}));
+  session->link->established();
+  co_return hello;
+}
+
+struct Entry {
+  Result<Registry::Admission> admission;
+  Registered registered;
+  SessionPtr replaced;
+};
+
+/// Lets a peer in, or not. On the tracker's strand.
+Entry enter(Tracker& tracker, const Session& session, const Hello& hello, const Register& request) {
+  const std::string seen_host = session.link->remote().host;
+  const Instant now = tracker.world.now();
+  Entry entry{tracker.registry.admit(hello, request, seen_host, session.number, now), {}, nullptr};
+  if (!entry.admission) return entry;
+  const Nanoseconds clock = tracker.registry.clock(now);
+  tracker.clock_zero = (now - clock).time_since_epoch().count();
+  tracker.member_sessions.insert(session.number);
+  entry.registered = {entry.admission->peer, tracker.registry.epoch(), clock.count(), tracker.registry.expect(), seen_host};
+  if (entry.admission->replaced_session)
+    if (const auto old = tracker.sessions.find(*entry.admission->replaced_session); old != tracker.sessions.end()) entry.replaced = old->second;
+  const Endpoint address{request.host.empty() ? seen_host : request.host, request.port};
+  tracker.report.event("registered", {{"peer", hello.id}, {"address", to_string(address)}});
+  wake_all(tracker);
+  return entry;
+}
+
+/// The first message after the greeting: a registration, or a query that goes on without one.
+Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
+  const Incoming incoming = co_await step(session->link->receive(kIdlePatience));
+  const auto* first = std::get_if<Message>(&incoming);
+  if (!first) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
+  const auto* request = std::get_if<Register>(first);
+  if (!request) co_return co_await handle(tracker, session, *first);
+  Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, *session, hello, *request); });
+  if (entry.replaced) asio::post(entry.replaced->link->executor(), [old = entry.replaced] { old->link->close(); });
+  if (!entry.admission) {
+    session->outbox.push(Refusal{RefusalReason::id_in_use, entry.admission.error().what + "; " + entry.admission.error().advice});
+    session->outbox.wake();
+    co_await tracker.world.sleep(kRefusalLinger);
+    throw StepFailed(entry.admission.error());
+  }
+  tracker.report.note(fmt::format("{} {}", hello.id, entry.admission->has_returned ? "is back" : "registered"));
+  session->outbox.push(entry.registered);
+  session->peer = entry.admission->peer;
+}
+
+Task<> read_from(Tracker& tracker, SessionPtr session) {
+  while (!session->has_left) {
+    co_await session->outbox.wait_for_room();
+    Incoming incoming = co_await step(session->link->receive(kIdlePatience));
+    if (!std::holds_alternative<Message>(incoming)) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
+    co_await handle(tracker, session, std::get<Message>(std::move(incoming)));
+  }
+}
+
+/// Forgets the session, and tells everyone where it was a member's. On the session's strand.
+Task<> part(Tracker& tracker, SessionPtr session) {
+  session->is_over = true;
+  session->link->close();
+  session->outbox.wake();
+  co_await run_on(tracker.strand, [&] {
+    tracker.sessions.erase(session->number);
+    tracker.member_sessions.erase(session->number);
+    if (!session->peer) return;
+    tracker.registry.gone(*session->peer, session->number, session->has_left, tracker.world.now());
+    tracker.report.event("left", {{"peer", session->id}, {"clean", session->has_left}});
+    wake_all(tracker);
+  });
+}
+
+/// Why a session ended, unless it ended in good order.
+void log_end(Tracker& tracker, const Session& session, const Error& error) {
+  const std::string who = session.id.empty() ? to_string(session.link->remote()) : session.id;
+  tracker.report.detail("session_end", {{"peer", who}, {"why", error.message()}});
+  if (tracker.registry.outcome() || error.code == make_error_code(Errc::closed)) {
+    tracker.report.debug(fmt::format("peer {}: connection closed", who));
+    return;
+  }
+  if (error.code == std::errc::connection_reset) tracker.report.note(fmt::format("peer {}: connection was forcibly closed", who));
+  else tracker.report.warn(fmt::format("peer {}: {}", who, error.message()));
+}
+
+Task<> serve(Tracker& tracker, SessionPtr session) {
+  std::optional<Error> failure;
+  try {
+    const Hello hello = co_await greet(tracker, session);
+    tracker.tasks.spawn(session->link->executor(), "writer of " + session->id, write_to(tracker, session));
+    co_await register_peer(tracker, session, hello);
+    co_await read_from(tracker, session);
+  } catch (const StepFailed& failed) {
+    failure = failed.error();
+  }
+  if (failure) co_await run_on(tracker.strand, [&] { log_end(tracker, *session, *failure); });
+  co_await part(tracker, session);
+}
+
+Task<> accept_peers(Tracker& tracker, std::shared_ptr<Listener> listener) {
+  for (;;) {
+    const Executor strand = make_strand(tracker.world);
+    std::shared_ptr<Link> link = co_await step(listener->accept(strand));
+    if (tracker.sessions.size() >= kMostSessions) continue;  // closes it
+    auto session = std::make_shared<Session>(std::move(link), tracker.next_session++);
+    tracker.sessions.emplace(session->number, session);
+    tracker.tasks.spawn(strand, fmt::format("session {}", session->number), serve(tracker, session));
+  }
+}
+
+/// Once a second: gives up who is gone for too long, and shows how far all are.
+Task<> keep_house(Tracker& tracker) {
+  for (;;) {
+    co_await tracker.world.sleep(1s);
+    const auto before = tracker.registry.revision();
+    const bool was_over = tracker.registry.outcome().has_value();
+    tracker.registry.expire(tracker.world.now());
+    if (tracker.registry.revision() != before || tracker.registry.outcome().has_value() != was_over) wake_all(tracker);
+    if (!tracker.report.wants_progress()) continue;
+    const auto summary = tracker.registry.summary();
+    if (summary.bytes_wanted == 0) continue;
+    tracker.report.progress({}, {fmt::format("{} of {} peers complete", summary.complete, summary.here), summary.bytes_have, summary.bytes_wanted, 0, 0});
+  }
+}
+
+Task<> wait_for_stop(Tracker& tracker, Signal& stop, bool& is_stopped) {
+  co_await stop.wait();
+  is_stopped = true;
+  tracker.over.notify();
+}
+
+/// Gives the peers time to hear the end and to leave.
+Task<> say_farewell(Tracker& tracker) {
+  const Instant deadline = tracker.world.now() + kFarewellPatience;
+  while (!tracker.member_sessions.empty() && tracker.world.now() < deadline) co_await tracker.world.sleep(10ms);
+}
+
+ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
+  const auto seconds = Seconds(Nanoseconds(outcome.total_ns)).count();
+  const auto peers = tracker.registry.summary().members;
+  Fields fields{{"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
+  tracker.report.end_progress();
+  tracker.report.event("swarm_complete", fields);
+  for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything", id));
+  tracker.report.print(fmt::format("total swarm time: {:.3f} s, {} peers, {} moved", seconds, peers, format_bytes(outcome.bytes)));
+  return outcome.failed.empty() ? ExitCode::done : ExitCode::partial;
+}
+
+}  // namespace
+
+Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions options, Signal& stop) {
+  Tracker tracker(world, report, std::move(options));
+  auto listening = world.listen(tracker.options.listen);
+  if (!listening) co_return Failure(std::move(listening).error());
+  const std::shared_ptr<Listener> listener = std::move(*listening);
+  report.set_clock([&tracker] { return Seconds(tracker.clock()).count(); });
+  report.print(fmt::format("tracker: listening on {}", to_string(listener->local())));
+  report.event("listening", {{"address", to_string(listener->local())}});
+  report.flush();
+  bool is_stopped = false;
+  tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
+  tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
+  tracker.tasks.spawn(tracker.strand, "stop", wait_for_stop(tracker, stop, is_stopped));
+  co_await tracker.over.wait();
+  ExitCode exit = ExitCode::interrupted;
+  if (!is_stopped && tracker.registry.outcome()) {
+    exit = announce_outcome(tracker, *tracker.registry.outcome());
+    co_await say_farewell(tracker);
+  }
+  listener->close();
+  for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->link->close(); });
+  tracker.tasks.cancel();
+  co_await tracker.tasks.join();
+  report.set_clock({});
+  co_return exit;
+}
+
+}  // namespace shoal
