@@ -8,6 +8,7 @@ module;
 #include <tl/expected.hpp>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -17,11 +18,14 @@ module;
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -74,16 +78,35 @@ class EverySecond {
 
 // ---- events ---------------------------------------------------------------------------------------------
 
-std::string dump(const nlohmann::json& value) {
-  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+bool needs_no_escape(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; });
+}
+
+// Chunks come by the ten thousand a second: what is plain is written as it stands, the rest by the JSON library.
+void append_json(std::string& out, std::string_view text) {
+  if (needs_no_escape(text)) fmt::format_to(std::back_inserter(out), "\"{}\"", text);
+  else out += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+void append_json(std::string& out, double number) {
+  if (std::isfinite(number)) fmt::format_to(std::back_inserter(out), "{}", number);
+  else out += "null";
+}
+
+template <class Number>
+  requires std::is_integral_v<Number>
+void append_json(std::string& out, Number number) {
+  fmt::format_to(std::back_inserter(out), "{}", number);
 }
 
 /// `,"name":value` for each field: what comes after `{"event":"...","t":0`.
 std::string json_members(const Fields& fields) {
   std::string members;
   for (const auto& [name, value] : fields) {
-    members += ',' + dump(std::string(name)) + ':';
-    members += std::visit([](const auto& held) { return dump(nlohmann::json(held)); }, value);
+    members += ',';
+    append_json(members, name);
+    members += ':';
+    std::visit([&](const auto& held) { append_json(members, held); }, value);
   }
   return members;
 }
@@ -92,7 +115,13 @@ std::string json_members(const Fields& fields) {
 double rounded(double seconds) { return std::isfinite(seconds) ? std::round(seconds * 1e6) / 1e6 : 0.0; }
 
 std::string event_line(std::string_view name, double seconds, std::string_view members) {
-  return "{\"event\":" + dump(std::string(name)) + ",\"t\":" + dump(rounded(seconds)) + std::string(members) + "}";
+  std::string line = "{\"event\":";
+  append_json(line, name);
+  line += ",\"t\":";
+  append_json(line, rounded(seconds));
+  line += members;
+  line += '}';
+  return line;
 }
 
 /// Events as NDJSON, to the log and to stdout, in one order. Any thread may write.
@@ -128,9 +157,10 @@ class EventStream {
   }
 
   void hello(std::string_view program) {
-    const std::string members = fmt::format(",\"schema\":1,\"program\":{},\"version\":\"{}\",\"t\":0", dump(std::string(program)), SHOAL_VERSION);
+    const Fields fields{{"schema", std::int64_t{1}}, {"program", std::string(program)}, {"version", std::string(SHOAL_VERSION)}, {"t", std::int64_t{0}}};
+    const std::string line = "{\"event\":\"hello\"" + json_members(fields) + "}";
     const std::lock_guard lock(mutex_);
-    emit("{\"event\":\"hello\"" + members + "}", Reach::everywhere, spdlog::level::info);
+    emit(line, Reach::everywhere, spdlog::level::info);
   }
 
   void write(std::string_view name, const Fields& fields, Reach reach, spdlog::level::level_enum level = spdlog::level::info) {
