@@ -1,0 +1,50 @@
+module;
+
+#include <string_view>
+#include <variant>
+
+module shoal.wire;
+
+namespace shoal {
+
+MessageType type_of(const Message& message) {
+  return std::visit([]<class M>(const M&) { return M::kType; }, message);
+}
+
+std::string_view name_of(MessageType type) {
+  switch (type) {
+    case MessageType::hello: return "hello";
+    case MessageType::welcome: return "welcome";
+    case MessageType::refusal: return "refusal";
+    case MessageType::ping: return "ping";
+    case MessageType::pong: return "pong";
+    case MessageType::leave: return "leave";
+    case MessageType::register_peer: return "register";
+    case MessageType::registered: return "registered";
+    case MessageType::offer: return "offer";
+    case MessageType::withdraw: return "withdraw";
+    case MessageType::offer_end: return "offer end";
+    case MessageType::roster: return "roster";
+    case MessageType::catalogue: return "catalogue";
+    case MessageType::retracted: return "retracted";
+    case MessageType::begin: return "begin";
+    case MessageType::progress: return "progress";
+    case MessageType::complete: return "complete";
+    case MessageType::swarm_complete: return "swarm complete";
+    case MessageType::find: return "find";
+    case MessageType::found: return "found";
+    case MessageType::subscribe: return "subscribe";
+    case MessageType::inventory: return "inventory";
+    case MessageType::have: return "have";
+    case MessageType::request: return "request";
+    case MessageType::cancel: return "cancel";
+    case MessageType::reject: return "reject";
+    case MessageType::chunk: return "chunk";
+    case MessageType::hash_request: return "hash request";
+    case MessageType::hash_reply: return "hash reply";
+    case MessageType::gone: return "gone";
+  }
+  return "unknown";
+}
+
+}  // namespace shoal
