@@ -27,18 +27,51 @@ default_preset() {
   esac
 }
 
-# configure PRESET: quiet when nothing went wrong. A build folder that is there already is only brought up to date by the build.
+# configure PRESET: quiet when nothing went wrong. A folder that was configured since the presets changed is left to the build, which
+# configures again by itself where it has to.
 configure() {
-  local build=$ROOT/build/$1 log
-  if [ -f "$build/build.ninja" ] && [ "$build/CMakeCache.txt" -nt "$ROOT/CMakePresets.json" ]; then return 0; fi
+  local folder=$ROOT/build/$1 log
+  if [ -f "$folder/build.ninja" ] && [ "$folder/.configured" -nt "$ROOT/CMakePresets.json" ]; then return 0; fi
   note "configuring $1"
   log=$(mktemp)
   if ! (cd "$ROOT" && cmake --preset "$1") > "$log" 2>&1; then
     cat "$log" >&2
     rm -f "$log"
-    die "cannot configure preset $1"
+    die "cannot configure $1"
   fi
   rm -f "$log"
-  # A configuration in which nothing changed leaves the cache's time alone.
-  touch "$build/CMakeCache.txt"
+  touch "$folder/.configured"
+}
+
+# build PRESET [TARGET...]: one line when there was nothing to do.
+build() {
+  local preset=$1
+  shift
+  note "building $preset"
+  if [ $# = 0 ]; then
+    (cd "$ROOT" && cmake --build --preset "$preset") >&2
+  else
+    (cd "$ROOT" && cmake --build --preset "$preset" --target "$@") >&2
+  fi
+}
+
+all_presets() {
+  case $(uname -s) in
+    Darwin) echo macos-release ;;
+    *) echo linux-release linux-asan linux-tsan linux-portable ;;
+  esac
+}
+
+jobs_at_once() {
+  getconf _NPROCESSORS_ONLN 2> /dev/null || echo 2
+}
+
+# usage SCRIPT: the comment at its head.
+usage() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+}
+
+usage_error() {
+  echo "${0##*/}: $*" >&2
+  exit 2
 }
