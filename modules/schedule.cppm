@@ -31,10 +31,12 @@ using Random = std::function<std::uint64_t()>;
 /// A set of slots, 64 to a word.
 class SlotSet {
  public:
+  /// Slots past a new end are forgotten.
   void resize(std::size_t slots);
   std::size_t size() const { return size_; }
+  /// Slots past the end are not in the set.
   bool has(Slot slot) const;
-  /// Both return whether that changed anything.
+  /// Both return whether that changed anything. `insert` takes slots within the size only.
   bool insert(Slot slot);
   bool erase(Slot slot);
   std::size_t count() const;
@@ -48,8 +50,12 @@ class SlotSet {
 /// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random.
 ///
 /// A count a slot of the neighbours that have it, and eight bit-planes by rarity (counts 0-1, 2, 3, 4, 5-6, 7-10, 11-20, more),
-/// so that a HAVE costs O(1) and a pick scans words of `plane & theirs & needed` from a random start. The counts
+/// so that a pick is an n-th bit of `plane & theirs & needed`, n drawn at random. How many such bits a neighbour has in
+/// each plane and in each block of 4096 slots is counted, so "nothing" is O(1) and a pick skips empty blocks. A change
+/// of a slot's standing (wanted, had, asked for, another plane) costs a bit test a neighbour, any other HAVE O(1). The counts
 /// are nothing but the sum of the neighbours' sets and can be computed again from them (`is_consistent`).
+///
+/// Slots and sources that do not exist are the caller's error and are only asserted.
 class Picker {
  public:
   Picker();
@@ -99,7 +105,9 @@ class Picker {
 };
 
 /// How fast a neighbour delivers, and how much to ask of it at once: a window in time, not in count.
-/// window = clamp(rate * (minimum RTT + 8 ms), 2 chunks, 64 chunks), in bytes; 2 chunks while there is no rate.
+/// window = clamp(ceil(rate * (minimum RTT + 8 ms) / chunk) + 1, 2, 64) chunks, in bytes; 2 chunks while there is no rate.
+/// The one more is for the chunk on the wire: without it, a window that is too small for a long link measures a rate
+/// that keeps it too small.
 class SourceRate {
  public:
   /// A request of `bytes` was sent at `now`.
@@ -107,14 +115,16 @@ class SourceRate {
   /// The answer to a request that was sent at `requested` is whole at `now`. Updates rate and minimum RTT.
   void on_answer(Instant requested, Instant now, std::uint64_t bytes);
   /// A request ended without an answer: it was rejected or given up.
-  void on_dropped(std::uint64_t bytes);
+  void on_dropped(Instant now, std::uint64_t bytes);
   /// A round trip that was measured by a ping; it bounds the minimum RTT.
   void on_round_trip(Nanoseconds rtt);
 
   std::uint64_t outstanding() const { return outstanding_; }
   std::uint64_t window() const;
+  /// Always when nothing is outstanding, else while `bytes` more stay within the window.
   bool has_room(std::uint64_t bytes) const;
-  /// Bytes a second over about the last second of being busy; 0 before the first answer.
+  /// Bytes a second over about the last second of being busy; 0 before the first answer. Less than a chunk
+  /// under way tells the latency rather than the rate, and counts only until there is something better.
   double rate() const { return rate_; }
   /// When an answer to a request of `bytes` made now is to be expected: (outstanding + bytes) / rate, plus the
   /// minimum RTT. A second before there is a rate.
@@ -123,11 +133,16 @@ class SourceRate {
   Nanoseconds patience(std::uint64_t bytes) const;
 
  private:
+  void measure(Instant now, std::uint64_t bytes);
+
   std::uint64_t outstanding_ = 0;
+  std::uint64_t most_outstanding_ = 0;  ///< Since the last measurement.
+  Instant measured_until_{};
+  bool is_measured_ = false;
+  double recent_bytes_ = 0;
+  double recent_seconds_ = 0;
   double rate_ = 0;
   std::optional<Nanoseconds> min_rtt_;
-  Instant busy_since_{};
-  std::uint64_t busy_bytes_ = 0;
 };
 
 /// A request that is under way, as the endgame sees it.
@@ -139,13 +154,26 @@ struct InFlight {
 
 /// The endgame: a source with room and nothing fresh to ask for may duplicate a slot that is in flight once, from
 /// another source, if it has it and expects to deliver in less than half of the time that the other still needs.
-/// Of all such, the one with the largest time left. `has` says whether the idle source has a slot, `copies` how
+/// Of all such, the one with the largest time left, the first of equals; one that is late is expected to take as long
+/// again as it is late. `has` says whether the idle source has a slot, `copies` how
 /// often a slot is in flight already (2 is the most).
 std::optional<InFlight> pick_duplicate(std::span<const InFlight> in_flight, Source idle, Instant now, Nanoseconds idle_expected,
                                        const std::function<bool(Slot)>& has, const std::function<std::uint32_t(Slot)>& copies);
 
+/// A neighbour says HAVE for a slot that is asked, once, of another and has not begun to arrive: whether to take that
+/// request back and ask the newcomer (which must have room). It is so when the newcomer, with this chunk on top, would be
+/// through before the other is even without it; rates count when both are known. Without this, requests for what an
+/// uploader has sent already starve in its queue while the new holders idle: 16 peers reach 70 % of the bound instead
+/// of 91 (test/unit/schedule_rounds_test.cpp, window 16).
+bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer);
+
 /// Which waiting request to serve next: chunks that we never sent first, then the one that fewest neighbours have,
-/// then the oldest. What was cancelled, or what the neighbour has got meanwhile, is dropped.
+/// then the oldest. The caller drops what the neighbour has got meanwhile, by `cancel` when it says HAVE.
+///
+/// A line a neighbour, in that order as it was when each place was given; a place that has become worse is noticed
+/// when it reaches the head, so `next` looks at one request a neighbour, and the order is exact while availability
+/// only rises. After `remove` and `unsend` all places are given anew; where a neighbour merely takes a chunk back, that
+/// chunk keeps its place.
 class UploadQueue {
  public:
   UploadQueue();

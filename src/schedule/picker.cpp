@@ -1,0 +1,286 @@
+module;
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cassert>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+module shoal.schedule;
+
+import shoal.base;
+
+namespace shoal {
+namespace {
+
+constexpr std::size_t kPlanes = 8;
+constexpr std::size_t kNoPlane = kPlanes;  ///< Where a slot that is not needed stands.
+constexpr std::size_t kWordBits = 64;
+constexpr std::size_t kBlockWords = 64;
+constexpr std::size_t kBlockSlots = kBlockWords * kWordBits;
+
+std::size_t plane_of(std::uint32_t availability) {
+  constexpr std::array<std::uint32_t, kPlanes - 1> last{1, 2, 3, 4, 6, 10, 20};
+  return static_cast<std::size_t>(std::ranges::lower_bound(last, availability) - last.begin());
+}
+
+/// All that a neighbour's counts depend on, of one slot.
+struct Standing {
+  bool is_missing = false;
+  std::size_t plane = kNoPlane;
+
+  friend bool operator==(const Standing&, const Standing&) = default;
+};
+
+/// A neighbour's slots, and how many of them are of use to us. The counts make the frequent answer "nothing" O(1),
+/// say at once which plane to look in, and let a pick skip whole blocks of 4096 slots.
+struct Neighbour {
+  bool is_here = false;
+  SlotSet theirs;  ///< As long as the highest slot it told us of: slots past its end it does not have.
+  std::size_t missing = 0;
+  std::array<std::size_t, kPlanes> needed{};
+  std::vector<std::array<std::uint16_t, kPlanes>> needed_in_block;
+
+  void count(Slot slot, const Standing& standing) {
+    missing += standing.is_missing ? 1 : 0;
+    if (standing.plane == kNoPlane) return;
+    ++needed[standing.plane];
+    ++needed_in_block[slot.value / kBlockSlots][standing.plane];
+  }
+
+  void uncount(Slot slot, const Standing& standing) {
+    missing -= standing.is_missing ? 1 : 0;
+    if (standing.plane == kNoPlane) return;
+    --needed[standing.plane];
+    --needed_in_block[slot.value / kBlockSlots][standing.plane];
+  }
+
+  void reach(std::size_t slots) {
+    theirs.resize(slots);
+    needed_in_block.resize((slots + kBlockSlots - 1) / kBlockSlots);
+  }
+
+  bool has_same_counts(const Neighbour& other) const {
+    return missing == other.missing && needed == other.needed && needed_in_block == other.needed_in_block;
+  }
+};
+
+Slot slot_at(std::size_t word, std::size_t bit) { return Slot(static_cast<std::uint32_t>(word * kWordBits + bit)); }
+
+std::size_t nth_bit(std::uint64_t word, std::size_t n) {
+  for (; n > 0; --n) word &= word - 1;
+  return static_cast<std::size_t>(std::countr_zero(word));
+}
+
+}  // namespace
+
+struct Picker::State {
+  SlotSet wanted;
+  SlotSet have;
+  std::vector<std::uint16_t> in_flight;
+  std::vector<std::uint16_t> availability;
+  std::array<SlotSet, kPlanes> planes;  ///< The needed slots alone, each in the plane of its availability.
+  std::vector<Neighbour> neighbours;
+  std::vector<Source> free_sources;
+  std::size_t missing = 0;
+
+  std::size_t slots() const { return availability.size(); }
+
+  const Neighbour& neighbour(Source source) const {
+    assert(source.value < neighbours.size() && neighbours[source.value].is_here);
+    return neighbours[source.value];
+  }
+  Neighbour& neighbour(Source source) { return const_cast<Neighbour&>(std::as_const(*this).neighbour(source)); }
+
+  Standing standing(Slot slot) const {
+    assert(slot.value < slots());
+    const bool is_missing = wanted.has(slot) && !have.has(slot);
+    const bool is_needed = is_missing && in_flight[slot.value] == 0;
+    return {is_missing, is_needed ? plane_of(availability[slot.value]) : kNoPlane};
+  }
+
+  /// Does `change` to what `slot` stands on, and carries the outcome into the planes and everyone's counts.
+  template <class Change>
+  void update(Slot slot, const Change& change) {
+    const Standing before = standing(slot);
+    change();
+    const Standing after = standing(slot);
+    if (before == after) return;
+    missing += after.is_missing ? 1 : 0;
+    missing -= before.is_missing ? 1 : 0;
+    if (before.plane != kNoPlane) planes[before.plane].erase(slot);
+    if (after.plane != kNoPlane) planes[after.plane].insert(slot);
+    for (Neighbour& each : neighbours) {
+      if (!each.theirs.has(slot)) continue;
+      each.uncount(slot, before);
+      each.count(slot, after);
+    }
+  }
+
+  void lose(Neighbour& neighbour, Slot slot) {
+    if (!neighbour.theirs.has(slot)) return;
+    neighbour.uncount(slot, standing(slot));
+    neighbour.theirs.erase(slot);
+    update(slot, [&] { --availability[slot.value]; });
+  }
+
+  /// The `n`th slot, from the lowest, of those in `plane` that `neighbour` has.
+  Slot nth_needed(const Neighbour& neighbour, std::size_t plane, std::size_t n) const {
+    std::size_t block = 0;
+    for (; n >= neighbour.needed_in_block[block][plane]; ++block) n -= neighbour.needed_in_block[block][plane];
+    const std::span theirs = neighbour.theirs.words();
+    const std::span needed = planes[plane].words();
+    for (std::size_t word = block * kBlockWords;; ++word) {
+      const std::uint64_t both = theirs[word] & needed[word];
+      const auto found = static_cast<std::size_t>(std::popcount(both));
+      if (n < found) return slot_at(word, nth_bit(both, n));
+      n -= found;
+    }
+  }
+
+  bool has_right_planes(Slot slot) const {
+    const std::size_t plane = standing(slot).plane;
+    for (std::size_t each = 0; each < kPlanes; ++each)
+      if (planes[each].has(slot) != (each == plane)) return false;
+    return true;
+  }
+
+  bool has_right_availability(Slot slot) const {
+    const auto holders = std::ranges::count_if(neighbours, [&](const Neighbour& each) { return each.theirs.has(slot); });
+    return holders == availability[slot.value];
+  }
+
+  bool has_right_counts(const Neighbour& neighbour) const {
+    Neighbour recounted;
+    recounted.reach(neighbour.theirs.size());
+    for (std::uint32_t slot = 0; slot < neighbour.theirs.size(); ++slot)
+      if (neighbour.theirs.has(Slot(slot))) recounted.count(Slot(slot), standing(Slot(slot)));
+    return recounted.has_same_counts(neighbour);
+  }
+};
+
+Picker::Picker() : state_(std::make_unique<State>()) {}
+Picker::~Picker() = default;
+Picker::Picker(Picker&&) noexcept = default;
+Picker& Picker::operator=(Picker&&) noexcept = default;
+
+Slot Picker::add_file(std::uint64_t chunks) {
+  const std::size_t first = state_->slots();
+  assert(chunks <= std::numeric_limits<std::uint32_t>::max() - first);
+  const std::size_t slots = first + static_cast<std::size_t>(chunks);
+  state_->wanted.resize(slots);
+  state_->have.resize(slots);
+  state_->in_flight.resize(slots);
+  state_->availability.resize(slots);
+  for (SlotSet& plane : state_->planes) plane.resize(slots);
+  return Slot(static_cast<std::uint32_t>(first));
+}
+
+std::size_t Picker::slots() const { return state_->slots(); }
+
+void Picker::want(Slot slot) {
+  state_->update(slot, [&] { state_->wanted.insert(slot); });
+}
+
+void Picker::unwant(Slot slot) {
+  state_->update(slot, [&] { state_->wanted.erase(slot); });
+}
+
+void Picker::set_have(Slot slot) {
+  state_->update(slot, [&] { state_->have.insert(slot); });
+}
+
+void Picker::clear_have(Slot slot) {
+  state_->update(slot, [&] { state_->have.erase(slot); });
+}
+
+bool Picker::has(Slot slot) const { return state_->have.has(slot); }
+bool Picker::is_wanted(Slot slot) const { return state_->wanted.has(slot); }
+std::size_t Picker::missing() const { return state_->missing; }
+
+Source Picker::add_source() {
+  Source source(static_cast<std::uint32_t>(state_->neighbours.size()));
+  if (state_->free_sources.empty()) {
+    state_->neighbours.emplace_back();
+  } else {
+    source = state_->free_sources.back();
+    state_->free_sources.pop_back();
+  }
+  state_->neighbours[source.value].is_here = true;
+  return source;
+}
+
+void Picker::remove_source(Source source) {
+  Neighbour& neighbour = state_->neighbour(source);
+  const auto words = neighbour.theirs.words();
+  for (std::size_t word = 0; word < words.size(); ++word)
+    for (std::uint64_t left = words[word]; left != 0; left &= left - 1) state_->lose(neighbour, slot_at(word, nth_bit(left, 0)));
+  neighbour = Neighbour{};
+  state_->free_sources.push_back(source);
+}
+
+bool Picker::source_has(Source source, Slot slot) {
+  assert(slot.value < slots());
+  Neighbour& neighbour = state_->neighbour(source);
+  if (neighbour.theirs.has(slot)) return false;
+  if (slot.value >= neighbour.theirs.size()) neighbour.reach(slots());
+  state_->update(slot, [&] { ++state_->availability[slot.value]; });
+  neighbour.theirs.insert(slot);
+  neighbour.count(slot, state_->standing(slot));
+  return true;
+}
+
+void Picker::source_lost(Source source, Slot slot) { state_->lose(state_->neighbour(source), slot); }
+
+bool Picker::knows(Source source, Slot slot) const { return state_->neighbour(source).theirs.has(slot); }
+
+std::uint32_t Picker::availability(Slot slot) const {
+  assert(slot.value < slots());
+  return state_->availability[slot.value];
+}
+
+bool Picker::is_interesting(Source source) const { return state_->neighbour(source).missing > 0; }
+
+void Picker::begin(Slot slot) {
+  state_->update(slot, [&] { ++state_->in_flight[slot.value]; });
+}
+
+void Picker::end(Slot slot) {
+  if (in_flight(slot) == 0) return;
+  state_->update(slot, [&] { --state_->in_flight[slot.value]; });
+}
+
+std::uint32_t Picker::in_flight(Slot slot) const {
+  assert(slot.value < slots());
+  return state_->in_flight[slot.value];
+}
+
+std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_order) const {
+  const Neighbour& neighbour = state_->neighbour(source);
+  for (std::size_t plane = 0; plane < kPlanes; ++plane) {
+    const std::size_t choices = neighbour.needed[plane];
+    if (choices == 0) continue;
+    return state_->nth_needed(neighbour, plane, in_order ? 0 : static_cast<std::size_t>(random() % choices));
+  }
+  return std::nullopt;
+}
+
+bool Picker::is_consistent() const {
+  std::size_t missing_slots = 0;
+  for (std::uint32_t slot = 0; slot < slots(); ++slot) {
+    if (!state_->has_right_availability(Slot(slot)) || !state_->has_right_planes(Slot(slot))) return false;
+    missing_slots += state_->standing(Slot(slot)).is_missing ? 1 : 0;
+  }
+  const auto is_right = [&](const Neighbour& each) { return state_->has_right_counts(each); };
+  return missing_slots == state_->missing && std::ranges::all_of(state_->neighbours, is_right);
+}
+
+}  // namespace shoal

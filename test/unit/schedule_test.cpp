@@ -1,0 +1,548 @@
+#include <catch2/catch_approx.hpp>
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+import shoal.base;
+import shoal.schedule;
+
+using namespace shoal;
+using namespace std::chrono_literals;
+
+namespace {
+
+Random seeded(std::uint64_t seed = 1) {
+  return [words = std::mt19937_64(seed)]() mutable { return words(); };
+}
+
+/// A row a source and a column a chunk, `x` where the source has the chunk. Every chunk is wanted.
+Picker picture(const std::vector<std::string_view>& rows) {
+  Picker picker;
+  picker.add_file(rows.front().size());
+  for (std::uint32_t slot = 0; slot < rows.front().size(); ++slot) picker.want(Slot(slot));
+  for (const std::string_view row : rows) {
+    const Source source = picker.add_source();
+    for (std::uint32_t slot = 0; slot < row.size(); ++slot)
+      if (row[slot] == 'x') picker.source_has(source, Slot(slot));
+  }
+  return picker;
+}
+
+std::optional<Slot> lowest_pick(const Picker& picker, Source source) { return picker.pick(source, seeded(), true); }
+
+SourceRate after_steady_answers(Nanoseconds apart, int answers, std::uint64_t bytes = kChunkSize) {
+  SourceRate source;
+  Instant now{};
+  source.on_request(now, bytes);
+  for (int answer = 0; answer < answers; ++answer) {
+    source.on_request(now, bytes);
+    source.on_answer(now, now + apart, bytes);
+    now += apart;
+  }
+  return source;
+}
+
+std::uint32_t nobody_has(Slot) { return 0; }
+bool everyone(Source) { return true; }
+
+std::optional<std::pair<std::uint32_t, std::uint32_t>> serve(UploadQueue& queue) {
+  const auto serve = queue.next(everyone, nobody_has);
+  if (!serve) return std::nullopt;
+  return std::pair(serve->to.value, serve->slot.value);
+}
+
+}  // namespace
+
+// ---- slot sets ----------------------------------------------------------------------------------------
+
+TEST_CASE("a slot set says whether an insert was news") {
+  SlotSet set;
+  set.resize(70);
+  CHECK(std::pair(set.insert(Slot(69)), set.insert(Slot(69))) == std::pair(true, false));
+}
+
+TEST_CASE("a slot set forgets the slots past a new end") {
+  SlotSet set;
+  set.resize(70);
+  set.insert(Slot(68));
+  set.resize(66);
+  set.resize(70);
+  CHECK(set.count() == 0);
+}
+
+TEST_CASE("a slot past the end is not in the set") {
+  SlotSet set;
+  set.resize(3);
+  CHECK_FALSE(set.has(Slot(1000)));
+}
+
+// ---- the picker ---------------------------------------------------------------------------------------
+
+TEST_CASE("the rarest chunk that the source has is picked") {
+  const Picker picker = picture({"xxx.x",
+                                 "xx.xx",
+                                 "xxx.x"});
+  CHECK(lowest_pick(picker, Source(1)) == Slot(3));
+}
+
+TEST_CASE("among equally rare chunks the lowest is picked in order") {
+  const Picker picker = picture({"..xxx",
+                                 "xxxxx"});
+  CHECK(lowest_pick(picker, Source(0)) == Slot(2));
+}
+
+TEST_CASE("nothing is picked of a source that has nothing we need") {
+  Picker picker = picture({"xx..",
+                           "xxxx"});
+  picker.set_have(Slot(0));
+  picker.set_have(Slot(1));
+  CHECK(lowest_pick(picker, Source(0)) == std::nullopt);
+}
+
+TEST_CASE("a chunk in flight is not picked again") {
+  Picker picker = picture({"xx"});
+  picker.begin(Slot(0));
+  CHECK(lowest_pick(picker, Source(0)) == Slot(1));
+}
+
+TEST_CASE("a chunk that was asked for in vain is picked again") {
+  Picker picker = picture({"xx"});
+  picker.begin(Slot(0));
+  picker.end(Slot(0));
+  CHECK(lowest_pick(picker, Source(0)) == Slot(0));
+}
+
+TEST_CASE("a chunk asked for twice stays in flight until both requests have ended") {
+  Picker picker = picture({"x"});
+  picker.begin(Slot(0));
+  picker.begin(Slot(0));
+  picker.end(Slot(0));
+  CHECK(lowest_pick(picker, Source(0)) == std::nullopt);
+}
+
+TEST_CASE("a chunk that nobody wants is not picked") {
+  Picker picker = picture({"xx"});
+  picker.unwant(Slot(0));
+  CHECK(lowest_pick(picker, Source(0)) == Slot(1));
+}
+
+TEST_CASE("a chunk that was lost is picked again") {
+  Picker picker = picture({"x"});
+  picker.set_have(Slot(0));
+  picker.clear_have(Slot(0));
+  CHECK(lowest_pick(picker, Source(0)) == Slot(0));
+}
+
+TEST_CASE("a HAVE that is told twice counts once") {
+  Picker picker = picture({"x"});
+  const bool is_news = picker.source_has(Source(0), Slot(0));
+  CHECK(std::pair(is_news, picker.availability(Slot(0))) == std::pair(false, 1u));
+}
+
+TEST_CASE("a chunk that was lost twice is uncounted once") {
+  Picker picker = picture({"x", "x"});
+  picker.source_lost(Source(0), Slot(0));
+  picker.source_lost(Source(0), Slot(0));
+  CHECK(picker.availability(Slot(0)) == 1);
+}
+
+TEST_CASE("what a source had is uncounted when it leaves") {
+  Picker picker = picture({"xx.",
+                           ".xx"});
+  picker.remove_source(Source(0));
+  CHECK(std::vector{picker.availability(Slot(0)), picker.availability(Slot(1)), picker.availability(Slot(2))} ==
+        std::vector<std::uint32_t>{0, 1, 1});
+}
+
+TEST_CASE("a source number that is used again starts with nothing") {
+  Picker picker = picture({"xx"});
+  picker.remove_source(Source(0));
+  const Source again = picker.add_source();
+  CHECK(std::pair(again, picker.knows(again, Slot(0))) == std::pair(Source(0), false));
+}
+
+TEST_CASE("a source stays interesting while all that we miss of it is in flight") {
+  Picker picker = picture({"x."});
+  picker.begin(Slot(0));
+  CHECK(picker.is_interesting(Source(0)));
+}
+
+TEST_CASE("a source with nothing that we miss is not interesting") {
+  Picker picker = picture({"x."});
+  picker.set_have(Slot(0));
+  CHECK_FALSE(picker.is_interesting(Source(0)));
+}
+
+TEST_CASE("only what is wanted and not had is missing") {
+  Picker picker = picture({"xxxx"});
+  picker.set_have(Slot(0));
+  picker.unwant(Slot(1));
+  CHECK(picker.missing() == 2);
+}
+
+TEST_CASE("a file takes the slots after those of the files before it") {
+  Picker picker;
+  picker.add_file(3);
+  picker.add_file(0);
+  CHECK(picker.add_file(5) == Slot(3));
+}
+
+TEST_CASE("a file that is added later is picked from a source that we knew before") {
+  Picker picker = picture({"x"});
+  picker.set_have(Slot(0));
+  const Slot later = picker.add_file(10000);
+  const Slot last(later.value + 9999);
+  picker.want(last);
+  picker.source_has(Source(0), last);
+  CHECK(lowest_pick(picker, Source(0)) == last);
+}
+
+TEST_CASE("fifty thousand files of one chunk are added one by one") {
+  Picker picker;
+  const Source source = picker.add_source();
+  for (std::uint32_t file = 0; file < 50000; ++file) {
+    const Slot slot = picker.add_file(1);
+    picker.want(slot);
+    picker.source_has(source, slot);
+  }
+  CHECK(picker.missing() == 50000);
+}
+
+// ---- the window ---------------------------------------------------------------------------------------
+
+TEST_CASE("there is no rate before the first answer") { CHECK(SourceRate{}.rate() == 0); }
+
+TEST_CASE("the window is two chunks before there is a rate") { CHECK(SourceRate{}.window() == 2 * kChunkSize); }
+
+TEST_CASE("an answer is expected within a second before there is a rate") { CHECK(SourceRate{}.expected(kChunkSize) == 1s); }
+
+TEST_CASE("steady answers give their rate") {
+  CHECK(after_steady_answers(10ms, 500).rate() == Catch::Approx(kChunkSize / 0.010));
+}
+
+TEST_CASE("answers that each take seconds give their rate") {
+  CHECK(after_steady_answers(3s, 20).rate() == Catch::Approx(kChunkSize / 3.0));
+}
+
+TEST_CASE("small answers that keep a chunk under way give their rate") {
+  SourceRate source;
+  Instant now{};
+  source.on_request(now, kChunkSize);
+  for (int answer = 0; answer < 1000; ++answer) {
+    source.on_request(now, 1000);
+    source.on_answer(now, now + 1ms, 1000);
+    now += 1ms;
+  }
+  CHECK(source.rate() == Catch::Approx(1e6));
+}
+
+TEST_CASE("the rate follows a change within about a second of being busy") {
+  SourceRate source = after_steady_answers(10ms, 500);
+  Instant now = Instant{} + 5s;
+  for (int answer = 0; answer < 40; ++answer) {
+    source.on_request(now, kChunkSize);
+    source.on_answer(now, now + 100ms, kChunkSize);
+    now += 100ms;
+  }
+  CHECK(source.rate() < 1.25 * kChunkSize / 0.100);
+}
+
+TEST_CASE("idle time does not lower the rate") {
+  SourceRate source;
+  for (int busy = 0; busy < 20; ++busy) {
+    const Instant now = Instant{} + busy * 60s;
+    source.on_request(now, kChunkSize);
+    source.on_answer(now, now + 10ms, kChunkSize);
+  }
+  CHECK(source.rate() == Catch::Approx(kChunkSize / 0.010));
+}
+
+TEST_CASE("a burst of answers at one instant counts for the time before it") {
+  SourceRate source = after_steady_answers(10ms, 500);
+  Instant now = Instant{} + 5s;
+  for (int burst = 0; burst < 50; ++burst) {
+    for (int answer = 0; answer < 10; ++answer) source.on_request(now, kChunkSize);
+    for (int answer = 0; answer < 10; ++answer) source.on_answer(now, now + 100ms, kChunkSize);
+    now += 100ms;
+  }
+  CHECK(source.rate() == Catch::Approx(kChunkSize / 0.010).epsilon(0.12));
+}
+
+TEST_CASE("one tiny file does not spoil a rate") {
+  SourceRate source = after_steady_answers(10ms, 500);
+  source.on_answer(Instant{}, Instant{} + 5010ms, kChunkSize);
+  const double before = source.rate();
+  source.on_request(Instant{} + 6s, 10);
+  source.on_answer(Instant{} + 6s, Instant{} + 6500ms, 10);
+  CHECK(source.rate() == before);
+}
+
+TEST_CASE("a first tiny file gives way to the first chunk") {
+  SourceRate source;
+  source.on_request(Instant{}, 10);
+  source.on_answer(Instant{}, Instant{} + 50ms, 10);
+  source.on_request(Instant{} + 1s, kChunkSize);
+  source.on_answer(Instant{} + 1s, Instant{} + 1010ms, kChunkSize);
+  CHECK(source.rate() == Catch::Approx(kChunkSize / 0.010));
+}
+
+TEST_CASE("a request that is given up after a stall lowers the rate") {
+  SourceRate source = after_steady_answers(10ms, 500);
+  source.on_dropped(Instant{} + 10s, kChunkSize);
+  CHECK(source.rate() < 0.2 * kChunkSize / 0.010);
+}
+
+TEST_CASE("the window holds what arrives in a round trip and 8 ms, and the chunk on the wire") {
+  SourceRate source = after_steady_answers(1ms, 2000);
+  source.on_round_trip(500us);
+  CHECK(source.window() == 10 * kChunkSize);
+}
+
+TEST_CASE("the window is never more than 64 chunks") {
+  CHECK(after_steady_answers(20us, 2000).window() == 64 * std::uint64_t{kChunkSize});
+}
+
+TEST_CASE("the window grows until it fills a long link") {
+  // 100 Mbit and 100 ms: a chunk takes 21 ms, so the link holds about 6 of them.
+  SourceRate source;
+  source.on_round_trip(100ms);
+  std::vector<std::pair<Instant, Instant>> on_wire;  // when asked, when here
+  Instant now{};
+  Instant link_free{};
+  for (int answer = 0; answer < 300; ++answer) {
+    for (; source.has_room(kChunkSize); source.on_request(now, kChunkSize)) {
+      link_free = std::max(link_free, now + 100ms) + 21ms;
+      on_wire.emplace_back(now, link_free);
+    }
+    now = on_wire.front().second;
+    source.on_answer(on_wire.front().first, now, kChunkSize);
+    on_wire.erase(on_wire.begin());
+  }
+  CHECK(source.rate() == Catch::Approx(kChunkSize / 0.021).epsilon(0.02));
+}
+
+TEST_CASE("a source with nothing outstanding has room for any request") { CHECK(SourceRate{}.has_room(100 * std::uint64_t{kChunkSize})); }
+
+TEST_CASE("a full window has no room") {
+  SourceRate source;
+  source.on_request(Instant{}, kChunkSize);
+  const bool has_room_for_second = source.has_room(kChunkSize);
+  source.on_request(Instant{}, kChunkSize);
+  CHECK(std::pair(has_room_for_second, source.has_room(1)) == std::pair(true, false));
+}
+
+TEST_CASE("an answer is expected after all that is outstanding, and a round trip") {
+  SourceRate source = after_steady_answers(10ms, 500);
+  source.on_round_trip(2ms);
+  const auto expected = std::chrono::duration<double, std::milli>(source.expected(kChunkSize));
+  CHECK(expected.count() == Catch::Approx(22.0));
+}
+
+TEST_CASE("patience is at least two seconds") { CHECK(after_steady_answers(10ms, 500).patience(kChunkSize) == 2s); }
+
+TEST_CASE("patience with a slow source is three times what is expected") {
+  const SourceRate source = after_steady_answers(3s, 20);
+  CHECK(source.patience(kChunkSize) == 3 * source.expected(kChunkSize));
+}
+
+// ---- the endgame --------------------------------------------------------------------------------------
+
+namespace {
+
+const Instant kNow = Instant{} + 100s;
+
+std::optional<Slot> duplicated(const std::vector<InFlight>& in_flight, Nanoseconds idle_expected, std::uint32_t copies = 1,
+                               bool idle_has = true) {
+  const auto picked = pick_duplicate(in_flight, Source(9), kNow, idle_expected, [&](Slot) { return idle_has; },
+                                     [&](Slot) { return copies; });
+  return picked ? std::optional(picked->slot) : std::nullopt;
+}
+
+}  // namespace
+
+TEST_CASE("the request with the most time left is duplicated") {
+  CHECK(duplicated({{Slot(1), Source(1), kNow + 3s}, {Slot(2), Source(2), kNow + 9s}, {Slot(3), Source(3), kNow + 5s}}, 1s) == Slot(2));
+}
+
+TEST_CASE("no request is duplicated that the idle source would not halve") {
+  CHECK(duplicated({{Slot(1), Source(1), kNow + 2s}}, 1s) == std::nullopt);
+}
+
+TEST_CASE("a request that is long late is duplicated") { CHECK(duplicated({{Slot(1), Source(1), kNow - 3s}}, 1s) == Slot(1)); }
+
+TEST_CASE("a third copy is never asked for") { CHECK(duplicated({{Slot(1), Source(1), kNow + 9s}}, 1s, 2) == std::nullopt); }
+
+TEST_CASE("a source does not duplicate its own request") { CHECK(duplicated({{Slot(1), Source(9), kNow + 9s}}, 1s) == std::nullopt); }
+
+TEST_CASE("a source does not duplicate what it lacks") { CHECK(duplicated({{Slot(1), Source(1), kNow + 9s}}, 1s, 1, false) == std::nullopt); }
+
+TEST_CASE("a newcomer that owes two chunks less is asked instead") {
+  SourceRate asked;
+  asked.on_request(Instant{}, 2 * kChunkSize);
+  CHECK(should_ask_instead(asked, SourceRate{}));
+}
+
+TEST_CASE("a newcomer that owes one chunk less is not asked instead") {
+  SourceRate asked;
+  asked.on_request(Instant{}, kChunkSize);
+  CHECK_FALSE(should_ask_instead(asked, SourceRate{}));
+}
+
+TEST_CASE("a newcomer that is much slower is not asked instead") {
+  SourceRate asked = after_steady_answers(1ms, 100);
+  asked.on_request(Instant{} + 1s, 8 * kChunkSize);
+  CHECK_FALSE(should_ask_instead(asked, after_steady_answers(1s, 100)));
+}
+
+// ---- uploads ------------------------------------------------------------------------------------------
+
+TEST_CASE("a chunk that was never sent is served before an older request for one that was") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(1));
+  serve(queue);
+  queue.add(Source(1), Slot(1));
+  queue.add(Source(2), Slot(2));
+  CHECK(serve(queue) == std::pair(2u, 2u));
+}
+
+TEST_CASE("of chunks that were never sent the rarest is served") {
+  UploadQueue queue;
+  for (std::uint32_t slot = 0; slot < 3; ++slot) queue.add(Source(slot), Slot(slot));
+  const auto served = queue.next(everyone, [](Slot slot) { return slot == Slot(1) ? 2u : 5u; });
+  REQUIRE(served.has_value());
+  CHECK(served->slot == Slot(1));
+}
+
+TEST_CASE("of equally rare chunks the oldest request is served") {
+  UploadQueue queue;
+  queue.add(Source(5), Slot(9));
+  queue.add(Source(1), Slot(2));
+  CHECK(serve(queue) == std::pair(5u, 9u));
+}
+
+TEST_CASE("a request for a chunk that became common meanwhile moves back") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(0));
+  queue.add(Source(0), Slot(1));
+  queue.add(Source(0), Slot(2));
+  queue.next(everyone, nobody_has);
+  const auto served = queue.next(everyone, [](Slot slot) { return slot == Slot(1) ? 7u : 1u; });
+  REQUIRE(served.has_value());
+  CHECK(served->slot == Slot(2));
+}
+
+TEST_CASE("a cancelled request is not served") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(1));
+  queue.cancel(Source(0), Slot(1));
+  CHECK(serve(queue) == std::nullopt);
+}
+
+TEST_CASE("a request that was served can no longer be cancelled") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(1));
+  serve(queue);
+  CHECK_FALSE(queue.cancel(Source(0), Slot(1)));
+}
+
+TEST_CASE("a neighbour that is not ready waits") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(0));
+  queue.add(Source(1), Slot(1));
+  const auto served = queue.next([](Source to) { return to == Source(1); }, nobody_has);
+  REQUIRE(served.has_value());
+  CHECK(served->to == Source(1));
+}
+
+TEST_CASE("the requests of a neighbour that left are dropped") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(0));
+  queue.add(Source(0), Slot(1));
+  queue.add(Source(1), Slot(1));
+  queue.remove(Source(0));
+  CHECK(std::pair(queue.waiting(), queue.waiting(Source(0))) == std::pair(std::size_t{1}, std::size_t{0}));
+}
+
+TEST_CASE("asking again is no news") {
+  UploadQueue queue;
+  const bool first = queue.add(Source(0), Slot(0));
+  const bool second = queue.add(Source(0), Slot(0));
+  CHECK(std::pair(first && second, queue.waiting()) == std::pair(true, std::size_t{1}));
+}
+
+TEST_CASE("a neighbour's requests beyond the limit are refused") {
+  UploadQueue queue;
+  for (std::uint32_t slot = 0; slot < UploadQueue::kMaxWaiting; ++slot) queue.add(Source(0), Slot(slot));
+  CHECK_FALSE(queue.add(Source(0), Slot(UploadQueue::kMaxWaiting)));
+}
+
+TEST_CASE("a chunk that did not get through counts as never sent") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(1));
+  serve(queue);
+  queue.add(Source(1), Slot(1));
+  queue.add(Source(2), Slot(2));
+  queue.unsend(Slot(1));
+  CHECK(serve(queue) == std::pair(1u, 1u));
+}
+
+TEST_CASE("what was never sent cannot be unsent") {
+  UploadQueue queue;
+  queue.unsend(Slot(7));
+  CHECK(queue.times_sent(Slot(7)) == 0);
+}
+
+// ---- choosing a source --------------------------------------------------------------------------------
+
+TEST_CASE("the source that would be done first is best") {
+  const std::vector<SourceScore> sources{{Source(0), 10e6, 5'000'000, 0, 0}, {Source(1), 2e6, 0, 0, 0}};
+  CHECK(best_source(sources, 100'000) == 1u);
+}
+
+TEST_CASE("a source with a rate is preferred to one without") {
+  const std::vector<SourceScore> sources{{Source(0), 0, 0, 1, 0}, {Source(1), 1e3, 0, 500, 9}};
+  CHECK(best_source(sources, 100'000) == 1u);
+}
+
+TEST_CASE("without rates the latency and ten times the load decide") {
+  const std::vector<SourceScore> sources{{Source(0), 0, 0, 5, 3}, {Source(1), 0, 0, 30, 0}, {Source(2), 0, 0, 21, 1}};
+  CHECK(best_source(sources, 100'000) == 1u);
+}
+
+TEST_CASE("there is no best of no sources") { CHECK(best_source({}, 1) == std::nullopt); }
+
+// ---- bounds -------------------------------------------------------------------------------------------
+
+TEST_CASE("one source is bound by its upload") {
+  const std::vector<BoundPeer> peers{{1000, 0, 10, 0}, {0, 1000, 100, 100}, {0, 1000, 100, 100}};
+  CHECK(lower_bound(peers) == Seconds(100));
+}
+
+TEST_CASE("a slow receiver is bound by its download") {
+  const std::vector<BoundPeer> peers{{1000, 0, 1000, 0}, {0, 1000, 1000, 5}};
+  CHECK(lower_bound(peers) == Seconds(200));
+}
+
+TEST_CASE("a swarm is bound by the sum of its uploads") {
+  const std::vector<BoundPeer> peers{{1000, 0, 20, 0}, {0, 1000, 5, 0}, {0, 1000, 5, 0}, {0, 1000, 10, 0}};
+  CHECK(lower_bound(peers) == Seconds(75));
+}
+
+TEST_CASE("one unlimited upload lifts the bound of the sum") {
+  const std::vector<BoundPeer> peers{{1000, 0, 20, 0}, {0, 1000, 0, 0}, {0, 1000, 1, 0}, {0, 1000, 1, 0}};
+  CHECK(lower_bound(peers) == Seconds(50));
+}
+
+TEST_CASE("without any rate there is no bound") { CHECK(lower_bound(std::vector<BoundPeer>{{1000, 0, 0, 0}}) == std::nullopt); }
+
+TEST_CASE("twice the bound is 50 percent of it") { CHECK(percent_of_bound(Seconds(5), Seconds(10)) == Catch::Approx(50.0)); }
+
+TEST_CASE("no time at all is no percentage") { CHECK(percent_of_bound(Seconds(5), Seconds(0)) == 0); }
