@@ -27,6 +27,8 @@ namespace {
 
 using ByteVector = std::vector<std::byte>;
 
+// RC_ASSERT takes an expression apart: && and || in it need parentheses of their own to stop early.
+
 // ---- values of any type that travels, from its field list ---------------------------------------------
 
 template <class T>
@@ -215,7 +217,7 @@ TEST_CASE("Every message comes out of decode as it went into encode") {
     const Message message = kind.pick();
     const ByteVector frame = encoded(message);
     const auto decoded = decode(kind.type, payload_of(frame));
-    RC_ASSERT(decoded.has_value() && decoded->has_value());
+    RC_ASSERT((decoded.has_value() && decoded->has_value()));
     RC_ASSERT(same_fields(**decoded, message));
   });
 }
@@ -233,7 +235,7 @@ TEST_CASE("Every message that is cut short is malformed") {
     const auto payload = payload_of(frame);
     for (std::size_t size = 0; size < payload.size(); ++size) {
       const auto decoded = decode(kind.type, payload.first(size));
-      RC_ASSERT(!decoded && decoded.error().code == Errc::malformed);
+      RC_ASSERT((!decoded && decoded.error().code == Errc::malformed));
     }
   });
 }
@@ -246,7 +248,7 @@ TEST_CASE("Every message with more behind it is the same message") {
     const ByteVector plain = frame;
     frame.insert(frame.end(), more.begin(), more.end());
     const auto decoded = decode(kind.type, payload_of(frame));
-    RC_ASSERT(decoded.has_value() && decoded->has_value());
+    RC_ASSERT((decoded.has_value() && decoded->has_value()));
     RC_ASSERT(encoded(**decoded) == plain);
   });
 }
@@ -265,7 +267,7 @@ TEST_CASE("A message with damaged bytes decodes to a message or is malformed, fo
     ByteVector frame = encoded(kind.pick());
     for (int i = 0; i < 3; ++i) frame[*rc::gen::inRange<std::size_t>(kFrameHeader, frame.size())] = std::byte{pick<std::uint8_t>()};
     const auto decoded = decode(kind.type, payload_of(frame));
-    RC_ASSERT(decoded || decoded.error().code == Errc::malformed);
+    RC_ASSERT((decoded || decoded.error().code == Errc::malformed));
   });
 }
 
