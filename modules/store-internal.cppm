@@ -1,0 +1,323 @@
+/// What the implementation units of shoal.store share. Nobody else can import it.
+module;
+
+#include <sys/stat.h>
+#include <tl/expected.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+module shoal.store:internal;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.world;
+
+namespace shoal {
+
+// ---- files (files.cpp) --------------------------------------------------------------------------------
+
+/// A descriptor that closes itself.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd();
+
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+/// What tells that a file is still the one that was digested. The change time is part of it because nobody can set it
+/// back: a content that was changed with its modification time restored is noticed as well.
+struct FileStamp {
+  std::uint64_t size = 0;
+  std::int64_t mtime_ns = 0;
+  std::int64_t ctime_ns = 0;
+  std::uint64_t inode = 0;
+
+  friend bool operator==(const FileStamp&, const FileStamp&) = default;
+};
+
+std::int64_t modified_ns(const struct stat& status);
+FileStamp stamp_of(const struct stat& status);
+bool set_modified(int fd, std::int64_t mtime_ns);
+
+/// A failure of the last system call on `path`; says what to do when the disk is full.
+Failure io_failure(std::string_view tried, std::string_view path);
+Failure io_failure(int error, std::string_view tried, std::string_view path);
+
+/// The part of a name before its last '/', and after it. The first is empty for a name of one part.
+std::string_view folder_part(std::string_view name);
+std::string_view base_part(std::string_view name);
+
+/// All of `out` from `offset` on. Returns how many bytes there were before the end of the file, or -1.
+std::int64_t read_fully(int fd, std::uint64_t offset, std::span<std::byte> out);
+bool write_fully(int fd, std::uint64_t offset, std::span<const std::byte> data);
+
+/// Opens `name` beneath `folder` one part at a time, following no symbolic link. -1 and errno where it cannot.
+int open_by_parts(int folder, const std::string& name, int flags);
+
+std::int64_t wall_clock_ns();
+
+// ---- what Linux does better (linux.cpp, or its twin portable.cpp) -----------------------------------------
+
+/// The same as open_by_parts, in one system call where there is one. An empty name is the folder itself.
+int open_beneath(int folder, const std::string& name, int flags);
+/// Puts everything that was written to the file system of `fd` on the disk; false where that cannot be done at once.
+bool sync_file_system(int fd);
+/// Where a file has data rather than holes; may name more than that.
+std::vector<ByteRange> data_extents(int fd, std::uint64_t size);
+/// Lets `to` share all blocks of `from`; false where the file system cannot.
+bool share_blocks(int from, int to);
+
+class DigestCache;
+
+// ---- what is in the folder (listing.cpp) ------------------------------------------------------------------
+
+/// The folder that is shared: an open descriptor, and its path without symbolic links.
+struct Root {
+  Fd fd;
+  std::string path;
+
+  std::string path_of(std::string_view name) const;
+};
+Result<Root> open_root(const std::string& folder, bool create);
+
+struct Listed {
+  std::string name;
+  FileStamp stamp;
+  EntryKind kind = EntryKind::file;
+  bool executable = false;
+};
+
+struct Listing {
+  std::vector<Listed> found;  ///< By name, bytewise.
+  std::vector<std::string> symlinks;
+  std::vector<Error> problems;
+  bool is_complete = true;  ///< Nothing was left out by a pattern or a failure.
+};
+Result<Listing> list_folder(const Root& root, const ScanOptions& options);
+
+/// The partial files below the folder, by name.
+std::vector<std::string> list_partials(const Root& root);
+inline constexpr std::string_view kPartialSuffix = ".part";
+
+// ---- digests (hashing.cpp, progress.cpp, scan.cpp) -------------------------------------------------------------------------------
+
+/// One file's digests and what it was while they were taken.
+struct Hashed {
+  FileStamp stamp;
+  bool executable = false;
+  bool is_settled = false;  ///< A later change would show in the stamp, so that it may be cached.
+  Md5Digest md5;
+  Sha256Digest root;
+  ChunkHashes chunks;
+};
+
+/// Hears how many more bytes were digested; false stops the work with `interrupted`.
+using OnBytes = std::function<bool(std::uint64_t bytes)>;
+Result<Hashed> hash_file(const Root& root, const std::string& name, std::span<std::byte> buffer, const OnBytes& on_bytes);
+Result<FileDigest> hash_descriptor(int fd, std::uint64_t size, std::span<std::byte> buffer, const OnBytes& on_bytes);
+const FileDigest& empty_file_digest();
+/// Shares the chunk hashes where the root alone does not say it all.
+ChunkHashes shared_chunks(std::vector<Sha256Digest> chunks);
+inline constexpr std::size_t kHashBuffer = 256 * 1024;
+
+/// Counts what is done for ScanOptions::progress. Any thread.
+class ProgressMeter {
+ public:
+  ProgressMeter(const ScanOptions& options, std::uint64_t bytes_total);
+  /// False when the scan is to stop.
+  bool add(std::uint64_t files, std::uint64_t bytes);
+  void report_end();
+
+ private:
+  void report_sometimes();
+  ScanProgress now() const;
+
+  const ScanOptions& options_;
+  std::uint64_t bytes_total_;
+  std::atomic<std::uint64_t> files_ = 0;
+  std::atomic<std::uint64_t> bytes_ = 0;
+  std::atomic<bool> is_stopped_ = false;
+  std::mutex mutex_;
+  std::int64_t last_report_ns_ = 0;
+};
+
+struct HashJob {
+  std::size_t index = 0;  ///< Of the file in the listing.
+  std::uint64_t size = 0;
+};
+/// Digests files on several threads; `done` is called from any of them. Fails with `interrupted` when stopped.
+Result<> hash_all(const Root& root, const Listing& listing, std::vector<HashJob> jobs, unsigned threads, ProgressMeter& meter,
+                  const std::function<void(std::size_t index, Result<Hashed>)>& done);
+
+/// Everything that a scan of the folder finds, with what the digests were taken of.
+struct Scan {
+  ScanReport report;
+  std::vector<FileStamp> stamps;  ///< Of report.files, in the same order.
+};
+Result<Scan> scan_folder(const Root& root, DigestCache& cache, unsigned threads, const ScanOptions& options);
+
+// ---- the digest cache (cache.cpp) -------------------------------------------------------------------------
+
+struct CacheRecord {
+  std::string path;  ///< Absolute.
+  FileStamp stamp;
+  Md5Digest md5;
+  Sha256Digest root;
+  ChunkHashes chunks;
+};
+
+/// A recorded file, as it is seen while the cache is read.
+struct CachedFile {
+  std::string_view name;  ///< Relative to the folder that is being read.
+  FileStamp stamp;
+  Md5Digest md5;
+  Sha256Digest root;
+  /// The recorded chunk hashes, checked against the root. False where they are missing or wrong.
+  std::function<bool(ChunkHashes& chunks)> load_chunks;
+};
+
+/// Digests by absolute path, in SQLite. Any thread; any number of processes. No failure is fatal: the first is told to
+/// `warn`, and then files are simply digested again.
+class DigestCache {
+ public:
+  DigestCache(std::string file, std::function<void(const Error&)> warn);
+  ~DigestCache();
+  DigestCache(const DigestCache&) = delete;
+  DigestCache& operator=(const DigestCache&) = delete;
+
+  /// Every file that is recorded beneath `folder`, by name, bytewise.
+  void for_each(const std::string& folder, const std::function<void(const CachedFile&)>& visit);
+  void record(std::span<const CacheRecord> records);
+  void forget(std::span<const std::string> paths);
+
+ private:
+  struct State;
+  void attempt(const std::function<void(State&)>& work);
+
+  std::string file_;
+  std::function<void(const Error&)> warn_;
+  std::mutex mutex_;
+  bool has_warned_ = false;
+  std::unique_ptr<State> state_;
+};
+
+// ---- sources and partial files (partial.cpp) ----------------------------------------------------------------
+
+/// An open file that is served.
+class FileSource final : public ChunkSource {
+ public:
+  FileSource(Fd fd, std::string path, std::uint64_t size) : fd_(std::move(fd)), path_(std::move(path)), size_(size) {}
+
+  std::uint64_t size() const override { return size_; }
+  Result<> read(std::uint64_t offset, std::span<std::byte> out) const override;
+  Result<> check() const override;
+  int descriptor() const override { return fd_.get(); }
+
+  const std::string& path() const { return path_; }
+  /// From here on check() holds the file to `stamp`. Once.
+  void settle(const FileStamp& stamp);
+  bool is_settled() const { return is_settled_.load(std::memory_order_acquire); }
+  const FileStamp& stamp() const { return stamp_; }
+
+ private:
+  Fd fd_;
+  std::string path_;
+  std::uint64_t size_;
+  FileStamp stamp_;
+  std::atomic<bool> is_settled_ = false;
+};
+
+/// A file that is being fetched, under its temporary name next to its final one.
+class DiskPartial final : public PartialFile {
+ public:
+  DiskPartial(std::shared_ptr<FileSource> source, std::string part_name, std::vector<ByteRange> written)
+      : source_(std::move(source)), part_name_(std::move(part_name)), written_(std::move(written)) {}
+
+  std::uint64_t size() const override { return source_->size(); }
+  Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
+  Result<> read(std::uint64_t offset, std::span<std::byte> out) const override { return source_->read(offset, out); }
+  std::vector<ByteRange> written() const override { return written_; }
+  std::shared_ptr<const ChunkSource> source() const override { return source_; }
+
+  const std::shared_ptr<FileSource>& file() const { return source_; }
+  const std::string& part_name() const { return part_name_; }  ///< Relative to the shared folder.
+
+ private:
+  std::shared_ptr<FileSource> source_;
+  std::string part_name_;
+  std::vector<ByteRange> written_;
+};
+
+/// The temporary name of `entry`: in the same folder, and the same for the same content after a restart.
+std::string part_name_of(const FileEntry& entry);
+
+/// Folders that were made and whose own entry in their parent may not be on the disk yet.
+class FreshFolders {
+ public:
+  void add(std::string name);
+  /// Whether `name` was one; it is not any more.
+  bool take(std::string_view name);
+
+ private:
+  std::mutex mutex_;
+  std::set<std::string, std::less<>> names_;
+};
+
+/// Opens folder `name`, making what is missing of it. Refuses to go through a symbolic link.
+Result<Fd> make_folder(const Root& root, std::string_view name, FreshFolders& fresh);
+Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh);
+
+/// The sources that were opened last, by name. Any thread.
+class RecentSources {
+ public:
+  /// Null where there is none.
+  std::shared_ptr<const FileSource> find(const std::string& name);
+  void keep(const std::string& name, std::shared_ptr<const FileSource> source);
+
+ private:
+  using Entry = std::pair<std::string, std::shared_ptr<const FileSource>>;
+
+  std::mutex mutex_;
+  std::list<Entry> by_use_;  ///< The last used first.
+  std::unordered_map<std::string, std::list<Entry>::iterator> by_name_;
+};
+
+// ---- publication (publish.cpp) ---------------------------------------------------------------------------
+
+/// One file on its way to its name, and what became of it.
+struct Publishing {
+  std::shared_ptr<DiskPartial> file;
+  const FileEntry* entry = nullptr;
+  Result<> result;
+  FileStamp stamp;  ///< After its publication.
+};
+enum class Durability { none, disk };
+void publish_files(const Root& root, std::span<Publishing> files, FreshFolders& fresh, Durability durability);
+
+}  // namespace shoal

@@ -1,0 +1,65 @@
+/// Files on a real disk: the Storage of shoal.world over one folder, with a digest cache in SQLite that several
+/// processes may share, and `verify`, which compares a folder with what that cache remembers.
+module;
+
+#include <tl/expected.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+export module shoal.store;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.world;
+
+export namespace shoal {
+
+struct StoreOptions {
+  std::string folder;
+  std::string cache_file;      ///< The digest cache; none when empty. It is made when it is missing.
+  unsigned threads = 0;        ///< How many hash at once in a scan; as many as there are processors when 0.
+  bool create_folder = false;  ///< Make the folder, and those above it, where it is missing.
+  /// Hears, once, why the digest cache cannot be used; everything else works without it. Any thread. May be empty.
+  std::function<void(const Error&)> warn;
+};
+
+/// The files beneath `options.folder`. Fails with `usage` and the path when that is missing, unreadable or no folder.
+/// A source that Storage::open returns holds a descriptor for as long as it lives: drop it after each use and open it again,
+/// which costs one fstat for the 128 files that were opened last. A PartialFile holds one as well.
+Result<std::unique_ptr<Storage>> open_store(StoreOptions options);
+
+/// `$XDG_CACHE_HOME/shoal/digests.db`, else `~/.cache/shoal/digests.db`; empty (no cache) where there is neither.
+std::string default_cache_file();
+
+enum class Verdict : std::uint8_t {
+  ok,         ///< The content is the recorded one.
+  corrupted,  ///< Another content, although size, time and inode are those that were recorded.
+  changed,    ///< Another content, and the file says so itself: its size, time or inode is another one.
+  unknown,    ///< Nothing was ever recorded under this name.
+};
+
+struct VerifiedFile {
+  std::string name;
+  Verdict verdict = Verdict::unknown;
+  std::uint64_t size = 0;
+  Md5Digest md5;                      ///< Of the content as it is now.
+  std::optional<Md5Digest> recorded;  ///< What the cache had for this name.
+};
+
+struct VerifyReport {
+  std::vector<VerifiedFile> files;  ///< By name.
+  std::vector<Error> problems;      ///< What could not be read.
+  std::uint64_t bytes_hashed = 0;
+};
+
+/// Digests every file of the folder again, whatever the cache says, and compares. Records nothing.
+/// `options` chooses files, hears of progress and stops as in a scan.
+Result<VerifyReport> verify(const StoreOptions& store, const ScanOptions& options);
+
+}  // namespace shoal

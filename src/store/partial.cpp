@@ -1,0 +1,159 @@
+module;
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+module shoal.store;
+
+import :internal;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.world;
+
+namespace shoal {
+
+// ---- sources --------------------------------------------------------------------------------------------
+
+Result<> FileSource::read(std::uint64_t offset, std::span<std::byte> out) const {
+  const std::int64_t n = read_fully(fd_.get(), offset, out);
+  if (n < 0) return io_failure("read", path_);
+  if (static_cast<std::size_t>(n) < out.size()) return fail(Errc::changed, fmt::format("cannot read '{}'", path_));
+  return {};
+}
+
+Result<> FileSource::check() const {
+  if (!is_settled()) return {};  // it is still being fetched, by us
+  struct stat status{};
+  if (::fstat(fd_.get(), &status) != 0) return io_failure("look at", path_);
+  if (status.st_nlink > 0 && stamp_of(status) == stamp_) return {};
+  return fail(Errc::changed, fmt::format("cannot serve '{}'", path_));
+}
+
+void FileSource::settle(const FileStamp& stamp) {
+  stamp_ = stamp;
+  is_settled_.store(true, std::memory_order_release);
+}
+
+Result<> DiskPartial::write(std::uint64_t offset, std::span<const std::byte> data) {
+  if (source_->is_settled() || offset > size() || data.size() > size() - offset)
+    return fail(std::make_error_code(std::errc::invalid_argument), fmt::format("cannot write '{}'", source_->path()));
+  if (!write_fully(source_->descriptor(), offset, data)) return io_failure("write", source_->path());
+  return {};
+}
+
+// ---- folders --------------------------------------------------------------------------------------------
+
+void FreshFolders::add(std::string name) {
+  const std::lock_guard lock(mutex_);
+  names_.insert(std::move(name));
+}
+
+bool FreshFolders::take(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = names_.find(name);
+  if (found == names_.end()) return false;
+  names_.erase(found);
+  return true;
+}
+
+namespace {
+
+constexpr int kOpenFolder = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+
+Failure folder_failure(int error, const Root& root, std::string_view name) {
+  if (error == ELOOP || error == ENOTDIR)
+    return fail(std::error_code(ENOTDIR, std::generic_category()), fmt::format("cannot use '{}' as a folder", root.path_of(name)),
+                "symbolic links are not followed; move what is there away");
+  return io_failure(error, "make folder", root.path_of(name));
+}
+
+/// Opens one part of a path, and makes it where it is missing.
+Fd enter(int parent, const std::string& part, bool& is_new) {
+  Fd fd(::openat(parent, part.c_str(), kOpenFolder));
+  if (fd || errno != ENOENT) return fd;
+  is_new = ::mkdirat(parent, part.c_str(), 0777) == 0;
+  if (!is_new && errno != EEXIST) return fd;
+  return Fd(::openat(parent, part.c_str(), kOpenFolder));
+}
+
+}  // namespace
+
+Result<Fd> make_folder(const Root& root, std::string_view name, FreshFolders& fresh) {
+  Fd at(open_beneath(root.fd.get(), std::string(name), kOpenFolder));
+  if (at) return at;
+  if (errno != ENOENT) return folder_failure(errno, root, name);
+  for (std::size_t begin = 0; begin <= name.size();) {
+    const auto end = std::min(name.find('/', begin), name.size());
+    bool is_new = false;
+    Fd next = enter(at ? at.get() : root.fd.get(), std::string(name.substr(begin, end - begin)), is_new);
+    if (!next) return folder_failure(errno, root, name.substr(0, end));
+    if (is_new) fresh.add(std::string(name.substr(0, end)));
+    at = std::move(next);
+    begin = end + 1;
+  }
+  return at;
+}
+
+// ---- partial files --------------------------------------------------------------------------------------
+
+std::string part_name_of(const FileEntry& entry) {
+  constexpr std::size_t kDigits = 32;
+  std::string key(reinterpret_cast<const char*>(entry.root.bytes.data()), entry.root.bytes.size());
+  key += entry.name;
+  const std::string hex = to_hex(sha256(std::as_bytes(std::span(key))));
+  const auto folder = folder_part(entry.name);
+  return fmt::format("{}{}{}{}{}", folder, folder.empty() ? "" : "/", kReservedPrefix, std::string_view(hex).substr(0, kDigits),
+                     kPartialSuffix);
+}
+
+namespace {
+
+/// Opens or makes the file under its temporary name. The system's umask applies to the mode, as to any file of the user.
+Fd open_part(int folder, const std::string& base, bool executable, bool& is_new) {
+  constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+  Fd fd(::openat(folder, base.c_str(), kFlags | O_CREAT | O_EXCL, executable ? 0755 : 0644));
+  is_new = static_cast<bool>(fd);
+  return is_new || errno != EEXIST ? std::move(fd) : Fd(::openat(folder, base.c_str(), kFlags));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh) {
+  if (auto checked = check_name(entry.name); !checked) return Failure(std::move(checked).error());
+  const auto folder = make_folder(root, folder_part(entry.name), fresh);
+  if (!folder) return Failure(folder.error());
+  std::string name = part_name_of(entry);
+  std::string path = root.path_of(name);
+  bool is_new = false;
+  Fd fd = open_part(folder->get(), std::string(base_part(name)), entry.executable, is_new);
+  struct stat status{};
+  if (!fd || ::fstat(fd.get(), &status) != 0) return io_failure("make", path);
+  if (!S_ISREG(status.st_mode)) return io_failure(EEXIST, "make", path);
+  std::vector<ByteRange> written;
+  if (!is_new) written = data_extents(fd.get(), std::min(entry.size, static_cast<std::uint64_t>(status.st_size)));
+  if (static_cast<std::uint64_t>(status.st_size) != entry.size && ::ftruncate(fd.get(), static_cast<off_t>(entry.size)) != 0)
+    return io_failure("size", path);
+  auto source = std::make_shared<FileSource>(std::move(fd), std::move(path), entry.size);
+  return std::make_shared<DiskPartial>(std::move(source), std::move(name), std::move(written));
+}
+
+}  // namespace shoal

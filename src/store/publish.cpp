@@ -1,0 +1,161 @@
+module;
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+module shoal.store;
+
+import :internal;
+import shoal.base;
+import shoal.manifest;
+
+namespace shoal {
+namespace {
+
+/// From so many on, one flush of the whole file system costs less than one for each.
+constexpr std::size_t kSyncTogether = 8;
+
+/// Who may read a file may run it, as chmod +x says under the umask that the file was made with.
+mode_t with_execution(mode_t mode, bool executable) {
+  const mode_t permissions = mode & 07777;
+  return executable ? permissions | ((permissions & 0444) >> 2) : permissions & ~mode_t{0111};
+}
+
+Result<> set_attributes(const Publishing& job) {
+  const int fd = job.file->file()->descriptor();
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) return io_failure("look at", job.file->file()->path());
+  const bool is_executable = (status.st_mode & S_IXUSR) != 0;
+  if (is_executable != job.entry->executable && ::fchmod(fd, with_execution(status.st_mode, job.entry->executable)) != 0)
+    return io_failure("set the mode of", job.file->file()->path());
+  if (!set_modified(fd, job.entry->mtime_ns)) return io_failure("set the time of", job.file->file()->path());
+  return {};
+}
+
+void sync_data(const Root& root, std::span<Publishing> jobs) {
+  const auto good = std::ranges::count_if(jobs, [](const Publishing& job) { return job.result.has_value(); });
+  if (static_cast<std::size_t>(good) >= kSyncTogether && sync_file_system(root.fd.get())) return;
+  for (Publishing& job : jobs)
+    if (job.result && ::fsync(job.file->file()->descriptor()) != 0) job.result = io_failure("write", job.file->file()->path());
+}
+
+/// Renames all files that belong into `folder`.
+class Renamer {
+ public:
+  Renamer(const Root& root, FreshFolders& fresh) : root_(root), fresh_(fresh) {}
+
+  void rename(Publishing& job) {
+    job.result = enter(folder_part(job.entry->name));
+    if (job.result) job.result = rename_into(job);
+    if (job.result) job.result = take_stamp(job);
+    if (job.result) dirty_.insert(folder_name_);
+  }
+
+  const std::set<std::string>& dirty_folders() const { return dirty_; }
+
+ private:
+  /// Jobs come by folder, so that one open folder is enough.
+  Result<> enter(std::string_view name) {
+    if (folder_ && folder_name_ == name) return {};
+    auto folder = make_folder(root_, name, fresh_);
+    if (!folder) return Failure(std::move(folder).error());
+    folder_ = std::move(*folder);
+    folder_name_ = name;
+    return {};
+  }
+
+  Result<> rename_into(const Publishing& job) {
+    const std::string& part = job.file->part_name();
+    const std::string target(base_part(job.entry->name));
+    // A file that is kept under another name than it was fetched for may have to leave its folder.
+    Fd other;
+    if (folder_part(part) != folder_name_) {
+      other = Fd(open_beneath(root_.fd.get(), std::string(folder_part(part)), O_RDONLY | O_DIRECTORY));
+      if (!other) return io_failure("find", job.file->file()->path());
+    }
+    const int from = other ? other.get() : folder_.get();
+    if (::renameat(from, base_part(part).data(), folder_.get(), target.c_str()) == 0) return {};
+    const int error = errno;
+    return fail(std::error_code(error, std::generic_category()), fmt::format("cannot publish '{}'", root_.path_of(job.entry->name)),
+                error == EISDIR ? "a folder has that name; move it away" : "");
+  }
+
+  Result<> take_stamp(Publishing& job) {
+    struct stat status{};
+    if (::fstat(job.file->file()->descriptor(), &status) != 0) return io_failure("look at", root_.path_of(job.entry->name));
+    job.stamp = stamp_of(status);
+    return {};
+  }
+
+  const Root& root_;
+  FreshFolders& fresh_;
+  Fd folder_;
+  std::string folder_name_;
+  std::set<std::string> dirty_;
+};
+
+bool sync_folder(const Root& root, std::string_view name) {
+  const Fd fd(open_beneath(root.fd.get(), std::string(name), O_RDONLY | O_DIRECTORY));
+  // Some file systems have no fsync for folders, and say so with EINVAL.
+  return fd && (::fsync(fd.get()) == 0 || errno == EINVAL);
+}
+
+/// The folders that have to be on the disk for `dirty` to be found again: they themselves, and above each new one its parent.
+std::set<std::string> with_parents(const std::set<std::string>& dirty, FreshFolders& fresh) {
+  std::set<std::string> all;
+  for (const std::string& name : dirty) {
+    std::string_view at = name;
+    all.emplace(at);
+    while (!at.empty() && fresh.take(at)) {
+      at = folder_part(at);
+      all.emplace(at);
+    }
+  }
+  return all;
+}
+
+/// Returns the names of the folders that could not be written.
+std::set<std::string> sync_folders(const Root& root, const std::set<std::string>& folders) {
+  if (folders.size() >= kSyncTogether && sync_file_system(root.fd.get())) return {};
+  std::set<std::string> failed;
+  for (const std::string& name : folders)
+    if (!sync_folder(root, name)) failed.insert(name);
+  return failed;
+}
+
+}  // namespace
+
+void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& fresh, Durability durability) {
+  for (Publishing& job : jobs)
+    if (job.result) job.result = set_attributes(job);
+  if (durability == Durability::disk) sync_data(root, jobs);
+
+  std::vector<Publishing*> by_folder;
+  for (Publishing& job : jobs)
+    if (job.result) by_folder.push_back(&job);
+  std::ranges::sort(by_folder, {}, [](const Publishing* job) { return folder_part(job->entry->name); });
+  Renamer renamer(root, fresh);
+  for (Publishing* const job : by_folder) renamer.rename(*job);
+  if (durability == Durability::none) return;
+
+  const auto failed = sync_folders(root, with_parents(renamer.dirty_folders(), fresh));
+  for (Publishing* const job : by_folder)
+    if (job->result && failed.contains(std::string(folder_part(job->entry->name))))
+      job->result = io_failure(EIO, "write folder of", root.path_of(job->entry->name));
+}
+
+}  // namespace shoal

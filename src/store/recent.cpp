@@ -1,0 +1,46 @@
+module;
+
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+module shoal.store;
+
+import :internal;
+
+namespace shoal {
+namespace {
+
+constexpr std::size_t kRecentSources = 128;
+
+}  // namespace
+
+std::shared_ptr<const FileSource> RecentSources::find(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end()) return nullptr;
+  by_use_.splice(by_use_.begin(), by_use_, found->second);
+  return found->second->second;
+}
+
+void RecentSources::keep(const std::string& name, std::shared_ptr<const FileSource> source) {
+  std::shared_ptr<const FileSource> evicted;  // is closed after the lock is released
+  const std::lock_guard lock(mutex_);
+  if (const auto found = by_name_.find(name); found != by_name_.end()) {
+    evicted = std::exchange(found->second->second, std::move(source));
+    by_use_.splice(by_use_.begin(), by_use_, found->second);
+    return;
+  }
+  by_use_.emplace_front(name, std::move(source));
+  by_name_.emplace(name, by_use_.begin());
+  if (by_use_.size() <= kRecentSources) return;
+  evicted = std::move(by_use_.back().second);
+  by_name_.erase(by_use_.back().first);
+  by_use_.pop_back();
+}
+
+}  // namespace shoal

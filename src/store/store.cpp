@@ -1,0 +1,297 @@
+module;
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.store;
+
+import :internal;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.world;
+
+namespace shoal {
+namespace {
+
+/// What a file was when it was digested.
+struct Known {
+  FileStamp stamp;
+  Sha256Digest root;
+};
+
+/// The digests that this run knows of, by name. Any thread.
+class KnownFiles {
+ public:
+  void set(const std::string& name, const Known& known) {
+    const std::lock_guard lock(mutex_);
+    files_.insert_or_assign(name, known);
+  }
+
+  /// A scan may tell of a file that was published again while the scan went on: the younger one counts.
+  void set_unless_older(const std::string& name, const Known& known) {
+    const std::lock_guard lock(mutex_);
+    const auto [at, is_new] = files_.try_emplace(name, known);
+    if (!is_new && at->second.stamp.ctime_ns <= known.stamp.ctime_ns) at->second = known;
+  }
+
+  bool get(const std::string& name, Known& known) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = files_.find(name);
+    if (found != files_.end()) known = found->second;
+    return found != files_.end();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_map<std::string, Known> files_;
+};
+
+/// The partial files that this run has opened, by temporary name. Any thread.
+class ActivePartials {
+ public:
+  void add(const std::string& part_name) {
+    const std::lock_guard lock(mutex_);
+    names_.insert(part_name);
+  }
+  void remove(const std::string& part_name) {
+    const std::lock_guard lock(mutex_);
+    names_.erase(part_name);
+  }
+  bool contains(const std::string& part_name) const {
+    const std::lock_guard lock(mutex_);
+    return names_.contains(part_name);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_set<std::string> names_;
+};
+
+class FolderStore final : public Storage {
+ public:
+  FolderStore(Root root, StoreOptions options)
+      : root_(std::move(root)), threads_(options.threads), cache_(std::move(options.cache_file), std::move(options.warn)) {}
+
+  Result<ScanReport> scan(const ScanOptions& options) override;
+  Result<StoredFile> digest(const std::string& name) override;
+  Result<std::shared_ptr<const ChunkSource>> open(const FileEntry& entry) override;
+  Result<std::shared_ptr<PartialFile>> open_partial(const FileEntry& entry) override;
+  std::vector<Result<>> publish(std::span<const Publication> files) override;
+  Result<> copy(const StoredFile& from, const FileEntry& to) override;
+  bool exists(const std::string& name) const override;
+  Result<> make_empty(const FileEntry& entry) override;
+  std::size_t remove_stale_partials() override;
+
+ private:
+  void remember(std::span<const Publication> files, std::span<Publishing> jobs);
+  Result<> make_empty_file(const FileEntry& entry);
+  Result<> make_empty_folder(const FileEntry& entry);
+  Result<> fill_copy(const StoredFile& from, const DiskPartial& to) const;
+  std::vector<Result<>> publish_with(std::span<const Publication> files, Durability durability);
+
+  Root root_;
+  unsigned threads_;
+  DigestCache cache_;
+  KnownFiles known_;
+  RecentSources recent_;
+  ActivePartials active_;
+  FreshFolders fresh_;
+};
+
+Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
+  auto scan = scan_folder(root_, cache_, threads_, options);
+  if (!scan) return Failure(std::move(scan).error());
+  for (std::size_t i = 0; i < scan->stamps.size(); ++i) {
+    const FileEntry& entry = scan->report.files[i].entry;
+    if (entry.kind == EntryKind::file) known_.set_unless_older(entry.name, {scan->stamps[i], entry.root});
+  }
+  return std::move(scan->report);
+}
+
+Result<StoredFile> FolderStore::digest(const std::string& name) {
+  if (auto checked = check_name(name); !checked) return Failure(std::move(checked).error());
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
+  auto hashed = hash_file(root_, name, {buffer.get(), kHashBuffer}, {});
+  if (!hashed && (hashed.error().code == std::errc::no_such_file_or_directory || hashed.error().code == std::errc::not_a_directory))
+    return fail(Errc::not_found, std::move(hashed.error().what));
+  if (!hashed) return Failure(std::move(hashed).error());
+  known_.set(name, {hashed->stamp, hashed->root});
+  if (hashed->is_settled && hashed->stamp.size > 0) {
+    const CacheRecord record{root_.path_of(name), hashed->stamp, hashed->md5, hashed->root, hashed->chunks};
+    cache_.record({&record, 1});
+  }
+  FileEntry entry{name, EntryKind::file, hashed->stamp.size, hashed->stamp.mtime_ns, hashed->executable, hashed->md5, hashed->root};
+  return StoredFile{std::move(entry), std::move(hashed->chunks)};
+}
+
+Result<std::shared_ptr<const ChunkSource>> FolderStore::open(const FileEntry& entry) {
+  const std::string path = root_.path_of(entry.name);
+  Known known;
+  if (!known_.get(entry.name, known) || known.stamp.size != entry.size || known.root != entry.root)
+    return fail(Errc::changed, fmt::format("cannot serve '{}'", path));
+  if (auto recent = recent_.find(entry.name); recent && recent->stamp() == known.stamp && recent->check()) return recent;
+  Fd fd(open_beneath(root_.fd.get(), entry.name, O_RDONLY | O_NONBLOCK));
+  if (!fd && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)) return fail(Errc::changed, fmt::format("cannot serve '{}'", path));
+  if (!fd) return io_failure("open", path);
+  const auto source = std::make_shared<FileSource>(std::move(fd), path, entry.size);
+  source->settle(known.stamp);
+  if (auto checked = source->check(); !checked) return Failure(std::move(checked).error());
+  recent_.keep(entry.name, source);
+  return source;
+}
+
+Result<std::shared_ptr<PartialFile>> FolderStore::open_partial(const FileEntry& entry) {
+  auto partial = open_partial_file(root_, entry, fresh_);
+  if (!partial) return Failure(std::move(partial).error());
+  active_.add((*partial)->part_name());
+  return std::move(*partial);
+}
+
+std::vector<Result<>> FolderStore::publish(std::span<const Publication> files) { return publish_with(files, Durability::disk); }
+
+std::vector<Result<>> FolderStore::publish_with(std::span<const Publication> files, Durability durability) {
+  std::vector<Publishing> jobs(files.size());
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    jobs[i].file = std::dynamic_pointer_cast<DiskPartial>(files[i].file);
+    jobs[i].entry = &files[i].entry;
+    jobs[i].result = check_name(files[i].entry.name);
+    if (!jobs[i].file) jobs[i].result = fail(std::make_error_code(std::errc::invalid_argument), "cannot publish a file of another store");
+  }
+  publish_files(root_, jobs, fresh_, durability);
+  remember(files, jobs);
+  std::vector<Result<>> results;
+  for (Publishing& job : jobs) results.push_back(std::move(job.result));
+  return results;
+}
+
+/// The bytes were verified when they came, so they need no digesting after a restart. A change in the very tick of the
+/// publication would go unnoticed on systems with coarse time stamps; whoever gets the chunk would still refuse it.
+void FolderStore::remember(std::span<const Publication> files, std::span<Publishing> jobs) {
+  std::vector<CacheRecord> records;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    if (!jobs[i].result) continue;
+    const FileEntry& entry = files[i].entry;
+    jobs[i].file->file()->settle(jobs[i].stamp);
+    known_.set(entry.name, {jobs[i].stamp, entry.root});
+    recent_.keep(entry.name, jobs[i].file->file());
+    active_.remove(jobs[i].file->part_name());
+    if (entry.size > 0) records.push_back({root_.path_of(entry.name), jobs[i].stamp, entry.md5, entry.root, files[i].chunks});
+  }
+  cache_.record(records);
+}
+
+Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {
+  if (from.entry.root != to.root || from.entry.md5 != to.md5 || from.entry.size != to.size)
+    return fail(Errc::wrong_digest, fmt::format("cannot copy '{}' to '{}'", from.entry.name, to.name));
+  auto partial = open_partial_file(root_, to, fresh_);
+  if (!partial) return Failure(std::move(partial).error());
+  active_.add((*partial)->part_name());
+  auto copied = fill_copy(from, **partial);
+  if (copied) copied = publish({{{*partial, to, from.chunks}}}).front();
+  if (!copied) {
+    ::unlinkat(root_.fd.get(), (*partial)->part_name().c_str(), 0);
+    active_.remove((*partial)->part_name());
+  }
+  return copied;
+}
+
+/// Copies, or shares blocks where the file system can, and digests what was copied: the source may be changing.
+Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to) const {
+  const std::string source_path = root_.path_of(from.entry.name);
+  const Fd source(open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
+  if (!source) return io_failure("open", source_path);
+  const int target = to.file()->descriptor();
+  const bool is_shared = share_blocks(source.get(), target);
+  const auto memory = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
+  const std::span buffer(memory.get(), kHashBuffer);
+  std::uint64_t offset = 0;
+  bool is_written = true;
+  const OnBytes write_on = [&](std::uint64_t bytes) {
+    if (!is_shared) is_written = write_fully(target, offset, buffer.first(bytes));
+    offset += bytes;
+    return is_written;
+  };
+  const auto digest = hash_descriptor(is_shared ? target : source.get(), to.size(), buffer, write_on);
+  if (!is_written) return io_failure("write", to.file()->path());
+  struct stat status{};
+  if (::fstat(target, &status) != 0) return io_failure("look at", to.file()->path());
+  const bool is_right = digest && digest->md5 == from.entry.md5 && digest->root == from.entry.root;
+  if (!is_right || static_cast<std::uint64_t>(status.st_size) != to.size())
+    return fail(Errc::changed, fmt::format("cannot copy '{}'", source_path));
+  return {};
+}
+
+bool FolderStore::exists(const std::string& name) const {
+  struct stat status{};
+  return ::fstatat(root_.fd.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+Result<> FolderStore::make_empty(const FileEntry& entry) {
+  if (auto checked = check_name(entry.name); !checked) return checked;
+  return entry.kind == EntryKind::folder ? make_empty_folder(entry) : make_empty_file(entry);
+}
+
+Result<> FolderStore::make_empty_folder(const FileEntry& entry) {
+  const auto folder = make_folder(root_, entry.name, fresh_);
+  if (!folder) return Failure(folder.error());
+  if (!set_modified(folder->get(), entry.mtime_ns)) return io_failure("set the time of", root_.path_of(entry.name));
+  return {};
+}
+
+/// Needs no flush: where a crash takes it back, the next start makes it again.
+Result<> FolderStore::make_empty_file(const FileEntry& entry) {
+  auto partial = open_partial(entry);
+  if (!partial) return Failure(std::move(partial).error());
+  const Publication publication{std::move(*partial), entry, nullptr};
+  return publish_with({&publication, 1}, Durability::none).front();
+}
+
+std::size_t FolderStore::remove_stale_partials() {
+  std::size_t removed = 0;
+  for (const std::string& name : list_partials(root_)) {
+    if (active_.contains(name)) continue;
+    if (::unlinkat(root_.fd.get(), name.c_str(), 0) == 0) ++removed;
+  }
+  return removed;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Storage>> open_store(StoreOptions options) {
+  auto root = open_root(options.folder, options.create_folder);
+  if (!root) return Failure(std::move(root).error());
+  return std::make_unique<FolderStore>(std::move(*root), std::move(options));
+}
+
+std::string default_cache_file() {
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  if (cache && cache[0] == '/') return fmt::format("{}/shoal/digests.db", cache);
+  const char* const home = std::getenv("HOME");
+  return home && home[0] == '/' ? fmt::format("{}/.cache/shoal/digests.db", home) : std::string();
+}
+
+}  // namespace shoal
