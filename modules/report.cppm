@@ -28,10 +28,10 @@ enum class Verbosity { quiet, normal, verbose };
 
 struct ReportOptions {
   Verbosity verbosity = Verbosity::normal;
-  bool json = false;                     ///< NDJSON to stdout, a line an event.
-  Colour colour = Colour::automatic;     ///< `automatic` looks at NO_COLOR and whether stderr is a terminal.
-  std::string log_file;                  ///< The event log, NDJSON; none when empty. Appended to.
-  std::string program;                   ///< `shoal-peer`, in front of failures.
+  bool json = false;                  ///< NDJSON to stdout, a line an event.
+  Colour colour = Colour::automatic;  ///< `automatic` looks at NO_COLOR and whether stderr is a terminal.
+  std::string log_file;               ///< The event log, NDJSON; none when empty. Appended to.
+  std::string program;                ///< `shoal-peer`, in front of failures.
   /// The common clock, for `t`; 0 until there is one. Called under a lock: it must not call the Report.
   std::function<double()> swarm_seconds;
 

@@ -50,13 +50,9 @@ std::string eta_text(const ProgressLine& line) {
   return "ETA " + format_duration(std::chrono::seconds(std::llround(seconds)));
 }
 
-std::string sources_text(const ProgressLine& line) {
-  return fmt::format("{} {}", line.sources, line.sources == 1 ? "source" : "sources");
-}
+std::string sources_text(const ProgressLine& line) { return fmt::format("{} {}", line.sources, line.sources == 1 ? "source" : "sources"); }
 
-std::string amount_text(const ProgressLine& line) {
-  return fmt::format("{} of {}", format_bytes(line.done), format_bytes(line.total));
-}
+std::string amount_text(const ProgressLine& line) { return fmt::format("{} of {}", format_bytes(line.done), format_bytes(line.total)); }
 
 std::string bar(const ProgressLine& line, std::size_t columns) {
   const std::size_t inner = columns - 2;

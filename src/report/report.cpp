@@ -1,12 +1,12 @@
 module;
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <sys/ioctl.h>
-#include <tl/expected.hpp>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
+#include <tl/expected.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -40,9 +40,7 @@ namespace {
 constexpr Nanoseconds kDrawEvery = Milliseconds(100);
 constexpr Nanoseconds kPlainLineEvery = std::chrono::seconds(5);
 
-Instant steady_now() {
-  return Instant(std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()));
-}
+Instant steady_now() { return Instant(std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())); }
 
 void write_whole(std::FILE* stream, std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stream);
@@ -84,13 +82,17 @@ bool needs_no_escape(std::string_view text) {
 
 // Chunks come by the ten thousand a second: what is plain is written as it stands, the rest by the JSON library.
 void append_json(std::string& out, std::string_view text) {
-  if (needs_no_escape(text)) fmt::format_to(std::back_inserter(out), "\"{}\"", text);
-  else out += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (needs_no_escape(text))
+    fmt::format_to(std::back_inserter(out), "\"{}\"", text);
+  else
+    out += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 void append_json(std::string& out, double number) {
-  if (std::isfinite(number)) fmt::format_to(std::back_inserter(out), "{}", number);
-  else out += "null";
+  if (std::isfinite(number))
+    fmt::format_to(std::back_inserter(out), "{}", number);
+  else
+    out += "null";
 }
 
 template <class Number>
@@ -157,7 +159,8 @@ class EventStream {
   }
 
   void hello(std::string_view program) {
-    const Fields fields{{"schema", std::int64_t{1}}, {"program", std::string(program)}, {"version", std::string(SHOAL_VERSION)}, {"t", std::int64_t{0}}};
+    const Fields fields{
+        {"schema", std::int64_t{1}}, {"program", std::string(program)}, {"version", std::string(SHOAL_VERSION)}, {"t", std::int64_t{0}}};
     const std::string line = "{\"event\":\"hello\"" + json_members(fields) + "}";
     const std::lock_guard lock(mutex_);
     emit(line, Reach::everywhere, spdlog::level::info);
@@ -331,13 +334,9 @@ Result<std::unique_ptr<Report>> Report::open(ReportOptions options) {
 
 void Report::set_clock(std::function<double()> swarm_seconds) { state_->events.set_clock(std::move(swarm_seconds)); }
 
-void Report::event(std::string_view name, const Fields& fields) {
-  state_->events.write(name, fields, EventStream::Reach::everywhere);
-}
+void Report::event(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::everywhere); }
 
-void Report::detail(std::string_view name, const Fields& fields) {
-  state_->events.write(name, fields, EventStream::Reach::log_only);
-}
+void Report::detail(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::log_only); }
 
 void Report::note(std::string_view line) {
   if (state_->options.verbosity != Verbosity::quiet) state_->display.say(printable(line));

@@ -65,26 +65,54 @@ bool is_in(char32_t code, const std::array<Range, N>& sorted) {
 
 /// Controls, and what can reorder, hide or break a line (the bidi controls of Unicode TR 9, line separators, tags).
 bool is_unsafe(char32_t code) {
-  static constexpr std::array<Range, 9> ranges{{{0x00, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f},
-                                                {0x2028, 0x202e}, {0x2066, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
+  static constexpr std::array<Range, 9> ranges{{{0x00, 0x1f},
+                                                {0x7f, 0x9f},
+                                                {0x61c, 0x61c},
+                                                {0x200e, 0x200f},
+                                                {0x2028, 0x202e},
+                                                {0x2066, 0x2069},
+                                                {0xfeff, 0xfeff},
+                                                {0xfff9, 0xfffb},
                                                 {0xe0000, 0xe007f}}};
   return is_in(code, ranges);
 }
 
 /// The common part of Unicode's marks and joiners; what is missing here only makes a line too short.
 bool has_no_width(char32_t code) {
-  static constexpr std::array<Range, 17> ranges{{{0x300, 0x36f}, {0x483, 0x489}, {0x591, 0x5bd}, {0x610, 0x61a}, {0x64b, 0x65f},
-                                                 {0x6d6, 0x6dc}, {0x900, 0x902}, {0x93c, 0x93c}, {0xe31, 0xe31}, {0xe34, 0xe3a},
-                                                 {0xe47, 0xe4e}, {0x1ab0, 0x1aff}, {0x1dc0, 0x1dff}, {0x200b, 0x200d},
-                                                 {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}}};
+  static constexpr std::array<Range, 17> ranges{{{0x300, 0x36f},
+                                                 {0x483, 0x489},
+                                                 {0x591, 0x5bd},
+                                                 {0x610, 0x61a},
+                                                 {0x64b, 0x65f},
+                                                 {0x6d6, 0x6dc},
+                                                 {0x900, 0x902},
+                                                 {0x93c, 0x93c},
+                                                 {0xe31, 0xe31},
+                                                 {0xe34, 0xe3a},
+                                                 {0xe47, 0xe4e},
+                                                 {0x1ab0, 0x1aff},
+                                                 {0x1dc0, 0x1dff},
+                                                 {0x200b, 0x200d},
+                                                 {0x20d0, 0x20ff},
+                                                 {0xfe00, 0xfe0f},
+                                                 {0xfe20, 0xfe2f}}};
   return is_in(code, ranges);
 }
 
 /// East Asian Width W and F (Unicode TR 11), and emoji.
 bool is_wide(char32_t code) {
-  static constexpr std::array<Range, 12> ranges{{{0x1100, 0x115f}, {0x231a, 0x231b}, {0x2329, 0x232a}, {0x2e80, 0x303e},
-                                                 {0x3041, 0xa4cf}, {0xa960, 0xa97c}, {0xac00, 0xd7a3}, {0xf900, 0xfaff},
-                                                 {0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0x1f300, 0x1faff}, {0x20000, 0x3fffd}}};
+  static constexpr std::array<Range, 12> ranges{{{0x1100, 0x115f},
+                                                 {0x231a, 0x231b},
+                                                 {0x2329, 0x232a},
+                                                 {0x2e80, 0x303e},
+                                                 {0x3041, 0xa4cf},
+                                                 {0xa960, 0xa97c},
+                                                 {0xac00, 0xd7a3},
+                                                 {0xf900, 0xfaff},
+                                                 {0xfe30, 0xfe6f},
+                                                 {0xff00, 0xff60},
+                                                 {0x1f300, 0x1faff},
+                                                 {0x20000, 0x3fffd}}};
   return is_in(code, ranges);
 }
 
@@ -111,9 +139,12 @@ std::string printable(std::string_view text) {
   out.reserve(text.size() + 16);
   while (!text.empty()) {
     const Character character = first_character(text);
-    if (!character.is_valid) out += "\xef\xbf\xbd";
-    else if (is_unsafe(character.code)) out += escaped(character.code);
-    else out += text.substr(0, character.bytes);
+    if (!character.is_valid)
+      out += "\xef\xbf\xbd";
+    else if (is_unsafe(character.code))
+      out += escaped(character.code);
+    else
+      out += text.substr(0, character.bytes);
     text.remove_prefix(character.bytes);
   }
   return out;

@@ -1,12 +1,12 @@
-#include <catch2/catch_test_macros.hpp>
 #include <fcntl.h>
-#include <nlohmann/json.hpp>
 #include <poll.h>
 #include <rapidcheck.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <tl/expected.hpp>
 #include <unistd.h>
+#include <catch2/catch_test_macros.hpp>
+#include <nlohmann/json.hpp>
+#include <tl/expected.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -159,7 +159,9 @@ TEST_CASE("An event is one line with its name, its time and its fields in their 
   Bench bench;
   bench.options.json = true;
   bench.options.swarm_seconds = [] { return 1.25; };
-  bench.open()->event("file", {{"name", std::string("a b")}, {"bytes", std::uint64_t{1} << 63}, {"delta", std::int64_t{-4}}, {"rate", 0.5}, {"complete", true}});
+  bench.open()->event(
+      "file",
+      {{"name", std::string("a b")}, {"bytes", std::uint64_t{1} << 63}, {"delta", std::int64_t{-4}}, {"rate", 0.5}, {"complete", true}});
   CHECK(lines_of(content(bench.out)).at(1) ==
         R"({"event":"file","t":1.25,"name":"a b","bytes":9223372036854775808,"delta":-4,"rate":0.5,"complete":true})");
 }
@@ -262,7 +264,8 @@ TEST_CASE("A log that cannot be opened is an error that names it") {
   bench.options.log_file = "/no/such/folder/events";
   const auto report = Report::open(bench.options);
   REQUIRE(!report);
-  CHECK(report.error().message() == "cannot open the log /no/such/folder/events: No such file or directory; give --log a file that can be written");
+  CHECK(report.error().message() ==
+        "cannot open the log /no/such/folder/events: No such file or directory; give --log a file that can be written");
 }
 
 TEST_CASE("A log on a full disk is reported once and the run goes on", "[linux]") {
@@ -331,12 +334,16 @@ TEST_CASE("A failure is one line on stderr and an event with its exit code") {
 TEST_CASE("No control character of a name reaches the terminal") {
   Bench bench;
   const auto report = bench.open();
-  report->note("a\x1b[2Jb\r\xc2\x9b" "c\xe2\x80\xae" "d");
+  report->note(
+      "a\x1b[2Jb\r\xc2\x9b"
+      "c\xe2\x80\xae"
+      "d");
   CHECK(content(bench.err) == "a\\x1b[2Jb\\x0d\\x9bc\\u{202e}d\n");
 }
 
 TEST_CASE("Printable text is left as it is") {
-  for (const std::string text : {"", "plain ~ text", "größe", "日本語.bin", "👩‍👩‍👧.png", "a\\x1b"}) CHECK(printable(text) == text);
+  for (const std::string text : {"", "plain ~ text", "größe", "日本語.bin", "👩‍👩‍👧.png", "a\\x1b"})
+    CHECK(printable(text) == text);
 }
 
 TEST_CASE("Nothing that is made printable has a control character, and it stays as it is the second time") {
@@ -356,7 +363,8 @@ TEST_CASE("Progress in words has percent, amounts, rate, remaining time and sour
 
 TEST_CASE("Progress in words does not say what it cannot know") {
   CHECK(progress_text(line("total", 0, 0, 0, 0)) == "0.0% 0 B of 0 B, 0 B/s, ETA 0 s, 0 sources");
-  CHECK(progress_text(line("total", 1, 1024, std::numeric_limits<double>::quiet_NaN(), 1)) == "0.0% 1 B of 1.00 KiB, 0 B/s, ETA --, 1 source");
+  CHECK(progress_text(line("total", 1, 1024, std::numeric_limits<double>::quiet_NaN(), 1)) ==
+        "0.0% 1 B of 1.00 KiB, 0 B/s, ETA --, 1 source");
   CHECK(progress_text(line("total", 0, ~std::uint64_t{0}, 1, 1)) == "0.0% 0 B of 16.0 EiB, 1 B/s, ETA --, 1 source");
 }
 
