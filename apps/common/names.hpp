@@ -1,0 +1,28 @@
+/// Every option of both commands and the configuration's table that it belongs to. One configuration serves both, so each must
+/// know the other's names to tell a mistyped one. The tests compare this with what the commands have.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace shoal::apps {
+
+struct KnownOption {
+  std::string_view table;  ///< Empty: both commands have it.
+  std::string_view name;
+};
+
+inline constexpr std::array kKnownOptions{
+    KnownOption{"", "quiet"},       KnownOption{"", "verbose"},       KnownOption{"", "json"},
+    KnownOption{"", "no-color"},    KnownOption{"", "log"},           KnownOption{"", "listen"},
+    KnownOption{"", "insecure"},    KnownOption{"tracker", "expect"}, KnownOption{"tracker", "grace"},
+    KnownOption{"tracker", "out"},  KnownOption{"peer", "tracker"},   KnownOption{"peer", "id"},
+    KnownOption{"peer", "include"}, KnownOption{"peer", "exclude"},   KnownOption{"peer", "limit-rate"},
+    KnownOption{"peer", "wait"},    KnownOption{"peer", "cache"},     KnownOption{"peer.swarm", "expect"},
+    KnownOption{"peer.get", "out"},
+};
+
+inline constexpr std::array<std::string_view, 8> kKnownTables{"tracker",  "peer",      "peer.swarm", "peer.share",
+                                                              "peer.get", "peer.find", "peer.ls",    "peer.verify"};
+
+}  // namespace shoal::apps

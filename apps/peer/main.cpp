@@ -1,0 +1,11 @@
+#include "peer/run.hpp"
+
+import shoal.base;
+
+int main(int argc, char** argv) {
+  using namespace shoal::apps;
+  return guarded("shoal-peer", [&] {
+    const auto command = parse_peer(inputs_of(argc, argv));
+    return command ? static_cast<int>(run_peer(*command)) : say(command.error());
+  });
+}

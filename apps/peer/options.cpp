@@ -1,0 +1,206 @@
+#include "peer/options.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <tl/expected.hpp>
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+import shoal.base;
+import shoal.report;
+
+namespace shoal::apps {
+namespace {
+
+constexpr std::size_t kMaxIdBytes = 64;
+constexpr std::uint16_t kTrackerPort = 5555;
+
+// ---- values -------------------------------------------------------------------------------------------------
+
+/// A setter for a part of the action that was chosen.
+template <class Action>
+Setter within(PeerCommand& command, Setter (*part)(Action&)) {
+  return [&command, part](const std::string& text) { return part(std::get<Action>(command.action))(text); };
+}
+
+Result<void> check_id(const std::string& id) {
+  const bool is_valid = !id.empty() && id.size() <= kMaxIdBytes && id.find('/') == std::string::npos && printable(id) == id;
+  if (is_valid) return {};
+  return fail(Errc::usage, fmt::format("'{}' is not a name for a peer", id), "write 1 to 64 bytes of printable text without '/'");
+}
+
+Setter id_into(std::string& target) {
+  return [&target](const std::string& text) -> Result<void> {
+    if (auto valid = check_id(text); !valid) return valid;
+    target = text;
+    return {};
+  };
+}
+
+Setter tracker_into(Endpoint& target) {
+  return [&target](const std::string& text) -> Result<void> {
+    if (auto done = into(target, kTrackerPort)(text); !done) return done;
+    if (target.port == 0) return fail(Errc::usage, fmt::format("'{}' has port 0, where nobody listens", text), "write HOST:PORT");
+    return {};
+  };
+}
+
+/// The host's name and four random digits: two peers of one host differ, and logs of one run can be told apart.
+std::string make_id() {
+  std::array<char, kMaxIdBytes - 4> host{};
+  const bool is_named = ::gethostname(host.data(), host.size() - 1) == 0 && check_id(host.data());
+  return fmt::format("{}-{:04x}", is_named ? host.data() : "peer", std::random_device{}() & 0xffffu);
+}
+
+// ---- commands -------------------------------------------------------------------------------------------------
+
+template <class Action>
+Command make_command(PeerCommand& command, std::string name, std::string operand, std::string summary, std::string example) {
+  return {.name = std::move(name),
+          .operand = std::move(operand),
+          .summary = std::move(summary),
+          .example = std::move(example),
+          .choose = [&command] { command.action = Action{}; },
+          .set_operand = {},
+          .groups = {}};
+}
+
+Command swarm_command(PeerCommand& command) {
+  Command swarm = make_command<SwarmAction>(command, "swarm", "DIR", "offer DIR, and fetch all that others offer",
+                                            "shoal-peer swarm ./data --tracker rack1:5555 --listen 0.0.0.0:0 --insecure");
+  swarm.set_operand = within<SwarmAction>(command, [](SwarmAction& action) { return folder_into(action.folder); });
+  swarm.groups = {{"Swarm",
+                   {{.name = "expect",
+                     .value = "N",
+                     .help = "a closed swarm of N peers: exit when all of them have everything; otherwise go on until stopped",
+                     .standard = "0: open",
+                     .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })}}}};
+  return swarm;
+}
+
+Command share_command(PeerCommand& command) {
+  Command share =
+      make_command<ShareAction>(command, "share", "DIR", "offer DIR until stopped", "shoal-peer share ./images --limit-rate 50M");
+  share.set_operand = within<ShareAction>(command, [](ShareAction& action) { return folder_into(action.folder); });
+  return share;
+}
+
+Command get_command(PeerCommand& command) {
+  Command get = make_command<GetAction>(command, "get", "NAME|MD5|ROOT...", "fetch files by name, MD5 or Merkle root",
+                                        "shoal-peer get disk.img 9e107d9d372bb6826bd81d3542a419d6 -o ./images");
+  get.set_operand = within<GetAction>(command, [](GetAction& action) { return into(action.wanted); });
+  get.groups = {{"Get",
+                 {{.name = "out",
+                   .letter = 'o',
+                   .value = "DIR",
+                   .help = "where the files go",
+                   .standard = ".",
+                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.out); })}}}};
+  return get;
+}
+
+Command find_command(PeerCommand& command) {
+  Command find =
+      make_command<FindAction>(command, "find", "PATTERN", "say who has the files whose names match PATTERN", "shoal-peer find '*.iso'");
+  find.choose = [&command] {
+    command.action = FindAction{};
+    command.wait = std::chrono::seconds(5);
+  };
+  find.set_operand = within<FindAction>(command, [](FindAction& action) { return into(action.pattern); });
+  return find;
+}
+
+Command list_command(PeerCommand& command) {
+  Command list = make_command<ListAction>(command, "ls", "", "list all files that are offered", "shoal-peer ls --json");
+  list.choose = [&command] {
+    command.action = ListAction{};
+    command.wait = std::chrono::seconds(5);
+  };
+  return list;
+}
+
+Command verify_command(PeerCommand& command) {
+  Command verify = make_command<VerifyAction>(command, "verify", "DIR", "read every file in DIR and check it against its digests",
+                                              "shoal-peer verify ./images");
+  verify.set_operand = within<VerifyAction>(command, [](VerifyAction& action) { return folder_into(action.folder); });
+  return verify;
+}
+
+// ---- options of every command -----------------------------------------------------------------------------------
+
+OptionGroup network_group(PeerCommand& command) {
+  return {"Network",
+          {{.name = "tracker",
+            .value = "HOST:PORT",
+            .help = "where the tracker is; port 5555 where it is left out",
+            .standard = to_string(command.tracker),
+            .set = tracker_into(command.tracker)},
+           {.name = "listen",
+            .value = "HOST:PORT",
+            .help = "where other peers reach this one; port 0 takes a free one",
+            .standard = to_string(command.listen),
+            .set = into(command.listen, 0)},
+           {.name = "id",
+            .value = "NAME",
+            .help = "what the others call this peer; unique in the swarm",
+            .standard = "host name and four random digits",
+            .set = id_into(command.id)},
+           {.name = "wait",
+            .value = "DURATION",
+            .help = "how long to try to reach the tracker; 0 gives up at once, with exit code 6",
+            .standard = "forever; 5 s for find and ls",
+            .set = into(command.wait)},
+           {.name = "limit-rate",
+            .value = "RATE",
+            .help = "send no more bytes a second than this; K, M and G are powers of 1024",
+            .standard = "0: no limit",
+            .set = bytes_into(command.limit_rate)},
+           {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};
+}
+
+OptionGroup files_group(PeerCommand& command) {
+  return {"Files",
+          {{.name = "include", .value = "GLOB", .help = "only files that match", .set = into(command.include), .repeats = true},
+           {.name = "exclude", .value = "GLOB", .help = "no files that match", .set = into(command.exclude), .repeats = true},
+           {.name = "cache",
+            .value = "FILE",
+            .help = "remembers digests, so that a second start hashes nothing; ':memory:' for none",
+            .standard = "~/.cache/shoal/digests.db",
+            .set = into(command.cache)}}};
+}
+
+}  // namespace
+
+Program peer_program(PeerCommand& command) {
+  Program program{.name = "shoal-peer",
+                  .table = "peer",
+                  .summary = "offers files to other machines, and fetches and verifies what they offer",
+                  .commands = {},
+                  .groups = {}};
+  program.commands = {swarm_command(command), share_command(command), get_command(command),
+                      find_command(command),  list_command(command),  verify_command(command)};
+  program.groups = {network_group(command), files_group(command), common_group(command.common)};
+  return program;
+}
+
+Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
+  PeerCommand command;
+  const Program program = peer_program(command);
+  command.cache = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "digests.db").value_or(":memory:");
+  if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
+  if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
+  if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
+  if (command.id.empty()) command.id = make_id();
+  return command;
+}
+
+}  // namespace shoal::apps

@@ -1,0 +1,64 @@
+/// What the command line of shoal-peer says. Include this last: it imports modules.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/options.hpp"
+
+import shoal.base;
+
+namespace shoal::apps {
+
+/// Offer a folder and fetch all that others offer.
+struct SwarmAction {
+  std::string folder;
+  std::uint32_t expect = 0;  ///< Peers of a closed swarm; 0 for an open one.
+};
+
+/// Offer a folder until stopped.
+struct ShareAction {
+  std::string folder;
+};
+
+/// Fetch what is named.
+struct GetAction {
+  std::vector<std::string> wanted;  ///< Names, MD5s or Merkle roots, as written; at least one.
+  std::string out = ".";
+};
+
+/// Say who has the files whose names match.
+struct FindAction {
+  std::string pattern;
+};
+
+/// List all that is offered.
+struct ListAction {};
+
+/// Check a folder against what is known of it.
+struct VerifyAction {
+  std::string folder;
+};
+
+struct PeerCommand {
+  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction> action;
+  Endpoint tracker{"127.0.0.1", 5555};
+  Endpoint listen{"127.0.0.1", 0};
+  std::string id;                    ///< 1..64 printable bytes without '/'.
+  std::vector<std::string> include;  ///< Globs.
+  std::vector<std::string> exclude;
+  std::uint64_t limit_rate = 0;  ///< Bytes a second; 0 for no limit.
+  bool insecure = false;
+  std::optional<Nanoseconds> wait;  ///< How long to try to reach the tracker; without a value forever.
+  std::string cache;                ///< The digest cache; `:memory:` for none.
+  CommonOptions common;
+};
+
+/// The options, with their setters bound to `command`.
+Program peer_program(PeerCommand& command);
+Parsed<PeerCommand> parse_peer(const Inputs& inputs);
+
+}  // namespace shoal::apps

@@ -1,0 +1,66 @@
+#include "tracker/options.hpp"
+
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <string>
+#include <utility>
+
+import shoal.base;
+
+namespace shoal::apps {
+namespace {
+
+OptionGroup swarm_group(TrackerCommand& command) {
+  return {"Swarm",
+          {{.name = "expect",
+            .value = "N",
+            .help = "a closed swarm: hold the roster until N peers are here; when all have everything, print the total swarm time and exit",
+            .standard = "0: open",
+            .set = into(command.expect)},
+           {.name = "grace",
+            .value = "DURATION",
+            .help = "how long a peer of a closed swarm may be gone before it counts as failed",
+            .standard = format_duration(command.grace),
+            .set = into(command.grace)},
+           {.name = "out", .letter = 'o', .value = "DIR", .help = "write the records of the run into DIR", .set = into(command.out)}}};
+}
+
+OptionGroup network_group(TrackerCommand& command) {
+  return {"Network",
+          {{.name = "listen",
+            .value = "HOST:PORT",
+            .help = "where peers find the tracker; port 5555 where it is left out",
+            .standard = to_string(command.listen),
+            .set = into(command.listen, 5555)},
+           {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};
+}
+
+}  // namespace
+
+Program tracker_program(TrackerCommand& command) {
+  Program program{.name = "shoal-tracker",
+                  .table = "tracker",
+                  .summary = "introduces peers to each other and keeps their common clock; holds no files",
+                  .commands = {},
+                  .groups = {}};
+  program.commands.push_back({.name = {},
+                              .operand = {},
+                              .summary = program.summary,
+                              .example = "shoal-tracker --expect 4 --log tracker.ndjson",
+                              .choose = {},
+                              .set_operand = {},
+                              .groups = {swarm_group(command), network_group(command)}});
+  program.groups = {common_group(command.common)};
+  return program;
+}
+
+Parsed<TrackerCommand> parse_tracker(const Inputs& inputs) {
+  TrackerCommand command;
+  const Program program = tracker_program(command);
+  if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
+  if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
+  return command;
+}
+
+}  // namespace shoal::apps
