@@ -277,13 +277,44 @@ TEST_CASE("a FIFO, a socket and a name that cannot travel are problems, and noth
 }
 
 TEST_CASE("an unreadable file is a problem, and the others are found") {
-  if (::geteuid() == 0) SKIP("root can read everything");
   const Scratch scratch;
   write_file(scratch.folder() / "closed", "x");
   write_file(scratch.folder() / "open", "x");
   fs::permissions(scratch.folder() / "closed", fs::perms::none);
-  const auto report = scanned(*opened(scratch.options()));
-  CHECK((names_of(report) == std::vector<std::string>{"open"} && report.problems.size() == 1));
+  const bool is_root = ::geteuid() == 0;  // who could read it all the same
+  if (is_root) {
+    fs::permissions(scratch.root, fs::perms{0755});
+    REQUIRE(::seteuid(65534) == 0);
+  }
+  const auto store = open_store({scratch.folder().string(), "", 2, false, {}});
+  const auto report = store ? (*store)->scan({}) : Result<ScanReport>(Failure(store.error()));
+  if (is_root) REQUIRE(::seteuid(0) == 0);
+  REQUIRE(report);
+  CHECK((names_of(*report) == std::vector<std::string>{"open"} && report->problems.size() == 1));
+  CHECK(report->problems.at(0).message().find("/closed'") != std::string::npos);
+}
+
+TEST_CASE("a file that changes while it is digested") {
+  const Scratch scratch;
+  const auto path = scratch.folder() / "file";
+  write_file(path, pattern(kMiB));
+  int changes_left = 0;
+  ScanOptions options;
+  // A scan asks whether to stop as it reads, so this writes in the middle of the file's digesting.
+  options.should_stop = [&] {
+    if (changes_left-- > 0) std::ofstream(path, std::ios::app) << "more";
+    return false;
+  };
+  SECTION("now and then is digested as it is in the end") {
+    changes_left = 3;
+    const auto report = scanned(*opened(scratch.options()), options);
+    CHECK((report.problems.empty() && report.files.at(0).entry.md5 == md5(bytes_of(read_file(path)))));
+  }
+  SECTION("all the time is a problem") {
+    changes_left = 1'000'000;
+    const auto report = scanned(*opened(scratch.options()), options);
+    CHECK((report.files.empty() && report.problems.size() == 1 && report.problems[0].code == Errc::changed));
+  }
 }
 
 TEST_CASE("empty folders and empty files are entries, and our own partial files are not") {
