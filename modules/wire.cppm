@@ -248,7 +248,8 @@ struct SwarmComplete {
   std::int64_t total_ns = 0;      ///< From the first registration to the last peer complete.
   std::uint64_t bytes = 0;        ///< Fetched by all peers together.
   std::vector<std::string> failed;///< Ids of peers that did not finish.
-  static constexpr auto fields() { return std::tuple{&SwarmComplete::total_ns, &SwarmComplete::bytes, &SwarmComplete::failed}; }
+  std::uint32_t percent_of_bound_x100 = 0;  ///< 100 times the percent of the lower bound; 0 when unknown.
+  static constexpr auto fields() { return std::tuple{&SwarmComplete::total_ns, &SwarmComplete::bytes, &SwarmComplete::failed, &SwarmComplete::percent_of_bound_x100}; }
 };
 
 /// Who has what: `pattern` is a name, a shell pattern, an MD5 or a root. Empty: everything.

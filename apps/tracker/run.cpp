@@ -1,0 +1,58 @@
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include "common/process.hpp"
+#include "tracker/run.hpp"
+
+import shoal.base;
+import shoal.net;
+import shoal.report;
+import shoal.tracker;
+import shoal.world;
+
+namespace shoal::apps {
+namespace {
+
+/// The report of this run; with --out, its event log goes there.
+Result<std::unique_ptr<Report>> open_report(const TrackerCommand& command) {
+  ReportOptions options = report_options(command.common, "shoal-tracker");
+  if (!command.out.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(command.out, error);
+    if (error) return fail(error, "cannot make the folder " + command.out, "choose another with --out");
+    if (options.log_file.empty()) options.log_file = (std::filesystem::path(command.out) / "events.ndjson").string();
+  }
+  return Report::open(std::move(options));
+}
+
+Task<> serve(NetWorld& world, Report& report, TrackerOptions options, Signal& stop, ExitCode& exit) {
+  const auto outcome = co_await run_tracker(world, report, std::move(options), stop);
+  if (!outcome) report.error(outcome.error());
+  exit = outcome ? *outcome : exit_code_of(outcome.error());
+}
+
+}  // namespace
+
+ExitCode run_tracker(const TrackerCommand& command) {
+  raise_descriptor_limit();
+  auto report = open_report(command);
+  if (!report) return say_failure("shoal-tracker", report.error());
+  const auto world = make_net_world({});
+  Signal stop;
+  stop_on_interrupt(*world, stop);
+  ExitCode exit = ExitCode::unknown;
+  world->run(serve(*world, **report, {command.listen, command.expect, command.grace}, stop, exit));
+  (*report)->result(exit);
+  (*report)->flush();
+  return exit;
+}
+
+}  // namespace shoal::apps

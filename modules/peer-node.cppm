@@ -1,0 +1,444 @@
+/// Inside shoal.peer: the node's state and what happens to it. All of it belongs to the node's strand, except where a
+/// member says otherwise; sessions reach it by `in_node`.
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer:node;
+
+import :api;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+
+using ContentIndex = Index<struct ContentTag>;  ///< A content in the node's table; also its handle on the wire.
+
+inline constexpr std::uint32_t kMostWrongChunks = 3;      ///< A peer that sends this many is dropped.
+inline constexpr std::size_t kMostNeighbours = 128;
+inline constexpr std::size_t kMostOpenContents = 96;      ///< Contents of several chunks that are fetched at once.
+inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;  ///< Received data that is not on disk yet.
+inline constexpr std::uint64_t kMostUnpublished = 384;    ///< Small files that are whole and wait for their names.
+
+// ---- buffers ------------------------------------------------------------------------------------------
+
+/// Bytes of one chunk, with the share of the node's budget that they take.
+struct ChunkBuffer {
+  std::unique_ptr<std::byte[]> bytes;
+  std::uint32_t size = 0;
+  Budget::Share share;
+
+  std::span<std::byte> span() { return {bytes.get(), size}; }
+  std::span<const std::byte> span() const { return {bytes.get(), size}; }
+};
+
+// ---- contents -----------------------------------------------------------------------------------------
+
+/// A name that a content is to be published under.
+struct Target {
+  FileEntry entry;             ///< With the name that it gets here.
+  std::string owner;
+  bool is_publishing = false;  ///< Verified, and handed on.
+  bool is_published = false;
+  bool is_failed = false;
+};
+
+enum class Stage : std::uint8_t {
+  known,       ///< Somebody has it; we do not want it.
+  wanted,      ///< Wanted, and not begun.
+  opening,     ///< Its hashes are being fetched, and what an earlier run left is being verified.
+  fetching,    ///< Its chunks are asked for.
+  checking,    ///< All chunks are here; the MD5 is not confirmed yet, or it is being published.
+  complete,    ///< Published, or one of our own.
+  failed,
+};
+
+struct Content {
+  ContentIndex index;
+  Sha256Digest root;
+  std::uint64_t size = 0;
+  std::uint32_t chunks = 0;
+  Slot first;
+  Stage stage = Stage::known;
+  std::vector<Target> targets;
+
+  std::optional<FileEntry> served_as;  ///< The published file that its bytes are served from.
+  std::shared_ptr<PartialFile> partial;
+  Budget::Share descriptor;            ///< Of the node's, while a small file is open.
+  ChunkHashes hashes;                  ///< All of them; null while incomplete, and for a single chunk.
+  std::vector<Sha256Digest> gathered;  ///< As far as spans came.
+  std::vector<bool> spans;             ///< Which spans are in `gathered`.
+  std::uint32_t have = 0;              ///< Chunks that are here.
+
+  // The MD5 follows the chunks as far as they are here without a gap.
+  std::optional<Md5Stream> md5;
+  std::uint32_t md5_next = 0;
+  bool is_hashing = false;
+  std::optional<Md5Digest> md5_found;
+
+  std::optional<Instant> began;        ///< For the event log and progress.
+  bool is_owner_lost = false;
+};
+
+// ---- neighbours ---------------------------------------------------------------------------------------
+
+/// A chunk that goes out: to be read from `source`, or from `served_as` once that is opened.
+struct UploadJob {
+  ChunkRef ref;
+  Slot slot;
+  std::uint32_t length = 0;
+  std::uint64_t file_offset = 0;
+  ContentIndex content;
+  std::shared_ptr<const ChunkSource> source;
+  std::optional<FileEntry> served_as;
+};
+
+/// What the reader of a link may receive; on the link's strand.
+struct Expected {
+  Slot slot;
+  std::uint32_t length = 0;
+  std::uint32_t filled = 0;
+  ChunkBuffer buffer;
+};
+
+/// One connection with another peer. Its members belong to the strand of its link, except those that are const.
+struct PeerSession {
+  PeerSession(std::shared_ptr<Link> l, bool initiated) : link(std::move(l)), is_initiator(initiated) {}
+
+  const std::shared_ptr<Link> link;
+  const bool is_initiator;
+  std::string id;              ///< Set before the node learns of the session, and not changed again.
+  std::uint64_t instance = 0;  ///< Likewise.
+  std::optional<Source> source;  ///< Likewise.
+  Outbox outbox;
+  std::deque<UploadJob> uploads;
+  std::map<ChunkRef, Expected> expected;
+  std::size_t begun_chunks = 0;  ///< Of `expected`, those with some bytes.
+  std::set<ChunkRef> cancelled;  ///< Uploads that are not to be begun.
+  double upload_rate = 0;        ///< Bytes a second, smoothed.
+  bool is_over = false;
+};
+using SessionPtr = std::shared_ptr<PeerSession>;
+
+struct Outstanding {
+  Instant requested;
+  Instant expected_at;
+  Instant deadline;
+  std::uint32_t length = 0;
+  bool has_begun = false;    ///< Its first bytes came: it is not taken back any more.
+  bool is_given_up = false;  ///< Its time ran out, or another copy came: not counted as in flight any more.
+};
+
+/// Another peer, as the node sees it.
+struct Remote {
+  Source source;
+  std::string id;
+  SessionPtr session;
+  SourceRate rate;
+  std::unordered_map<std::uint32_t, ContentIndex> their_handles;
+  std::unordered_map<ContentIndex, std::uint32_t> handle_of;
+  std::unordered_set<ContentIndex> complete;    ///< Contents that it has all of.
+  std::unordered_set<ContentIndex> introduced;  ///< Contents that we told it of.
+  bool wants_everything = false;
+  std::unordered_set<Sha256Digest> wanted_roots;
+  std::map<Slot, Outstanding> outstanding;
+  std::uint32_t wrong_chunks = 0;
+  bool is_sending = false;       ///< Its writer has upload jobs of ours.
+  Instant sending_since{};
+  std::uint64_t bytes_received = 0;
+  std::uint64_t bytes_sent = 0;
+};
+
+/// A chunk that came in, whole.
+struct Arrival {
+  Source source;
+  Slot slot;
+  ChunkBuffer buffer;
+};
+
+/// What became of an arrival on a worker.
+struct Stored {
+  Result<> written;
+  bool is_right = false;
+  std::shared_ptr<PartialFile> partial;  ///< Of a single-chunk content, opened with it.
+  std::optional<Md5Digest> md5;          ///< Of a single-chunk content.
+};
+
+// ---- rates --------------------------------------------------------------------------------------------
+
+/// Bytes a second now, and the most over any second.
+class RateMeter {
+ public:
+  void add(Instant now, std::uint64_t bytes);
+  double rate(Instant now) const;
+  double peak() const { return peak_; }
+  std::uint64_t total() const { return total_; }
+
+ private:
+  std::deque<std::pair<Instant, std::uint64_t>> recent_;
+  std::uint64_t recent_bytes_ = 0;
+  std::uint64_t total_ = 0;
+  double peak_ = 0;
+};
+
+/// The tracker's clock, from the answer with the least delay among the last ones. Any thread reads.
+class SwarmClock {
+ public:
+  /// A Ping sent at `sent` was answered with `tracker_time` (halfway between t2 and t3), and the answer came at `received`.
+  void sample(Instant sent, Nanoseconds tracker_time, Instant received);
+  /// The tracker has started anew: its clock may be another.
+  void restart();
+  bool is_set() const { return is_set_; }
+  Nanoseconds at(Instant now) const { return now.time_since_epoch() + Nanoseconds(offset_.load()); }
+
+ private:
+  struct Sample {
+    Nanoseconds delay;
+    Nanoseconds offset;
+  };
+  std::deque<Sample> samples_;
+  std::atomic<std::int64_t> offset_{0};
+  std::atomic<bool> is_set_{false};
+};
+
+// ---- the node -----------------------------------------------------------------------------------------
+
+/// A connection to the tracker; on its link's strand, but for what is const.
+struct TrackerLink {
+  explicit TrackerLink(std::shared_ptr<Link> l) : link(std::move(l)) {}
+  const std::shared_ptr<Link> link;
+  Outbox outbox;
+  bool is_over = false;
+};
+
+struct ToPublish {
+  ContentIndex content;
+  std::size_t target = 0;
+};
+
+/// The state of a running peer. Plain data: what happens to it is in the functions below, by subject.
+struct Node {
+  Node(World& world, Report& report, Storage& storage, PeerOptions options);
+
+  World& world;
+  Report& report;
+  Storage& storage;
+  const PeerOptions options;
+  const Executor strand;
+  const std::uint64_t instance;  ///< Of this run; tells a reconnection from a namesake.
+  SwarmClock clock;              ///< Any thread.
+  Budget buffers{kBufferBytes};  ///< Any thread.
+  Budget descriptors{kMostUnpublished};  ///< One a fetched small file that is not published yet. Any thread.
+  TaskGroup tasks;               ///< Any thread.
+
+  // The folder.
+  Names names;
+  std::vector<std::unique_ptr<Content>> contents;  ///< By ContentIndex.
+  std::map<std::pair<Sha256Digest, std::uint64_t>, ContentIndex> by_root;
+  std::map<std::uint32_t, ContentIndex> by_slot;   ///< By first slot.
+  std::map<std::string, FileEntry> own;            ///< What we offer.
+  std::deque<ContentIndex> to_open;                ///< Wanted contents of several chunks.
+  std::size_t open_contents = 0;
+  std::unordered_set<ContentIndex> fetching;       ///< Contents of several chunks that are asked for now.
+  std::size_t unfinished = 0;      ///< Targets that are wanted, and neither published nor failed.
+  std::size_t failed_targets = 0;
+  std::uint64_t files_published = 0;
+  std::deque<ToPublish> to_publish;
+  Signal publish_signal;
+  std::map<std::pair<ContentIndex, std::uint32_t>, Instant> hash_requests;  ///< Spans that were asked for, and when.
+
+  // Neighbours.
+  Picker picker;
+  UploadQueue queue;
+  std::unordered_map<Source, std::unique_ptr<Remote>> remotes;
+  std::map<std::string, Source> by_id;
+  std::vector<Slot> fresh_haves;   ///< Not told yet.
+  double batch_seconds = 0.02;     ///< Smoothed time that a batch of uploads takes.
+  std::unordered_set<std::string> connecting;
+
+  // The tracker.
+  std::shared_ptr<TrackerLink> tracker;
+  std::map<std::string, RosterEntry> roster;  ///< By name.
+  std::unordered_map<PeerId, std::string> peer_names;
+  std::optional<PeerId> self;
+  std::uint64_t epoch = 0;
+  std::uint32_t expect = 0;
+  Endpoint listening;
+  std::uint64_t revision = 0;      ///< Of the catalogue, as far as it came.
+  bool has_begun = false;
+  std::optional<std::uint64_t> complete_told;
+  std::unordered_set<ContentIndex> counts_changed;
+  Instant last_report{};
+
+  // Figures.
+  RateMeter down;
+  RateMeter up;
+  std::uint64_t bytes_wanted = 0;  ///< Of all contents that were ever wanted.
+  std::uint64_t bytes_have = 0;    ///< Of those.
+  std::uint64_t bytes_fetched = 0;
+  std::uint64_t bytes_wasted = 0;  ///< Received twice, or wrong.
+
+  // The end.
+  bool ends_when_done = false;     ///< A get: it is over when all targets are.
+  std::optional<Result<ExitCode>> outcome;
+  std::optional<Nanoseconds> swarm_time;
+  double percent_of_bound = 0;
+  Signal finished;
+};
+
+/// Runs `f` on the node's strand.
+template <class F>
+auto in_node(Node& node, F f) {
+  return call_on(node.strand, std::move(f));
+}
+
+/// Ends the run with an outcome; the first call counts.
+void finish(Node& node, Result<ExitCode> outcome);
+
+// ---- the folder: src/peer/contents.cpp, targets.cpp ---------------------------------------------------
+
+void add_own(Node& node, const StoredFile& file);
+/// Somebody offers a file; `owner` is a peer's name. Bad entries are refused with a warning.
+void on_offered(Node& node, const std::string& owner, const FileEntry& entry);
+void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost);
+/// A file of ours is no longer what it was: it is taken back, digested again, and offered anew.
+void on_changed(Node& node, ContentIndex index, const FileEntry& entry);
+
+Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size);
+Content* find_content(Node& node, ContentIndex index);
+Content& content_at(Node& node, Slot slot);
+inline std::uint32_t chunk_of(const Content& content, Slot slot) { return slot.value - content.first.value; }
+inline Slot slot_of(const Content& content, std::uint32_t chunk) { return Slot(content.first.value + chunk); }
+inline bool has_all(const Content& content) { return content.have == content.chunks; }
+/// The hash that chunk `chunk` has to have. Its span must have come.
+const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk);
+/// Takes a chunk that is verified and written into account.
+void mark_have(Node& node, Content& content, std::uint32_t chunk);
+
+/// Wants `content` under one more name.
+void want(Node& node, Content& content, Target target);
+/// Begins wanted contents, as many as may be open at once.
+void open_contents(Node& node);
+void on_hashes_complete(Node& node, Content& content);
+void on_all_chunks(Node& node, Content& content);
+void on_md5(Node& node, Content& content, const Md5Digest& md5);
+void fail_target(Node& node, Content& content, Target& target, const Error& error);
+/// Looks for targets that nobody is left to have the bytes of.
+void give_up_lost(Node& node);
+/// Says so where everything is done that can be.
+void check_done(Node& node);
+
+Task<> open_content(Node& node, ContentIndex index);
+Task<> follow_md5(Node& node, ContentIndex index);
+Task<> publish_contents(Node& node);
+Task<> digest_again(Node& node, FileEntry entry);
+
+// ---- neighbours: src/peer/neighbours.cpp, inventory.cpp -----------------------------------------------
+
+Remote* find_remote(Node& node, Source source);
+/// Lets a session in; false where there is a better one with that peer, or there are too many.
+bool admit(Node& node, const SessionPtr& session);
+void part(Node& node, const SessionPtr& session, const std::optional<Error>& why);
+/// A control message of a neighbour. A failure ends the session.
+Result<> on_message(Node& node, Source source, const Message& message);
+void tell(Remote& remote, Message message);
+
+std::optional<ContentIndex> content_for(const Remote& remote, std::uint32_t handle);
+void greet_with_inventory(Node& node, Remote& remote);
+void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe);
+Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory);
+Result<> on_have(Node& node, Remote& remote, const Have& have);
+void on_gone(Node& node, Remote& remote, const Gone& gone);
+/// Tells neighbours of chunks that are new here and not known to be there.
+void flush_haves(Node& node);
+void introduce(Node& node, const Content& content);
+void take_back(Node& node, const Content& content);
+
+// ---- hashes: src/peer/hashes.cpp ----------------------------------------------------------------------
+
+void ask_for_hashes(Node& node, Content& content);
+void on_hash_request(Node& node, Remote& remote, const HashRequest& request);
+Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply);
+
+// ---- downloads: src/peer/downloads.cpp ----------------------------------------------------------------
+
+/// Asks a neighbour for as much as its window holds.
+void refill(Node& node, Remote& remote);
+void refill_all(Node& node);
+/// The first bytes of a chunk came.
+void on_chunk_begun(Node& node, Source source, Slot slot);
+void on_arrival(Node& node, Arrival arrival);
+/// `remote` has got `slot`, which another was asked for: asks it instead where that is sooner.
+void ask_instead(Node& node, Remote& remote, Slot slot);
+void on_reject(Node& node, Remote& remote, const Reject& reject);
+/// Requests that were not answered in time are made free for others.
+void expire_requests(Node& node);
+/// The endgame: neighbours with room and nothing fresh to ask for duplicate what is slow.
+void duplicate_slow(Node& node);
+/// What `remote` was asked for is free for others, as if it had never been.
+void release_requests(Node& node, Remote& remote);
+
+// ---- uploads: src/peer/uploads.cpp --------------------------------------------------------------------
+
+Result<> on_request(Node& node, Remote& remote, const Request& request);
+void on_cancel(Node& node, Remote& remote, const Cancel& cancel);
+/// Gives idle writers something to send.
+void serve_next(Node& node);
+/// The writer of `source` is done with its jobs; `unsent` it did not send.
+void on_sent(Node& node, Source source, std::uint64_t bytes, std::vector<UploadJob> unsent);
+
+// ---- the tracker: src/peer/membership.cpp -------------------------------------------------------------
+
+void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Registered& registered);
+void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link);
+Result<> on_tracker_message(Node& node, const Message& message);
+void on_roster(Node& node, const RosterEntry& entry);
+void tell_tracker(Node& node, Message message);
+void report_progress(Node& node);
+std::vector<HaveCount> all_counts(const Node& node);
+
+// ---- the run: src/peer/run.cpp ------------------------------------------------------------------------
+
+/// Every 10 ms while anything goes on, else every 250 ms.
+void tick(Node& node);
+Task<> keep_ticking(Node& node);
+void draw_progress(Node& node);
+
+// ---- sessions: src/peer/session.cpp, tracker_session.cpp, connecting.cpp ------------------------------
+
+/// A session with a peer, from the greeting to the end.
+Task<> serve_peer(Node& node, SessionPtr session);
+Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener);
+/// Keeps connections with the peers of the roster.
+Task<> keep_connected(Node& node);
+/// Keeps a session with the tracker, for as long as the node runs.
+Task<> follow_tracker(Node& node);
+/// Polls the tracker for what `patterns` name, without registering.
+Task<> follow_findings(Node& node, std::vector<std::string> patterns);
+
+}  // namespace shoal

@@ -1,0 +1,239 @@
+module;
+
+#include <boost/asio/awaitable.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+
+Content* find_content(Node& node, ContentIndex index) { return index.value < node.contents.size() ? node.contents[index.value].get() : nullptr; }
+
+Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
+  const ContentIndex next(static_cast<std::uint32_t>(node.contents.size()));
+  const auto [place, is_new] = node.by_root.try_emplace({root, size}, next);
+  if (!is_new) return *node.contents[place->second.value];
+  auto content = std::make_unique<Content>();
+  content->index = next;
+  content->root = root;
+  content->size = size;
+  content->chunks = static_cast<std::uint32_t>(chunk_count(size));
+  content->first = node.picker.add_file(content->chunks);
+  if (content->chunks > 1) content->spans.resize(span_count(content->chunks));
+  node.by_slot.emplace(content->first.value, next);
+  node.contents.push_back(std::move(content));
+  return *node.contents.back();
+}
+
+Content& content_at(Node& node, Slot slot) { return *node.contents[std::prev(node.by_slot.upper_bound(slot.value))->second.value]; }
+
+const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk) {
+  if (content.chunks == 1) return content.root;
+  return content.hashes ? (*content.hashes)[chunk] : content.gathered[chunk];
+}
+
+// ---- our own files ------------------------------------------------------------------------------------
+
+void add_own(Node& node, const StoredFile& file) {
+  node.own.insert_or_assign(file.entry.name, file.entry);
+  node.names.add_own(node.options.id, file.entry);
+  if (chunk_count(file.entry.size) == 0) return;
+  Content& content = content_of(node, file.entry.root, file.entry.size);
+  if (content.stage == Stage::complete) return;
+  content.stage = Stage::complete;
+  content.served_as = file.entry;
+  content.hashes = file.chunks;
+  for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.set_have(slot_of(content, chunk));
+  content.have = content.chunks;
+}
+
+void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
+  Content* content = find_content(node, index);
+  if (!content || content->stage != Stage::complete || !content->served_as || !(*content->served_as == entry)) return;
+  node.report.warn(fmt::format("{}: the file changed while it was shared; digesting it again", entry.name));
+  content->stage = Stage::known;
+  content->served_as.reset();
+  content->have = 0;
+  for (std::uint32_t chunk = 0; chunk < content->chunks; ++chunk) node.picker.clear_have(slot_of(*content, chunk));
+  take_back(node, *content);
+  if (node.own.erase(entry.name) > 0) tell_tracker(node, Withdraw{{entry.name}});
+  node.names.remove_own(entry.name);
+  node.tasks.spawn(node.strand, "digesting " + entry.name, digest_again(node, entry));
+}
+
+/// Waits until the file rests, and offers it as it is now.
+Task<> digest_again(Node& node, FileEntry entry) {
+  constexpr int kTries = 60;
+  for (int tries = 0; tries < kTries; ++tries) {
+    co_await node.world.sleep(std::chrono::milliseconds(tries == 0 ? 200 : 1000));
+    auto file = co_await offload(node.world, [&node, name = entry.name] { return node.storage.digest(name); });
+    if (!file && file.error().code == make_error_code(Errc::changed)) continue;
+    if (!file) {
+      node.report.warn(file.error().message());
+      co_return;
+    }
+    add_own(node, *file);
+    tell_tracker(node, Offer{{file->entry}});
+    if (chunk_count(file->entry.size) > 0) introduce(node, content_of(node, file->entry.root, file->entry.size));
+    co_return;
+  }
+  node.report.warn(fmt::format("{}: does not stop changing; it is not shared any more", entry.name));
+}
+
+// ---- what others offer --------------------------------------------------------------------------------
+
+namespace {
+
+/// What the user does not want to offer is not fetched either.
+bool is_left_out(const Node& node, const std::string& name) {
+  const auto is_match = [&](const std::string& pattern) { return matches(pattern, name); };
+  const auto& [include, exclude] = std::tie(node.options.include, node.options.exclude);
+  return (!include.empty() && std::ranges::none_of(include, is_match)) || std::ranges::any_of(exclude, is_match);
+}
+
+/// Folders and empty files have no bytes to fetch.
+Task<> make_empty_target(Node& node, FileEntry entry) {
+  const auto made = co_await offload(node.world, [&] { return node.storage.make_empty(entry); });
+  --node.unfinished;
+  if (!made) {
+    ++node.failed_targets;
+    node.report.warn(made.error().message());
+    if (exit_code_of(made.error()) == ExitCode::disk_full) finish(node, Failure(made.error()));
+  } else {
+    ++node.files_published;
+  }
+  check_done(node);
+}
+
+}  // namespace
+
+void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
+  if (const auto sound = check_entry(entry); !sound) {
+    node.report.warn(fmt::format("an entry of {} is refused: {}", owner, sound.error().message()));
+    return;
+  }
+  if (owner == node.options.id || node.options.appetite == Appetite::nothing || is_left_out(node, entry.name)) return;
+  if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
+  const auto place = node.names.place(owner, entry);
+  if (!place) return;
+  if (place->is_conflict && entry.kind == EntryKind::file)
+    node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->name));
+  FileEntry kept = entry;
+  kept.name = place->name;
+  if (chunk_count(entry.size) == 0) {
+    ++node.unfinished;
+    node.tasks.spawn(node.strand, "making " + kept.name, make_empty_target(node, std::move(kept)));
+    return;
+  }
+  want(node, content_of(node, entry.root, entry.size), {std::move(kept), owner});
+}
+
+void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost) {
+  for (const auto& content : node.contents)
+    for (auto& target : content->targets) {
+      if (target.owner != owner || target.is_published || target.is_failed) continue;
+      if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
+      content->is_owner_lost = true;
+      if (!lost) fail_target(node, *content, target, {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});
+    }
+  give_up_lost(node);
+  check_done(node);
+}
+
+// ---- chunks -------------------------------------------------------------------------------------------
+
+void mark_have(Node& node, Content& content, std::uint32_t chunk) {
+  const Slot slot = slot_of(content, chunk);
+  if (node.picker.has(slot)) return;
+  node.picker.set_have(slot);
+  ++content.have;
+  node.bytes_have += chunk_length(content.size, ChunkIndex(chunk));
+  node.fresh_haves.push_back(slot);
+  node.counts_changed.insert(content.index);
+  if (has_all(content)) on_all_chunks(node, content);
+  else if (content.chunks > 1 && !content.is_hashing && chunk == content.md5_next) node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
+}
+
+void on_all_chunks(Node& node, Content& content) {
+  content.stage = Stage::checking;
+  node.fetching.erase(content.index);
+  if (content.chunks > 1) {
+    --node.open_contents;
+    open_contents(node);
+  }
+  if (content.md5_found) on_md5(node, content, *content.md5_found);
+  else if (content.chunks > 1 && !content.is_hashing) node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
+}
+
+namespace {
+
+constexpr std::uint32_t kMd5Batch = 16;  // chunks that a worker digests in one go
+
+/// Digests chunks [begin, end) of a partial file, on a worker.
+Result<> digest_range(const PartialFile& file, Md5Stream& md5, std::uint64_t size, std::uint32_t begin, std::uint32_t end) {
+  constexpr std::size_t kBlock = 64 * 1024;  // stays in the nearest caches
+  thread_local std::vector<std::byte> block(kBlock);
+  const std::uint64_t stop = std::min<std::uint64_t>(size, std::uint64_t{end} * kChunkSize);
+  for (std::uint64_t at = std::uint64_t{begin} * kChunkSize; at < stop;) {
+    const auto part = std::span(block).first(std::min<std::uint64_t>(kBlock, stop - at));
+    if (auto read = file.read(at, part); !read) return read;
+    md5.update(part);
+    at += part.size();
+  }
+  return {};
+}
+
+}  // namespace
+
+/// Follows the chunks of a content, as far as they are here without a gap.
+Task<> follow_md5(Node& node, ContentIndex index) {
+  Content& content = *find_content(node, index);
+  if (content.is_hashing || content.md5_found) co_return;
+  content.is_hashing = true;
+  if (!content.md5) content.md5.emplace();
+  while (content.md5_next < content.chunks) {
+    std::uint32_t end = content.md5_next;
+    while (end < content.chunks && end - content.md5_next < kMd5Batch && node.picker.has(slot_of(content, end))) ++end;
+    if (end == content.md5_next) break;
+    const auto file = content.partial;
+    const auto digested = co_await offload(node.world, [&] { return digest_range(*file, *content.md5, content.size, content.md5_next, end); });
+    if (!digested) {
+      content.is_hashing = false;
+      finish(node, Failure(digested.error()));
+      co_return;
+    }
+    content.md5_next = end;
+  }
+  content.is_hashing = false;
+  if (content.md5_next < content.chunks) co_return;
+  content.md5_found = content.md5->finish();
+  content.md5.reset();
+  if (has_all(content)) on_md5(node, content, *content.md5_found);
+}
+
+}  // namespace shoal

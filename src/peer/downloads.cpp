@@ -1,0 +1,315 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+namespace {
+
+std::uint32_t length_of(const Content& content, std::uint32_t chunk) { return chunk_length(content.size, ChunkIndex(chunk)); }
+
+ChunkRef ref_of(const Remote& remote, const Content& content, Slot slot) { return {remote.handle_of.at(content.index), chunk_of(content, slot)}; }
+
+/// Lets the link's reader know what may come before the request goes out.
+void send_request(Remote& remote, std::vector<std::pair<ChunkRef, Expected>> wanted) {
+  asio::post(remote.session->link->executor(), [session = remote.session, wanted = std::move(wanted)]() mutable {
+    Request request;
+    for (auto& [ref, expected] : wanted) {
+      request.chunks.push_back(ref);
+      session->expected.insert_or_assign(ref, std::move(expected));
+    }
+    session->outbox.push(std::move(request));
+  });
+}
+
+void send_cancel(Node& node, Remote& remote, Slot slot) {
+  const Content& content = content_at(node, slot);
+  if (remote.handle_of.contains(content.index)) tell(remote, Cancel{{ref_of(remote, content, slot)}});
+}
+
+/// In order is better for the disk and the MD5; at random is better where others wait for what we have.
+bool fetches_in_order(const Node& node) {
+  return std::ranges::all_of(node.remotes, [&](const auto& other) {
+    return std::ranges::all_of(node.fetching, [&](ContentIndex index) { return other.second->complete.contains(index); });
+  });
+}
+
+/// Ends a request; what it held of the window and of the slot is free again.
+void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
+  if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
+  remote.outstanding.erase(outstanding);
+}
+
+}  // namespace
+
+void refill(Node& node, Remote& remote) {
+  if (node.outcome || !node.picker.is_interesting(remote.source)) return;
+  const Instant now = node.world.now();
+  const auto random = [&node] { return node.world.random(); };
+  const bool in_order = fetches_in_order(node);
+  std::vector<std::pair<ChunkRef, Expected>> wanted;
+  constexpr std::size_t kMostAtOnce = 1024;
+  while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize)) {
+    const auto slot = node.picker.pick(remote.source, random, in_order);
+    if (!slot || remote.outstanding.contains(*slot)) break;  // the latter: it was cancelled there, and is not answered yet
+    const Content& content = content_at(node, *slot);
+    const std::uint32_t length = length_of(content, chunk_of(content, *slot));
+    if (!remote.rate.has_room(length)) break;
+    node.picker.begin(*slot);
+    remote.outstanding[*slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+    remote.rate.on_request(now, length);
+    wanted.emplace_back(ref_of(remote, content, *slot), Expected{*slot, length, 0, {}});
+  }
+  if (!wanted.empty()) send_request(remote, std::move(wanted));
+}
+
+namespace {
+
+/// Asks for one slot that was asked of another already.
+void request_again(Node& node, Remote& remote, Slot slot) {
+  const Instant now = node.world.now();
+  const Content& content = content_at(node, slot);
+  const std::uint32_t length = length_of(content, chunk_of(content, slot));
+  node.picker.begin(slot);
+  remote.outstanding[slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+  remote.rate.on_request(now, length);
+  std::vector<std::pair<ChunkRef, Expected>> wanted;
+  wanted.emplace_back(ref_of(remote, content, slot), Expected{slot, length, 0, {}});
+  send_request(remote, std::move(wanted));
+}
+
+}  // namespace
+
+void ask_instead(Node& node, Remote& remote, Slot slot) {
+  if (node.picker.in_flight(slot) != 1 || remote.outstanding.contains(slot) || !remote.rate.has_room(kChunkSize)) return;
+  for (const auto& [source, asked] : node.remotes) {
+    const auto outstanding = asked->outstanding.find(slot);
+    if (outstanding == asked->outstanding.end() || outstanding->second.is_given_up) continue;
+    if (outstanding->second.has_begun || !should_ask_instead(asked->rate, remote.rate)) return;
+    outstanding->second.is_given_up = true;
+    node.picker.end(slot);
+    send_cancel(node, *asked, slot);
+    return request_again(node, remote, slot);
+  }
+}
+
+void on_chunk_begun(Node& node, Source source, Slot slot) {
+  Remote* remote = find_remote(node, source);
+  if (!remote) return;
+  if (const auto outstanding = remote->outstanding.find(slot); outstanding != remote->outstanding.end()) outstanding->second.has_begun = true;
+}
+
+void refill_all(Node& node) {
+  for (const auto& [source, remote] : node.remotes) refill(node, *remote);
+}
+
+// ---- arrivals -----------------------------------------------------------------------------------------
+
+namespace {
+
+/// Cancels what others were asked for, now that it is here.
+void cancel_copies(Node& node, Slot slot, Source except) {
+  for (const auto& [source, remote] : node.remotes) {
+    if (source == except) continue;
+    const auto outstanding = remote->outstanding.find(slot);
+    if (outstanding == remote->outstanding.end() || outstanding->second.is_given_up) continue;
+    outstanding->second.is_given_up = true;
+    node.picker.end(slot);
+    if (!outstanding->second.has_begun) send_cancel(node, *remote, slot);
+  }
+}
+
+/// On a worker: is it right, and if so, on disk. A content of one chunk is opened, digested and written in one go.
+Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t chunk, std::span<const std::byte> bytes, const FileEntry* single) {
+  Stored stored;
+  stored.is_right = chunk_hash(bytes, content.size) == hash_of(content, chunk);
+  if (!stored.is_right) return stored;
+  stored.partial = content.partial;
+  if (single) {
+    auto opened = storage.open_partial(*single);
+    if (!opened) {
+      stored.written = Failure(opened.error());
+      return stored;
+    }
+    stored.partial = std::move(*opened);
+    stored.md5 = md5(bytes);
+  }
+  stored.written = stored.partial->write(std::uint64_t{chunk} * kChunkSize, bytes);
+  return stored;
+}
+
+void on_wrong_chunk(Node& node, Source source, Slot slot) {
+  Remote* remote = find_remote(node, source);
+  const Content& content = content_at(node, slot);
+  const std::string from = remote ? remote->id : "a peer that left";
+  node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot), to_hex(content.root).substr(0, 16)));
+  if (!remote) return;
+  node.picker.source_lost(source, slot);
+  if (++remote->wrong_chunks < kMostWrongChunks) return;
+  node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
+  asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
+}
+
+void on_stored(Node& node, const Arrival& arrival, Stored stored) {
+  Content& content = content_at(node, arrival.slot);
+  const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  node.picker.end(arrival.slot);  // it was kept in flight while it was being verified
+  if (!stored.is_right) {
+    node.bytes_wasted += arrival.buffer.size;
+    return on_wrong_chunk(node, arrival.source, arrival.slot);
+  }
+  if (!stored.written) {
+    if (exit_code_of(stored.written.error()) == ExitCode::disk_full) return finish(node, Failure(stored.written.error()));
+    for (auto& target : content.targets) fail_target(node, content, target, stored.written.error());
+    return check_done(node);
+  }
+  node.bytes_fetched += arrival.buffer.size;
+  if (stored.md5) {
+    content.partial = std::move(stored.partial);
+    content.md5_found = stored.md5;
+  }
+  mark_have(node, content, chunk);
+}
+
+}  // namespace
+
+Task<> store_arrival(Node& node, Arrival arrival) {
+  Content& content = content_at(node, arrival.slot);
+  const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  std::optional<FileEntry> single;
+  Budget::Share descriptor;
+  if (content.chunks == 1) {
+    single = content.targets.front().entry;
+    descriptor = co_await node.descriptors.take(1);
+  }
+  Stored stored = co_await offload(node.world, [&] { return verify_and_write(node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr); });
+  if (stored.partial && single) content.descriptor = std::move(descriptor);
+  on_stored(node, arrival, std::move(stored));
+  Remote* remote = find_remote(node, arrival.source);
+  if (remote) refill(node, *remote);
+}
+
+void on_arrival(Node& node, Arrival arrival) {
+  const Instant now = node.world.now();
+  const std::uint32_t length = arrival.buffer.size;
+  node.down.add(now, length);
+  Content& content = content_at(node, arrival.slot);
+  Remote* remote = find_remote(node, arrival.source);
+  bool was_given_up = true;
+  if (remote) {
+    remote->bytes_received += length;
+    if (const auto outstanding = remote->outstanding.find(arrival.slot); outstanding != remote->outstanding.end()) {
+      was_given_up = outstanding->second.is_given_up;
+      remote->rate.on_answer(outstanding->second.requested, now, length);
+      const double seconds = Seconds(now - outstanding->second.requested).count();
+      node.report.detail("chunk", {{"root", to_hex(content.root).substr(0, 16)}, {"chunk", std::uint64_t{chunk_of(content, arrival.slot)}}, {"bytes", std::uint64_t{length}}, {"from", remote->id}, {"seconds", seconds}});
+      remote->outstanding.erase(outstanding);
+    }
+  }
+  cancel_copies(node, arrival.slot, arrival.source);
+  const bool is_needed = content.stage == Stage::fetching && !node.picker.has(arrival.slot);
+  if (!is_needed || (was_given_up && node.picker.in_flight(arrival.slot) > 0)) {
+    if (!was_given_up) node.picker.end(arrival.slot);
+    node.bytes_wasted += length;
+  } else {
+    // Stays in flight until it is verified, so that nobody is asked for it meanwhile.
+    if (was_given_up) node.picker.begin(arrival.slot);
+    node.tasks.spawn(node.strand, "storing", store_arrival(node, std::move(arrival)));
+  }
+  if (remote) refill(node, *remote);
+}
+
+void on_reject(Node& node, Remote& remote, const Reject& reject) {
+  for (const ChunkRef& ref : reject.chunks) {
+    const auto index = content_for(remote, ref.handle);
+    if (!index || ref.chunk >= find_content(node, *index)->chunks) continue;
+    const Slot slot = slot_of(*find_content(node, *index), ref.chunk);
+    const auto outstanding = remote.outstanding.find(slot);
+    if (outstanding == remote.outstanding.end()) continue;
+    remote.rate.on_dropped(node.world.now(), outstanding->second.length);
+    // A rejection of what we did not cancel means that it does not have it after all.
+    if (!outstanding->second.is_given_up) node.picker.source_lost(remote.source, slot);
+    settle(node, remote, outstanding);
+  }
+  refill_all(node);
+}
+
+void release_requests(Node& node, Remote& remote) {
+  while (!remote.outstanding.empty()) settle(node, remote, remote.outstanding.begin());
+}
+
+void expire_requests(Node& node) {
+  const Instant now = node.world.now();
+  bool has_freed = false;
+  for (const auto& [source, remote] : node.remotes)
+    for (auto& [slot, outstanding] : remote->outstanding) {
+      if (outstanding.is_given_up || now < outstanding.deadline) continue;
+      // It keeps its place in the window: who does not answer is asked for no more.
+      outstanding.is_given_up = true;
+      node.picker.end(slot);
+      send_cancel(node, *remote, slot);
+      has_freed = true;
+    }
+  if (has_freed) refill_all(node);
+}
+
+// ---- the endgame --------------------------------------------------------------------------------------
+
+namespace {
+
+std::vector<InFlight> all_in_flight(const Node& node) {
+  std::vector<InFlight> all;
+  for (const auto& [source, remote] : node.remotes)
+    for (const auto& [slot, outstanding] : remote->outstanding)
+      if (!outstanding.is_given_up && !outstanding.has_begun) all.push_back({slot, source, outstanding.expected_at});
+  return all;
+}
+
+}  // namespace
+
+void duplicate_slow(Node& node) {
+  const auto all = all_in_flight(node);
+  if (all.empty()) return;
+  const Instant now = node.world.now();
+  const auto random = [&node] { return node.world.random(); };
+  for (const auto& [source, remote] : node.remotes) {
+    if (!remote->rate.has_room(kChunkSize) || !node.picker.is_interesting(source)) continue;
+    if (node.picker.pick(source, random, true)) continue;  // it has something fresh
+    const auto has = [&](Slot slot) { return node.picker.knows(source, slot) && !remote->outstanding.contains(slot); };
+    const auto copies = [&](Slot slot) { return node.picker.in_flight(slot); };
+    const auto slow = pick_duplicate(all, source, now, remote->rate.expected(kChunkSize), has, copies);
+    if (!slow) continue;
+    request_again(node, *remote, slow->slot);
+  }
+}
+
+}  // namespace shoal

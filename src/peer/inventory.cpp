@@ -1,0 +1,211 @@
+module;
+
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+namespace {
+
+constexpr std::size_t kMessageRoom = kControlLimit - 1024;
+constexpr std::uint32_t kBitsPerHolding = 32 * 1024 * 8;  // half a message's worth of bits
+constexpr std::size_t kMostContents = 20'000'000;         // that a node keeps a record of
+constexpr std::uint64_t kLargestFile = std::uint64_t{1} << 50;
+
+bool is_interested(const Remote& remote, const Content& content) { return remote.wants_everything || remote.wanted_roots.contains(content.root); }
+
+/// What we have of a content, in one holding or, for very long files, several.
+std::vector<Holding> holdings_of(const Node& node, const Content& content) {
+  if (has_all(content)) return {{content.index.value, content.root, content.size, true, 0, {}}};
+  std::vector<Holding> holdings;
+  for (std::uint32_t first = 0; first < content.chunks; first += kBitsPerHolding) {
+    Holding holding{content.index.value, content.root, content.size, false, first, {}};
+    const std::uint32_t count = std::min(kBitsPerHolding, content.chunks - first);
+    holding.bits.resize((count + 7) / 8);
+    for (std::uint32_t i = 0; i < count; ++i)
+      if (node.picker.has(slot_of(content, first + i))) holding.bits[i / 8] |= static_cast<std::uint8_t>(1U << i % 8);
+    holdings.push_back(std::move(holding));
+  }
+  return holdings;
+}
+
+/// Gathers holdings into as few messages as their size allows.
+class InventoryWriter {
+ public:
+  explicit InventoryWriter(Remote& remote) : remote_(remote) {}
+  ~InventoryWriter() { flush(); }
+  InventoryWriter(const InventoryWriter&) = delete;
+  InventoryWriter& operator=(const InventoryWriter&) = delete;
+
+  void add(Holding holding) {
+    const std::size_t size = encoded_size(holding);
+    if (bytes_ + size > kMessageRoom) flush();
+    bytes_ += size;
+    message_.holdings.push_back(std::move(holding));
+  }
+
+ private:
+  void flush() {
+    if (!message_.holdings.empty()) tell(remote_, std::exchange(message_, {}));
+    bytes_ = 0;
+  }
+
+  Remote& remote_;
+  Inventory message_;
+  std::size_t bytes_ = 0;
+};
+
+bool is_shown(const Content& content) {
+  return content.have > 0 && (content.stage == Stage::complete || content.partial != nullptr || content.served_as.has_value());
+}
+
+}  // namespace
+
+std::optional<ContentIndex> content_for(const Remote& remote, std::uint32_t handle) {
+  const auto known = remote.their_handles.find(handle);
+  if (known == remote.their_handles.end()) return std::nullopt;
+  return known->second;
+}
+
+// ---- what we have -------------------------------------------------------------------------------------
+
+void greet_with_inventory(Node& node, Remote& remote) {
+  InventoryWriter writer(remote);
+  for (const auto& content : node.contents) {
+    if (!is_shown(*content) || !is_interested(remote, *content) || !remote.introduced.insert(content->index).second) continue;
+    for (auto& holding : holdings_of(node, *content)) writer.add(std::move(holding));
+  }
+}
+
+void introduce(Node& node, const Content& content) {
+  if (!is_shown(content)) return;
+  for (const auto& [source, remote] : node.remotes) {
+    if (!is_interested(*remote, content) || !remote->introduced.insert(content.index).second) continue;
+    InventoryWriter writer(*remote);
+    for (auto& holding : holdings_of(node, content)) writer.add(std::move(holding));
+  }
+}
+
+void take_back(Node& node, const Content& content) {
+  for (const auto& [source, remote] : node.remotes)
+    if (remote->introduced.erase(content.index) > 0) tell(*remote, Gone{{content.index.value}});
+}
+
+void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe) {
+  remote.wants_everything |= subscribe.everything;
+  remote.wanted_roots.insert(subscribe.roots.begin(), subscribe.roots.end());
+  greet_with_inventory(node, remote);
+}
+
+/// News of single-chunk contents go out as one Inventory for many; of others as runs of chunks.
+void flush_haves(Node& node) {
+  if (node.fresh_haves.empty()) return;
+  std::vector<Slot> fresh = std::exchange(node.fresh_haves, {});
+  std::ranges::sort(fresh);
+  for (const auto& [source, remote] : node.remotes) {
+    InventoryWriter writer(*remote);
+    Have have;
+    for (const Slot slot : fresh) {
+      const Content& content = content_at(node, slot);
+      if (!is_interested(*remote, content) || !is_shown(content) || node.picker.knows(source, slot)) continue;
+      if (remote->introduced.insert(content.index).second) {
+        for (auto& holding : holdings_of(node, content)) writer.add(std::move(holding));
+        continue;
+      }
+      const std::uint32_t chunk = chunk_of(content, slot);
+      if (!have.runs.empty() && have.runs.back().handle == content.index.value && have.runs.back().first + have.runs.back().count == chunk) ++have.runs.back().count;
+      else have.runs.push_back({content.index.value, chunk, 1});
+      if (have.runs.size() * sizeof(ChunkRun) >= kMessageRoom) tell(*remote, std::exchange(have, {}));
+    }
+    if (!have.runs.empty()) tell(*remote, std::move(have));
+  }
+}
+
+// ---- what they have -----------------------------------------------------------------------------------
+
+namespace {
+
+void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
+  const Slot slot = slot_of(content, chunk);
+  if (!node.picker.source_has(remote.source, slot)) return;
+  ask_instead(node, remote, slot);
+  // Somebody who has it does not need it from us any more.
+  if (node.queue.cancel(remote.source, slot)) tell(remote, Reject{{{content.index.value, chunk}}});
+}
+
+Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
+  if (holding.size == 0 || holding.size > kLargestFile) return fail(Errc::malformed, fmt::format("an inventory of {} bytes", holding.size));
+  if (node.contents.size() >= kMostContents) return fail(Errc::too_large, "too many contents");
+  Content& content = content_of(node, holding.root, holding.size);
+  const auto [known, is_new] = remote.their_handles.try_emplace(holding.handle, content.index);
+  if (!is_new && known->second != content.index) return fail(Errc::malformed, fmt::format("handle {} stands for two contents", holding.handle));
+  remote.handle_of[content.index] = holding.handle;
+  if (holding.is_complete) {
+    remote.complete.insert(content.index);
+    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) note_chunk(node, remote, content, chunk);
+  }
+  for (std::size_t byte = 0; byte < holding.bits.size(); ++byte)
+    for (std::uint32_t bits = holding.bits[byte]; bits != 0; bits &= bits - 1) {
+      const std::uint64_t chunk = std::uint64_t{holding.first_chunk} + byte * 8 + static_cast<std::uint32_t>(std::countr_zero(bits));
+      if (chunk >= content.chunks) return fail(Errc::malformed, "an inventory with chunks past the end");
+      note_chunk(node, remote, content, static_cast<std::uint32_t>(chunk));
+    }
+  if (content.stage == Stage::opening && !content.hashes) ask_for_hashes(node, content);
+  return {};
+}
+
+}  // namespace
+
+Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory) {
+  for (const Holding& holding : inventory.holdings)
+    if (auto taken = take_holding(node, remote, holding); !taken) return taken;
+  refill(node, remote);
+  return {};
+}
+
+Result<> on_have(Node& node, Remote& remote, const Have& have) {
+  for (const ChunkRun& run : have.runs) {
+    const auto index = content_for(remote, run.handle);
+    if (!index) return fail(Errc::malformed, fmt::format("a have for the unknown handle {}", run.handle));
+    Content& content = *find_content(node, *index);
+    if (std::uint64_t{run.first} + run.count > content.chunks) return fail(Errc::malformed, "a have past the end");
+    for (std::uint32_t i = 0; i < run.count; ++i) note_chunk(node, remote, content, run.first + i);
+  }
+  refill(node, remote);
+  return {};
+}
+
+void on_gone(Node& node, Remote& remote, const Gone& gone) {
+  for (const std::uint32_t handle : gone.handles) {
+    const auto index = content_for(remote, handle);
+    if (!index) continue;
+    const Content& content = *find_content(node, *index);
+    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.source_lost(remote.source, slot_of(content, chunk));
+    remote.complete.erase(*index);
+    remote.handle_of.erase(*index);
+    remote.their_handles.erase(handle);
+  }
+  give_up_lost(node);
+}
+
+}  // namespace shoal

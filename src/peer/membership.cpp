@@ -1,0 +1,123 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.report;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+
+void tell_tracker(Node& node, Message message) {
+  if (!node.tracker) return;
+  asio::post(node.tracker->link->executor(), [tracker = node.tracker, message = std::move(message)]() mutable { tracker->outbox.push(std::move(message)); });
+}
+
+void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Registered& registered) {
+  if (node.epoch != registered.epoch) {
+    node.peer_names.clear();  // another run of the tracker numbers its peers anew
+    node.roster.clear();
+  }
+  node.tracker = std::move(link);
+  node.self = registered.peer;
+  node.epoch = registered.epoch;
+  node.expect = registered.expect;
+  node.revision = 0;
+  node.has_begun = false;
+  node.complete_told.reset();
+  for (const auto& content : node.contents)
+    if (content->have > 0) node.counts_changed.insert(content->index);
+  node.report.event("registered", {{"peer", node.options.id}, {"tracker", to_string(node.options.tracker)}, {"epoch", registered.epoch}});
+  node.report.note(fmt::format("{}: registered with the tracker at {}", node.options.id, to_string(node.options.tracker)));
+}
+
+void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link) {
+  if (node.tracker == link) node.tracker.reset();
+}
+
+void on_roster(Node& node, const RosterEntry& entry) {
+  node.peer_names[entry.peer] = entry.id;
+  node.roster[entry.id] = entry;
+}
+
+namespace {
+
+std::string owner_name(const Node& node, PeerId peer) {
+  const auto known = node.peer_names.find(peer);
+  return known == node.peer_names.end() ? fmt::format("peer-{}", peer.value) : known->second;
+}
+
+void on_swarm_complete(Node& node, const SwarmComplete& over) {
+  node.swarm_time = Nanoseconds(over.total_ns);
+  node.percent_of_bound = over.percent_of_bound_x100 / 100.0;
+  const bool is_ours = std::ranges::find(over.failed, node.options.id) != over.failed.end();
+  finish(node, is_ours ? ExitCode::partial : ExitCode::done);
+}
+
+}  // namespace
+
+Result<> on_tracker_message(Node& node, const Message& message) {
+  if (const auto* roster = std::get_if<Roster>(&message)) {
+    for (const auto& entry : roster->peers) on_roster(node, entry);
+  } else if (const auto* catalogue = std::get_if<Catalogue>(&message)) {
+    for (const auto& offered : catalogue->entries) on_offered(node, owner_name(node, offered.owner), offered.entry);
+    node.revision = std::max(node.revision, catalogue->revision);
+  } else if (const auto* retracted = std::get_if<Retracted>(&message)) {
+    for (const auto& name : retracted->names) on_retracted(node, owner_name(node, retracted->owner), name, retracted->lost);
+    node.revision = std::max(node.revision, retracted->revision);
+  } else if (const auto* begin = std::get_if<Begin>(&message)) {
+    if (!node.has_begun) node.report.event("begin", {{"peers", std::uint64_t{begin->peers}}});
+    node.has_begun = true;
+    node.revision = std::max(node.revision, begin->revision);
+    check_done(node);
+  } else if (const auto* over = std::get_if<SwarmComplete>(&message)) {
+    on_swarm_complete(node, *over);
+  } else {
+    return fail(Errc::out_of_order, fmt::format("got {} from the tracker", name_of(type_of(message))));
+  }
+  return {};
+}
+
+// ---- how far we are -----------------------------------------------------------------------------------
+
+void report_progress(Node& node) {
+  node.last_report = node.world.now();
+  if (!node.tracker) return;
+  constexpr std::size_t kCountsPerMessage = 1500;
+  const auto is_active = [](const auto& remote) { return remote.second->is_sending || !remote.second->outstanding.empty(); };
+  Progress progress{node.bytes_have, node.bytes_wanted, static_cast<std::uint32_t>(std::ranges::count_if(node.remotes, is_active)), {}};
+  for (const ContentIndex index : std::exchange(node.counts_changed, std::unordered_set<ContentIndex>())) {
+    const Content& content = *find_content(node, index);
+    progress.counts.push_back({content.root, content.have});
+    if (progress.counts.size() < kCountsPerMessage) continue;
+    tell_tracker(node, progress);
+    progress.counts.clear();
+  }
+  tell_tracker(node, std::move(progress));
+}
+
+}  // namespace shoal

@@ -1,0 +1,63 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <span>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kWindow = 1s;
+constexpr std::size_t kClockSamples = 16;
+
+}  // namespace
+
+void RateMeter::add(Instant now, std::uint64_t bytes) {
+  total_ += bytes;
+  recent_.emplace_back(now, bytes);
+  recent_bytes_ += bytes;
+  while (recent_.front().first <= now - kWindow) {
+    recent_bytes_ -= recent_.front().second;
+    recent_.pop_front();
+  }
+  // A run of less than a second has its whole length for a window.
+  const Nanoseconds span = std::max<Nanoseconds>(now - recent_.front().first, 250ms);
+  const double rate = static_cast<double>(recent_bytes_ - recent_.front().second) / Seconds(span).count();
+  peak_ = std::max(peak_, rate);
+}
+
+double RateMeter::rate(Instant now) const {
+  std::uint64_t bytes = 0;
+  for (auto sample = recent_.rbegin(); sample != recent_.rend() && sample->first > now - kWindow; ++sample) bytes += sample->second;
+  return static_cast<double>(bytes) / Seconds(kWindow).count();
+}
+
+void SwarmClock::restart() { samples_.clear(); }
+
+void SwarmClock::sample(Instant sent, Nanoseconds tracker_time, Instant received) {
+  const Nanoseconds middle = sent.time_since_epoch() + (received - sent) / 2;
+  samples_.push_back({received - sent, tracker_time - middle});
+  if (samples_.size() > kClockSamples) samples_.pop_front();
+  const auto best = std::ranges::min_element(samples_, {}, &Sample::delay);
+  offset_ = best->offset.count();
+  is_set_ = true;
+}
+
+}  // namespace shoal

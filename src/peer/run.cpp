@@ -1,0 +1,222 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace shoal {
+
+Node::Node(World& w, Report& r, Storage& s, PeerOptions o)
+    : world(w),
+      report(r),
+      storage(s),
+      options(std::move(o)),
+      strand(make_strand(w)),
+      instance(w.random() | 1),
+      tasks([this](const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }) {}
+
+void finish(Node& node, Result<ExitCode> outcome) {
+  if (node.outcome) return;
+  node.outcome = std::move(outcome);
+  node.finished.notify();
+}
+
+// ---- the clock's work ---------------------------------------------------------------------------------
+
+namespace {
+
+constexpr Nanoseconds kBusyTick = 10ms;
+constexpr Nanoseconds kIdleTick = 50ms;
+constexpr int kSlowEvery = 20;  // ticks between the slower chores
+
+bool is_busy(const Node& node) {
+  if (node.queue.waiting() > 0 || node.open_contents > 0 || !node.fresh_haves.empty()) return true;
+  return std::ranges::any_of(node.remotes, [](const auto& remote) { return !remote.second->outstanding.empty() || remote.second->is_sending; });
+}
+
+void do_slow_chores(Node& node) {
+  for (const auto& content : node.contents)
+    if (content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
+  refill_all(node);
+  if (node.world.now() - node.last_report >= 1s && !node.counts_changed.empty()) report_progress(node);
+}
+
+}  // namespace
+
+void tick(Node& node) {
+  flush_haves(node);
+  expire_requests(node);
+  duplicate_slow(node);
+  serve_next(node);
+}
+
+Task<> keep_ticking(Node& node) {
+  for (int count = 1;; ++count) {
+    tick(node);
+    const bool busy = is_busy(node);
+    if (!busy || count % kSlowEvery == 0) do_slow_chores(node);
+    draw_progress(node);
+    co_await node.world.sleep(busy ? kBusyTick : kIdleTick);
+  }
+}
+
+void draw_progress(Node& node) {
+  if (node.bytes_wanted == 0 || node.unfinished == 0 || !node.report.wants_progress()) return;
+  std::vector<ProgressLine> lines;
+  const auto sources_of = [&](const Content& content) {
+    return static_cast<std::uint32_t>(std::ranges::count_if(node.remotes, [&](const auto& remote) {
+      const auto in_content = remote.second->outstanding.lower_bound(content.first);
+      return in_content != remote.second->outstanding.end() && in_content->first.value < content.first.value + content.chunks;
+    }));
+  };
+  for (const ContentIndex index : node.fetching) {
+    const Content& content = *find_content(node, index);
+    const std::uint64_t done = std::min(content.size, std::uint64_t{content.have} * kChunkSize);
+    lines.push_back({content.targets.front().entry.name, done, content.size, 0, sources_of(content)});
+  }
+  const auto active = std::ranges::count_if(node.remotes, [](const auto& remote) { return !remote.second->outstanding.empty(); });
+  node.report.progress(lines, {"total", node.bytes_have, node.bytes_wanted, node.down.rate(node.world.now()), static_cast<std::uint32_t>(active)});
+}
+
+// ---- the run ------------------------------------------------------------------------------------------
+
+namespace {
+
+Task<> watch_for_stop(Node& node, Signal& stop, std::atomic<bool>& is_stopped) {
+  co_await stop.wait();
+  is_stopped = true;
+  co_await run_on(node.strand, [&] { finish(node, ExitCode::interrupted); });
+}
+
+Task<Result<ScanReport>> scan_folder(Node& node, std::atomic<bool>& is_stopped) {
+  ScanOptions options;
+  options.include = node.options.include;
+  options.exclude = node.options.exclude;
+  options.should_stop = [&] { return is_stopped.load(); };
+  options.progress = [&node](const ScanProgress& progress) {
+    if (node.report.wants_progress()) node.report.progress({}, {"digesting", progress.bytes_done, progress.bytes_total, 0, 0});
+  };
+  auto scanned = co_await offload(node.world, [&] { return node.storage.scan(options); });
+  node.report.end_progress();
+  co_return scanned;
+}
+
+void tell_of_scan(Node& node, const ScanReport& scanned) {
+  std::uint64_t bytes = 0;
+  for (const auto& file : scanned.files) bytes += file.entry.size;
+  for (const auto& problem : scanned.problems) node.report.warn(problem.message());
+  if (!scanned.symlinks.empty())
+    node.report.note(fmt::format("skipped {} symbolic link{} ({}{})", scanned.symlinks.size(), scanned.symlinks.size() == 1 ? "" : "s", scanned.symlinks.front(), scanned.symlinks.size() > 1 ? ", ..." : ""));
+  node.report.note(fmt::format("{}: offers {} files, {}; {} digested anew", node.options.id, scanned.files.size(), format_bytes(bytes), format_bytes(scanned.bytes_hashed)));
+  node.report.event("scanned", {{"files", std::uint64_t{scanned.files.size()}}, {"bytes", bytes}, {"digested", scanned.bytes_hashed}, {"symlinks", std::uint64_t{scanned.symlinks.size()}}, {"problems", std::uint64_t{scanned.problems.size()}}});
+}
+
+Result<std::shared_ptr<Listener>> listen(Node& node) {
+  auto listening = node.world.listen(node.options.listen);
+  if (!listening) return Failure(std::move(listening).error());
+  node.listening = (*listening)->local();
+  return std::shared_ptr<Listener>(std::move(*listening));
+}
+
+/// Says goodbye, and gives it a moment to get through.
+Task<> say_goodbye(Node& node, ExitCode exit) {
+  co_await run_on(node.strand, [&] {
+    const Leave leave{static_cast<std::uint8_t>(exit)};
+    for (const auto& [source, remote] : node.remotes) tell(*remote, leave);
+    tell_tracker(node, leave);
+  });
+  co_await node.world.sleep(50ms);
+}
+
+/// Ends all tasks; after this nothing refers to the node any more.
+Task<> wind_up(Node& node, std::shared_ptr<Listener> listener) {
+  co_await run_on(node.strand, [&] {
+    if (listener) listener->close();
+    for (const auto& [source, remote] : node.remotes) asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
+  });
+  node.tasks.cancel();
+  co_await node.tasks.join();
+  co_await run_on(node.strand, [] {});  // what tasks posted last comes before this
+}
+
+PeerOutcome tally(const Node& node, ExitCode exit) { return {exit, node.files_published, node.bytes_fetched, node.bytes_wasted, node.swarm_time, node.percent_of_bound}; }
+
+/// Runs what is common to all kinds of run, until something finishes the node.
+Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listener, Task<> tracker_side) {
+  node.report.set_clock([&node] { return node.clock.is_set() ? Seconds(node.clock.at(node.world.now())).count() : 0.0; });
+  node.tasks.spawn(node.strand, "accepting", accept_peers(node, listener));
+  node.tasks.spawn(node.strand, "connecting", keep_connected(node));
+  node.tasks.spawn(node.strand, "publishing", publish_contents(node));
+  node.tasks.spawn(node.strand, "ticking", keep_ticking(node));
+  node.tasks.spawn(make_strand(node.world), "tracker", std::move(tracker_side));
+  co_await node.finished.wait();
+  const auto outcome = co_await in_node(node, [&] { return *node.outcome; });
+  co_await say_goodbye(node, outcome ? *outcome : exit_code_of(outcome.error()));
+  co_await wind_up(node, listener);
+  node.report.end_progress();
+  node.report.set_clock({});
+  if (!outcome) co_return Failure(outcome.error());
+  co_return tally(node, *outcome);
+}
+
+}  // namespace
+
+Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& storage, PeerOptions options, Signal& stop) {
+  Node node(world, report, storage, std::move(options));
+  std::atomic<bool> is_stopped = false;
+  node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));
+  auto scanned = co_await scan_folder(node, is_stopped);
+  Result<std::shared_ptr<Listener>> listener = scanned ? listen(node) : Failure(scanned.error());
+  if (!listener) {
+    co_await wind_up(node, nullptr);
+    co_return Failure(listener.error());
+  }
+  co_await run_on(node.strand, [&] {
+    tell_of_scan(node, *scanned);
+    for (const auto& file : scanned->files) add_own(node, file);
+    scanned->files = {};
+  });
+  co_return co_await run_node(node, *listener, follow_tracker(node));
+}
+
+Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns, Signal& stop) {
+  Node node(world, report, storage, std::move(options));
+  node.ends_when_done = true;
+  std::atomic<bool> is_stopped = false;
+  auto listener = listen(node);
+  if (!listener) co_return Failure(listener.error());
+  node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));
+  co_return co_await run_node(node, *listener, follow_findings(node, std::move(patterns)));
+}
+
+}  // namespace shoal

@@ -1,0 +1,255 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kGreetingPatience = 10s;
+constexpr Nanoseconds kIdlePatience = 15s;
+constexpr Nanoseconds kPingInterval = 4s;
+constexpr double kPieceSeconds = 0.005;         // a piece of a chunk takes about this long, so that control messages get between
+constexpr std::uint32_t kLeastPiece = kLeafSize;
+constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
+constexpr std::size_t kControlAtOnce = 16 * 1024;
+
+[[noreturn]] void out_of_order(std::string what) { throw StepFailed(Error{make_error_code(Errc::out_of_order), std::move(what), {}}); }
+
+// ---- the greeting -------------------------------------------------------------------------------------
+
+Task<> greet_as_initiator(Node& node, PeerSession& session) {
+  Hello hello;
+  hello.role = Role::peer_to_peer;
+  hello.id = node.options.id;
+  hello.instance = node.instance;
+  co_await step(send(*session.link, std::move(hello)));
+  const Welcome welcome = co_await step(receive<Welcome>(*session.link, kGreetingPatience));
+  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion) throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting", {}});
+  session.id = welcome.id;
+  session.instance = welcome.instance;
+}
+
+Task<> refuse(PeerSession& session, RefusalReason reason, std::string text) {
+  static_cast<void>(co_await send(*session.link, Refusal{reason, text}));
+  throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
+}
+
+Task<> greet_as_acceptor(Node& node, PeerSession& session) {
+  const Hello hello = co_await step(receive<Hello>(*session.link, kGreetingPatience));
+  if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
+  if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
+    co_await refuse(session, RefusalReason::version, fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
+  if (hello.role != Role::peer_to_peer) co_await refuse(session, RefusalReason::wrong_role, "this is a peer, not a tracker");
+  if (!check_name(hello.id)) co_await refuse(session, RefusalReason::other, "that name cannot be a peer's");
+  co_await step(send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, node.instance}));
+  session.id = hello.id;
+  session.instance = hello.instance;
+}
+
+// ---- the writer ---------------------------------------------------------------------------------------
+
+/// How much of a chunk to send in one frame.
+std::uint32_t piece_length(const PeerSession& session, std::uint32_t left) {
+  if (session.upload_rate <= 0) return std::min(left, std::uint32_t{4} * kLeastPiece);
+  const double piece = std::clamp(session.upload_rate * kPieceSeconds, double{kLeastPiece}, double{kChunkSize});
+  return std::min(left, static_cast<std::uint32_t>(piece));
+}
+
+void update_rate(PeerSession& session, std::uint32_t bytes, Nanoseconds taken) {
+  const double rate = bytes / std::max(Seconds(taken).count(), 1e-5);
+  session.upload_rate = session.upload_rate <= 0 ? rate : session.upload_rate + (rate - session.upload_rate) / 8;
+}
+
+Task<> send_control(PeerSession& session) {
+  while (!session.outbox.is_empty()) co_await step(session.link->send(session.outbox.take_now(kControlAtOnce)));
+}
+
+/// Sends one chunk, with control messages between its pieces. False where the file is no longer what it was.
+Task<bool> send_job(Node& node, PeerSession& session, const UploadJob& job) {
+  std::uint32_t sent = 0;
+  while (sent < job.length) {
+    co_await send_control(session);
+    const std::uint32_t piece = piece_length(session, job.length - sent);
+    const Instant begun = node.world.now();
+    const auto result = co_await session.link->send_chunk({job.ref.handle, job.ref.chunk, sent, piece}, job.source, job.file_offset + sent);
+    if (!result && result.error().code == make_error_code(Errc::changed)) co_return false;
+    if (!result) throw StepFailed(result.error());
+    update_rate(session, piece, node.world.now() - begun);
+    sent += piece;
+  }
+  co_return true;
+}
+
+/// Opens what the jobs are served from, on a worker.
+Task<> open_sources(Node& node, std::vector<UploadJob>& jobs) {
+  co_await run_on(node.world.workers(), [&] {
+    for (auto& job : jobs) {
+      if (job.source || !job.served_as) continue;
+      if (auto opened = node.storage.open(*job.served_as)) job.source = std::move(*opened);
+    }
+  });
+}
+
+Task<> send_uploads(Node& node, SessionPtr session) {
+  std::vector<UploadJob> jobs(std::make_move_iterator(session->uploads.begin()), std::make_move_iterator(session->uploads.end()));
+  session->uploads.clear();
+  co_await open_sources(node, jobs);
+  std::uint64_t bytes = 0;
+  std::vector<UploadJob> unsent;
+  for (auto& job : jobs) {
+    const bool is_sent = job.source && co_await send_job(node, *session, job);
+    if (is_sent) bytes += job.length;
+    else unsent.push_back(std::move(job));
+  }
+  asio::post(node.strand, [&node, source = *session->source, bytes, unsent = std::move(unsent)]() mutable { on_sent(node, source, bytes, std::move(unsent)); });
+}
+
+/// The one writer of a connection: control messages before data.
+Task<> write_to(Node& node, SessionPtr session) {
+  while (!session->is_over) {
+    co_await send_control(*session);
+    if (!session->uploads.empty()) co_await send_uploads(node, session);
+    else if (session->outbox.is_empty()) co_await session->outbox.wait_for_work();
+  }
+}
+
+Task<> ping_regularly(Node& node, SessionPtr session) {
+  while (!session->is_over) {
+    session->outbox.push(Ping{node.world.now().time_since_epoch().count()});
+    co_await node.world.sleep(kPingInterval);
+  }
+}
+
+// ---- the reader ---------------------------------------------------------------------------------------
+
+Task<ChunkBuffer> take_buffer(Node& node, std::uint32_t size) {
+  ChunkBuffer buffer;
+  buffer.share = co_await node.buffers.take(size);
+  buffer.bytes = std::make_unique_for_overwrite<std::byte[]>(size);
+  buffer.size = size;
+  co_return buffer;
+}
+
+/// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
+Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
+  const ChunkRef ref{header.handle, header.chunk};
+  const auto found = session->expected.find(ref);
+  if (found == session->expected.end()) out_of_order(fmt::format("a chunk {} that was not asked for", header.chunk));
+  Expected& expected = found->second;
+  if (header.offset != expected.filled || header.length > expected.length - expected.filled) out_of_order("a piece that does not follow the last one");
+  if (expected.filled == 0) {
+    if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
+    asio::post(node.strand, [&node, source = *session->source, slot = expected.slot] { on_chunk_begun(node, source, slot); });
+    expected.buffer = co_await take_buffer(node, expected.length);
+  }
+  co_await step(session->link->receive_payload(expected.buffer.span().subspan(expected.filled, header.length)));
+  expected.filled += header.length;
+  if (expected.filled < expected.length) co_return;
+  --session->begun_chunks;
+  Arrival arrival{*session->source, expected.slot, std::move(expected.buffer)};
+  session->expected.erase(found);
+  asio::post(node.strand, [&node, arrival = std::move(arrival)]() mutable { on_arrival(node, std::move(arrival)); });
+}
+
+/// A rejected chunk is not expected any more, unless it was begun.
+void forget_rejected(PeerSession& session, const Reject& reject) {
+  for (const ChunkRef& ref : reject.chunks) {
+    const auto found = session.expected.find(ref);
+    if (found == session.expected.end()) continue;
+    if (found->second.filled > 0) --session.begun_chunks;
+    session.expected.erase(found);
+  }
+}
+
+Task<> handle(Node& node, SessionPtr session, Message message) {
+  if (const auto* ping = std::get_if<Ping>(&message)) {
+    const auto now = node.world.now().time_since_epoch().count();
+    session->outbox.push(Pong{ping->t1, now, now});
+    co_return;
+  }
+  if (const auto* pong = std::get_if<Pong>(&message)) {
+    const Nanoseconds rtt = node.world.now().time_since_epoch() - Nanoseconds(pong->t1) - Nanoseconds(pong->t3 - pong->t2);
+    co_await run_on(node.strand, [&] {
+      if (Remote* remote = find_remote(node, *session->source); remote && rtt > Nanoseconds::zero()) remote->rate.on_round_trip(rtt);
+    });
+    co_return;
+  }
+  if (const auto* reject = std::get_if<Reject>(&message)) forget_rejected(*session, *reject);
+  unwrap(co_await in_node(node, [&] { return on_message(node, *session->source, message); }));
+}
+
+Task<> read_from(Node& node, SessionPtr session) {
+  for (;;) {
+    co_await session->outbox.wait_for_room();
+    Incoming incoming = co_await step(session->link->receive(kIdlePatience));
+    if (const auto* header = std::get_if<ChunkHeader>(&incoming)) {
+      co_await take_piece(node, session, *header);
+      continue;
+    }
+    if (std::holds_alternative<Leave>(std::get<Message>(incoming))) co_return;
+    co_await handle(node, session, std::get<Message>(std::move(incoming)));
+  }
+}
+
+}  // namespace
+
+Task<> serve_peer(Node& node, SessionPtr session) {
+  std::optional<Error> why;
+  try {
+    co_await (session->is_initiator ? greet_as_initiator(node, *session) : greet_as_acceptor(node, *session));
+    session->link->established();
+    const bool is_in = co_await in_node(node, [&] { return admit(node, session); });
+    if (is_in) {
+      node.tasks.spawn(session->link->executor(), "writer to " + session->id, write_to(node, session));
+      node.tasks.spawn(session->link->executor(), "pings to " + session->id, ping_regularly(node, session));
+      co_await read_from(node, session);
+    }
+  } catch (const StepFailed& failed) {
+    why = failed.error();
+  }
+  session->is_over = true;
+  session->link->close();
+  session->outbox.wake();
+  if (session->source) {
+    co_await run_on(node.strand, [&] { part(node, session, why); });
+  } else if (why) {
+    node.report.detail("stranger", {{"address", to_string(session->link->remote())}, {"why", why->message()}});
+    const bool is_worth_a_line = !session->is_initiator && why->code != make_error_code(Errc::closed);
+    if (is_worth_a_line) node.report.warn(fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
+  }
+}
+
+}  // namespace shoal

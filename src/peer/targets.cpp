@@ -1,0 +1,262 @@
+module;
+
+#include <boost/asio/awaitable.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+
+// ---- wishes -------------------------------------------------------------------------------------------
+
+void want(Node& node, Content& content, Target target) {
+  ++node.unfinished;
+  node.complete_told.reset();
+  content.targets.push_back(std::move(target));
+  if (content.stage == Stage::failed) content.stage = Stage::known;
+  if (content.stage == Stage::known) {
+    content.stage = Stage::wanted;
+    content.is_owner_lost = false;
+    node.bytes_wanted += content.size;
+    if (content.chunks > 1) {
+      node.to_open.push_back(content.index);
+      open_contents(node);
+    } else {
+      content.stage = Stage::fetching;
+      node.picker.want(content.first);
+    }
+    return;
+  }
+  // It is here already, or on its way: one more name for it.
+  if (content.stage == Stage::complete) {
+    node.to_publish.push_back({content.index, content.targets.size() - 1});
+    node.publish_signal.notify();
+  } else if (content.stage == Stage::checking && content.md5_found) {
+    on_md5(node, content, *content.md5_found);
+  }
+}
+
+void open_contents(Node& node) {
+  while (!node.to_open.empty() && node.open_contents < kMostOpenContents) {
+    // Any of them: peers that begin at different files have more to give each other.
+    std::swap(node.to_open.front(), node.to_open[node.world.random() % node.to_open.size()]);
+    Content& content = *find_content(node, node.to_open.front());
+    node.to_open.pop_front();
+    if (content.stage != Stage::wanted) continue;
+    content.stage = Stage::opening;
+    ++node.open_contents;
+    content.gathered.resize(content.chunks);
+    if (content.hashes || std::ranges::all_of(content.spans, [](bool is_here) { return is_here; })) on_hashes_complete(node, content);
+    else ask_for_hashes(node, content);
+  }
+}
+
+void on_hashes_complete(Node& node, Content& content) {
+  if (!content.hashes) content.hashes = std::make_shared<const std::vector<Sha256Digest>>(std::move(content.gathered));
+  content.gathered = {};
+  node.tasks.spawn(node.strand, "opening", open_content(node, content.index));
+}
+
+namespace {
+
+/// What an earlier run left, chunk by chunk: those that are right. On a worker, in slices.
+std::vector<std::uint32_t> right_chunks(const PartialFile& file, const std::vector<Sha256Digest>& hashes, std::uint32_t begin, std::uint32_t end) {
+  std::vector<std::uint32_t> right;
+  std::vector<std::byte> bytes(kChunkSize);
+  for (std::uint32_t chunk = begin; chunk < end; ++chunk) {
+    const auto part = std::span(bytes).first(chunk_length(file.size(), ChunkIndex(chunk)));
+    if (file.read(std::uint64_t{chunk} * kChunkSize, part) && chunk_hash(part, file.size()) == hashes[chunk]) right.push_back(chunk);
+  }
+  return right;
+}
+
+}  // namespace
+
+/// Opens the partial file, verifies what is in it, and asks for the rest.
+Task<> open_content(Node& node, ContentIndex index) {
+  Content& content = *find_content(node, index);
+  const FileEntry entry = content.targets.front().entry;
+  auto opened = co_await offload(node.world, [&] { return node.storage.open_partial(entry); });
+  if (!opened) {
+    --node.open_contents;
+    if (exit_code_of(opened.error()) == ExitCode::disk_full) co_return finish(node, Failure(opened.error()));
+    for (auto& target : content.targets) fail_target(node, content, target, opened.error());
+    co_return check_done(node);
+  }
+  content.partial = std::move(*opened);
+  content.began = node.world.now();
+  std::uint64_t resumed = 0;
+  for (const ByteRange range : content.partial->written()) {
+    const auto end = static_cast<std::uint32_t>(chunk_count(range.end));
+    for (auto chunk = static_cast<std::uint32_t>(range.begin / kChunkSize); chunk < end;) {
+      const std::uint32_t stop = std::min(chunk + 64, end);
+      const auto right = co_await offload(node.world, [&] { return right_chunks(*content.partial, *content.hashes, chunk, stop); });
+      for (const std::uint32_t had : right) {
+        resumed += chunk_length(content.size, ChunkIndex(had));
+        mark_have(node, content, had);
+      }
+      chunk = stop;
+    }
+  }
+  if (resumed > 0) node.report.note(fmt::format("{}: {} of {} are here from an earlier run", entry.name, format_bytes(resumed), format_bytes(content.size)));
+  introduce(node, content);
+  if (has_all(content)) co_return;
+  content.stage = Stage::fetching;
+  node.fetching.insert(index);
+  for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.want(slot_of(content, chunk));
+  refill_all(node);
+}
+
+// ---- the end of a content -----------------------------------------------------------------------------
+
+void on_md5(Node& node, Content& content, const Md5Digest& md5) {
+  content.md5_found = md5;
+  for (std::size_t i = 0; i < content.targets.size(); ++i) {
+    Target& target = content.targets[i];
+    if (target.is_published || target.is_failed || target.is_publishing) continue;
+    if (target.entry.md5 != md5) {
+      const std::string what = fmt::format("{}: MD5 is {}, but {} said {}", target.entry.name, to_hex(md5), target.owner, to_hex(target.entry.md5));
+      fail_target(node, content, target, {make_error_code(Errc::wrong_digest), what, {}});
+      continue;
+    }
+    target.is_publishing = true;
+    node.to_publish.push_back({content.index, i});
+  }
+  node.publish_signal.notify();
+  check_done(node);
+}
+
+void fail_target(Node& node, Content& content, Target& target, const Error& error) {
+  if (target.is_published || target.is_failed) return;
+  target.is_failed = true;
+  --node.unfinished;
+  ++node.failed_targets;
+  node.report.error(error);
+  if (!std::ranges::all_of(content.targets, [](const Target& other) { return other.is_failed; })) return;
+  if (content.stage == Stage::complete) return;
+  if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content)) --node.open_contents;
+  content.stage = Stage::failed;
+  node.fetching.erase(content.index);
+  for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.unwant(slot_of(content, chunk));
+  open_contents(node);
+}
+
+namespace {
+
+void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
+  if (!result) {
+    if (exit_code_of(result.error()) == ExitCode::disk_full) return finish(node, Failure(result.error()));
+    return fail_target(node, content, target, result.error());
+  }
+  target.is_published = true;
+  --node.unfinished;
+  ++node.files_published;
+  content.stage = Stage::complete;
+  if (!content.served_as) content.served_as = target.entry;
+  const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
+  node.report.event("file", {{"name", target.entry.name}, {"bytes", content.size}, {"md5", to_hex(target.entry.md5)}, {"seconds", seconds}, {"owner", target.owner}});
+  node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
+}
+
+/// A content that is here under a name already gets its further names by copies.
+Task<> publish_copy(Node& node, ToPublish job) {
+  Content& content = *find_content(node, job.content);
+  const StoredFile from{*content.served_as, content.hashes};
+  const FileEntry to = content.targets[job.target].entry;
+  const auto copied = co_await offload(node.world, [&] { return node.storage.copy(from, to); });
+  on_published(node, content, content.targets[job.target], copied);
+}
+
+Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
+  std::vector<Publication> files;
+  for (const ToPublish& job : jobs) {
+    Content& content = *find_content(node, job.content);
+    files.push_back({content.partial, content.targets[job.target].entry, content.hashes});
+  }
+  const auto results = co_await offload(node.world, [&] { return node.storage.publish(files); });
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    Content& content = *find_content(node, jobs[i].content);
+    on_published(node, content, content.targets[jobs[i].target], results[i]);
+    content.partial.reset();
+    content.descriptor = {};
+  }
+}
+
+}  // namespace
+
+/// Publishes what is verified, as much at a time as has gathered.
+Task<> publish_contents(Node& node) {
+  constexpr std::size_t kBatch = 512;
+  for (;;) {
+    while (node.to_publish.empty()) co_await node.publish_signal.wait();
+    std::vector<ToPublish> batch;
+    std::vector<ToPublish> copies;
+    for (std::size_t i = 0; i < kBatch && !node.to_publish.empty(); ++i) {
+      const ToPublish job = node.to_publish.front();
+      node.to_publish.pop_front();
+      Content& content = *find_content(node, job.content);
+      const bool is_first = !content.served_as && content.partial && std::ranges::find(batch, job.content, &ToPublish::content) == batch.end();
+      (is_first ? batch : copies).push_back(job);
+    }
+    if (!batch.empty()) co_await publish_batch(node, std::move(batch));
+    for (const ToPublish& copy : copies) co_await publish_copy(node, copy);
+    check_done(node);
+  }
+}
+
+void give_up_lost(Node& node) {
+  for (const auto& content : node.contents) {
+    if (!content->is_owner_lost || content->stage == Stage::complete || content->stage == Stage::checking) continue;
+    const auto is_out_of_reach = [&](std::uint32_t chunk) {
+      const Slot slot = slot_of(*content, chunk);
+      return !node.picker.has(slot) && node.picker.availability(slot) == 0;
+    };
+    bool is_lost = false;
+    for (std::uint32_t chunk = 0; chunk < content->chunks && !is_lost; ++chunk) is_lost = is_out_of_reach(chunk);
+    if (!is_lost) continue;
+    for (auto& target : content->targets)
+      fail_target(node, *content, target, {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry.name, target.owner), "run again when it is back; what was fetched is kept"});
+  }
+}
+
+void check_done(Node& node) {
+  if (node.unfinished > 0 || !node.has_begun || node.outcome) return;
+  if (node.ends_when_done) return finish(node, node.failed_targets > 0 ? ExitCode::partial : ExitCode::done);
+  if (node.options.appetite == Appetite::nothing || node.complete_told == node.revision || !node.tracker) return;
+  const bool is_first = !node.complete_told;
+  node.complete_told = node.revision;
+  report_progress(node);
+  const auto upload = node.options.upload_limit > 0 ? node.options.upload_limit : static_cast<std::uint64_t>(node.up.peak());
+  const auto at = node.clock.at(node.world.now()).count();
+  tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(node.failed_targets), at, upload, static_cast<std::uint64_t>(node.down.peak())});
+  if (!is_first) return;
+  node.report.event("complete", {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{node.failed_targets}}});
+  node.report.end_progress();
+  node.report.note(fmt::format("all complete: {} files, {} fetched; still serving", node.files_published, format_bytes(node.bytes_fetched)));
+}
+
+}  // namespace shoal

@@ -1,0 +1,329 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.manifest;
+import shoal.report;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kConnectPatience = 5s;
+constexpr Nanoseconds kIdlePatience = 15s;
+constexpr Nanoseconds kFirstBackoff = 100ms;
+constexpr Nanoseconds kLongestBackoff = 1s;
+constexpr Nanoseconds kPingInterval = 1s;
+constexpr Nanoseconds kPollInterval = 2s;
+constexpr int kQuickPings = 6;                  // at first, for a clock that is good at once
+constexpr int kMostRefusals = 20;               // a connection of ours that died may still be known as here
+constexpr std::size_t kOfferBytes = kControlLimit - 4096;
+
+using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
+
+// ---- one session --------------------------------------------------------------------------------------
+
+Task<> greet(Node& node, Link& link) {
+  Hello hello;
+  hello.role = Role::peer_to_tracker;
+  hello.id = node.options.id;
+  hello.instance = node.instance;
+  co_await step(send(link, std::move(hello)));
+  const Welcome welcome = co_await step(receive<Welcome>(link, kIdlePatience));
+  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion) throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
+  link.established();
+}
+
+Task<> write_to(TrackerLinkPtr tracker) {
+  while (!tracker->is_over) {
+    if (tracker->outbox.is_empty()) co_await tracker->outbox.wait_for_work();
+    else co_await step(tracker->link->send(tracker->outbox.take_now(kControlLimit)));
+  }
+}
+
+Task<> ping_regularly(Node& node, TrackerLinkPtr tracker) {
+  for (int sent = 0; !tracker->is_over; ++sent) {
+    tracker->outbox.push(Ping{node.world.now().time_since_epoch().count()});
+    co_await node.world.sleep(sent < kQuickPings ? 20ms : kPingInterval);
+  }
+}
+
+void on_pong(Node& node, const Pong& pong) {
+  const Nanoseconds middle(pong.t2 + (pong.t3 - pong.t2) / 2);
+  node.clock.sample(Instant(Nanoseconds(pong.t1)), middle, node.world.now());
+}
+
+Register registration(const Node& node) {
+  Register request;
+  request.host = node.listening.host == "0.0.0.0" || node.listening.host == "::" ? "" : node.listening.host;
+  request.port = node.listening.port;
+  request.appetite = node.options.appetite;
+  request.expect = node.options.expect;
+  request.last_epoch = node.epoch;
+  request.last_clock_ns = node.clock.is_set() ? node.clock.at(node.world.now()).count() : 0;
+  return request;
+}
+
+/// Says what we offer, as fast as the tracker takes it.
+Task<> announce(Node& node, TrackerLinkPtr tracker) {
+  const auto entries = co_await in_node(node, [&] {
+    std::vector<FileEntry> all;
+    for (const auto& [name, entry] : node.own) all.push_back(entry);
+    return all;
+  });
+  Offer offer;
+  std::size_t bytes = 0;
+  for (const FileEntry& entry : entries) {
+    const std::size_t size = encoded_size(entry);
+    if (bytes + size > kOfferBytes) {
+      co_await tracker->outbox.wait_for_room();
+      tracker->outbox.push(std::exchange(offer, {}));
+      bytes = 0;
+    }
+    bytes += size;
+    offer.entries.push_back(entry);
+  }
+  if (!offer.entries.empty()) tracker->outbox.push(std::move(offer));
+  tracker->outbox.push(OfferEnd{entries.size()});
+  co_await run_on(node.strand, [&] { report_progress(node); });
+}
+
+/// A session with the tracker, from the greeting to the end.
+Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
+  const Executor strand = co_await asio::this_coro::executor;
+  co_await greet(node, *tracker->link);
+  co_await step(send(*tracker->link, registration(node)));
+  const Registered registered = co_await step(receive<Registered>(*tracker->link, kIdlePatience));
+  was_registered = true;
+  node.clock.restart();
+  co_await run_on(node.strand, [&] { on_tracker_up(node, tracker, registered); });
+  node.tasks.spawn(strand, "writer to the tracker", write_to(tracker));
+  node.tasks.spawn(strand, "announcing", announce(node, tracker));
+  node.tasks.spawn(strand, "pings to the tracker", ping_regularly(node, tracker));
+  for (;;) {
+    const Incoming incoming = co_await step(tracker->link->receive(kIdlePatience));
+    const auto* message = std::get_if<Message>(&incoming);
+    if (!message) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from the tracker", {}});
+    if (const auto* pong = std::get_if<Pong>(message)) on_pong(node, *pong);
+    else unwrap(co_await in_node(node, [&] { return on_tracker_message(node, *message); }));
+  }
+}
+
+// ---- again and again ----------------------------------------------------------------------------------
+
+/// How often, how long, and what was said about it.
+struct Trying {
+  Instant since;
+  Nanoseconds backoff = kFirstBackoff;
+  int refusals = 0;
+  bool was_told = false;
+  bool was_there = false;  ///< There was a session before.
+};
+
+std::string patience_text(const Error& why) { return why.code ? why.code.message() : why.what; }
+
+/// Waits before the next try; ends the run where there is to be none.
+Task<> back_off(Node& node, Trying& trying, Error why) {
+  const std::string where = to_string(node.options.tracker);
+  const bool is_refused = why.code == make_error_code(Errc::refused);
+  const bool is_too_late = !trying.was_there && node.options.wait && node.world.now() - trying.since >= *node.options.wait;
+  if (is_refused && ++trying.refusals > kMostRefusals) {
+    co_await run_on(node.strand, [&] { finish(node, fail(Errc::refused, fmt::format("the tracker at {} refuses: {}", where, why.what))); });
+  } else if (!is_refused && is_too_late) {
+    why.what = fmt::format("no tracker at {}", where);
+    why.advice = "start one with shoal-tracker, or say where it is with --tracker";
+    co_await run_on(node.strand, [&] { finish(node, Failure(why)); });
+  } else if (!std::exchange(trying.was_told, true)) {
+    const auto verb = trying.was_there ? "lost the tracker at" : "waiting for the tracker at";
+    node.report.note(fmt::format("{} {}: {}; trying again", verb, where, patience_text(why)));
+    node.report.event("waiting", {{"tracker", where}, {"why", patience_text(why)}});
+  }
+  const auto jitter = Nanoseconds(node.world.random() % static_cast<std::uint64_t>(trying.backoff.count() / 4 + 1));
+  co_await node.world.sleep(trying.backoff + jitter);
+  trying.backoff = std::min(trying.backoff * 2, kLongestBackoff);
+}
+
+}  // namespace
+
+Task<> follow_tracker(Node& node) {
+  const Executor strand = co_await asio::this_coro::executor;
+  Trying trying{node.world.now()};
+  for (;;) {
+    std::optional<Error> why;
+    auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
+    if (link) {
+      auto tracker = std::make_shared<TrackerLink>(std::move(*link));
+      bool was_registered = false;
+      try {
+        co_await serve_tracker(node, tracker, was_registered);
+      } catch (const StepFailed& failed) {
+        why = failed.error();
+      }
+      tracker->is_over = true;
+      tracker->link->close();
+      tracker->outbox.wake();
+      co_await run_on(node.strand, [&] { on_tracker_down(node, tracker); });
+      if (was_registered) trying = {node.world.now(), kFirstBackoff, 0, false, true};
+    } else {
+      why = link.error();
+    }
+    co_await back_off(node, trying, why.value_or(Error{}));
+  }
+}
+
+// ---- queries ------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Asks one question on a link that was greeted.
+Task<std::vector<Finding>> ask(Link& link, std::uint32_t query, std::string pattern) {
+  co_await step(send(link, Find{query, std::move(pattern)}));
+  std::map<PeerId, RosterEntry> roster;
+  std::vector<Finding> findings;
+  for (;;) {
+    const Incoming incoming = co_await step(link.receive(kIdlePatience));
+    const auto* message = std::get_if<Message>(&incoming);
+    if (const auto* peers = message ? std::get_if<Roster>(message) : nullptr) {
+      for (const auto& entry : peers->peers) roster[entry.peer] = entry;
+      continue;
+    }
+    const auto* found = message ? std::get_if<Found>(message) : nullptr;
+    if (!found || found->query != query) throw StepFailed(unexpected_message(incoming, MessageType::found));
+    for (const auto& entry : found->entries) {
+      Finding finding{entry.entry, {}};
+      for (const PeerId holder : entry.holders)
+        if (roster.contains(holder)) finding.holders.push_back(roster.at(holder));
+      findings.push_back(std::move(finding));
+    }
+    if (found->is_last) co_return findings;
+  }
+}
+
+/// A few pings on a query's link, for the swarm clock.
+Task<> set_clock(Node& node, Link& link) {
+  for (int i = 0; i < kQuickPings; ++i) {
+    co_await step(send(link, Ping{node.world.now().time_since_epoch().count()}));
+    on_pong(node, co_await step(receive<Pong>(link, kIdlePatience)));
+  }
+}
+
+/// What is here already under a name that is wanted is taken into account, before it is decided where things go.
+Task<> look_at_folder(Node& node, const FileEntry& entry) {
+  const bool is_known = co_await in_node(node, [&] { return node.names.is_taken(entry.name); });
+  if (is_known || entry.kind == EntryKind::folder || !node.storage.exists(entry.name)) co_return;
+  const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
+  co_await run_on(node.strand, [&] {
+    if (!here) return node.names.reserve(entry.name);
+    add_own(node, *here);
+    if (here->entry.root == entry.root) node.report.note(fmt::format("{}: already here", entry.name));
+  });
+}
+
+Task<> take_finding(Node& node, Finding finding) {
+  if (!check_entry(finding.entry)) co_return;
+  co_await look_at_folder(node, finding.entry);
+  co_await run_on(node.strand, [&] {
+    for (const auto& holder : finding.holders) on_roster(node, holder);
+    if (!finding.holders.empty()) on_offered(node, finding.holders.front().id, finding.entry);
+  });
+}
+
+/// One round of questions. Fails with `not_found` where a pattern means nothing.
+Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns, bool is_first) {
+  std::uint32_t query = 0;
+  for (const auto& pattern : patterns) {
+    auto findings = co_await ask(link, ++query, pattern);
+    const bool is_had = std::ranges::any_of(findings, [](const Finding& finding) { return !finding.holders.empty(); });
+    if (is_first && findings.empty())
+      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
+    if (is_first && !is_had) node.report.note(fmt::format("'{}' is known, but nobody who is here has all of it; waiting", pattern));
+    for (auto& finding : findings) co_await take_finding(node, std::move(finding));
+  }
+  co_await run_on(node.strand, [&] {
+    node.has_begun = true;
+    check_done(node);
+  });
+}
+
+}  // namespace
+
+Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
+  const Executor strand = co_await asio::this_coro::executor;
+  Trying trying{node.world.now()};
+  bool is_first = true;
+  for (;;) {
+    std::optional<Error> why;
+    auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
+    if (!link) {
+      co_await back_off(node, trying, link.error());
+      continue;
+    }
+    try {
+      co_await greet(node, **link);
+      co_await set_clock(node, **link);
+      for (;;) {
+        co_await ask_all(node, **link, patterns, std::exchange(is_first, false));
+        trying = {node.world.now(), kFirstBackoff, 0, false, true};
+        co_await node.world.sleep(kPollInterval);
+      }
+    } catch (const StepFailed& failed) {
+      why = failed.error();
+    }
+    if (why->code == make_error_code(Errc::not_found)) co_return co_await run_on(node.strand, [&] { finish(node, Failure(*why)); });
+    co_await back_off(node, trying, *why);
+  }
+}
+
+Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const Instant since = world.now();
+  for (;;) {
+    auto link = co_await world.connect(options.tracker, strand, kConnectPatience);
+    if (!link) {
+      if (options.wait && world.now() - since >= *options.wait)
+        co_return fail(link.error().code, fmt::format("no tracker at {}", to_string(options.tracker)), "start one with shoal-tracker, or say where it is with --tracker");
+      co_await world.sleep(kFirstBackoff);
+      continue;
+    }
+    try {
+      Hello hello;
+      hello.id = options.id;
+      hello.instance = world.random();
+      co_await step(send(**link, std::move(hello)));
+      co_await step(receive<Welcome>(**link, kIdlePatience));
+      (*link)->established();
+      co_return co_await ask(**link, 1, std::move(pattern));
+    } catch (const StepFailed& failed) {
+      co_return Failure(failed.error());
+    }
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,149 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+namespace {
+
+/// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon.
+constexpr std::size_t kActiveUploads = 4;
+/// A writer that is busy for this many times as long as usual is stuck, and does not count.
+constexpr double kStuckFactor = 4.0;
+constexpr double kStuckLeast = 0.1;            // seconds
+constexpr std::uint64_t kBatchBytes = kChunkSize;  // small chunks go out together
+
+bool is_stuck(const Node& node, const Remote& remote) {
+  return Seconds(node.world.now() - remote.sending_since).count() > std::max(kStuckLeast, kStuckFactor * node.batch_seconds);
+}
+
+std::size_t active_uploads(const Node& node) {
+  return static_cast<std::size_t>(std::ranges::count_if(node.remotes, [&](const auto& remote) { return remote.second->is_sending && !is_stuck(node, *remote.second); }));
+}
+
+UploadJob job_for(const Content& content, Slot slot) {
+  const std::uint32_t chunk = chunk_of(content, slot);
+  UploadJob job;
+  job.ref = {content.index.value, chunk};
+  job.slot = slot;
+  job.length = chunk_length(content.size, ChunkIndex(chunk));
+  job.file_offset = std::uint64_t{chunk} * kChunkSize;
+  job.content = content.index;
+  job.served_as = content.served_as;
+  if (!content.served_as && content.partial) job.source = content.partial->source();
+  return job;
+}
+
+bool can_serve(const Node& node, const Content& content, Slot slot) { return node.picker.has(slot) && (content.served_as || content.partial); }
+
+/// Takes the next chunk for one of the neighbours that `is_ready`; requests that cannot be served any more are rejected.
+std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::function<bool(Source)>& is_ready) {
+  const auto availability = [&](Slot slot) { return node.picker.availability(slot); };
+  while (const auto serve = node.queue.next(is_ready, availability)) {
+    Remote& remote = *find_remote(node, serve->to);
+    const Content& content = content_at(node, serve->slot);
+    if (can_serve(node, content, serve->slot)) return std::pair(&remote, job_for(content, serve->slot));
+    tell(remote, Reject{{{content.index.value, chunk_of(content, serve->slot)}}});
+  }
+  return std::nullopt;
+}
+
+void hand_over(Node& node, Remote& remote, std::vector<UploadJob> jobs) {
+  remote.is_sending = true;
+  remote.sending_since = node.world.now();
+  asio::post(remote.session->link->executor(), [session = remote.session, jobs = std::move(jobs)]() mutable {
+    for (auto& job : jobs) session->uploads.push_back(std::move(job));
+    session->outbox.wake();
+  });
+}
+
+}  // namespace
+
+Result<> on_request(Node& node, Remote& remote, const Request& request) {
+  Reject refused;
+  for (const ChunkRef& ref : request.chunks) {
+    const Content* content = find_content(node, ContentIndex(ref.handle));
+    if (!content || ref.chunk >= content->chunks) return fail(Errc::malformed, fmt::format("a request for chunk {} of the unknown handle {}", ref.chunk, ref.handle));
+    const Slot slot = slot_of(*content, ref.chunk);
+    if (!can_serve(node, *content, slot) || !node.queue.add(remote.source, slot)) refused.chunks.push_back(ref);
+  }
+  if (!refused.chunks.empty()) tell(remote, std::move(refused));
+  serve_next(node);
+  return {};
+}
+
+void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
+  Reject rejected;
+  for (const ChunkRef& ref : cancel.chunks) {
+    const Content* content = find_content(node, ContentIndex(ref.handle));
+    if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk))) rejected.chunks.push_back(ref);
+  }
+  if (!rejected.chunks.empty()) tell(remote, std::move(rejected));
+}
+
+void serve_next(Node& node) {
+  if (node.queue.waiting() == 0) return;
+  const auto is_idle = [&](Source source) { return !find_remote(node, source)->is_sending; };
+  while (active_uploads(node) < kActiveUploads) {
+    auto first = next_job(node, is_idle);
+    if (!first) return;
+    Remote& remote = *first->first;
+    std::vector<UploadJob> jobs;
+    std::uint64_t bytes = first->second.length;
+    jobs.push_back(std::move(first->second));
+    const auto is_same = [&](Source source) { return source == remote.source; };
+    while (bytes < kBatchBytes) {
+      auto more = next_job(node, is_same);
+      if (!more) break;
+      bytes += more->second.length;
+      jobs.push_back(std::move(more->second));
+    }
+    hand_over(node, remote, std::move(jobs));
+  }
+}
+
+void on_sent(Node& node, Source source, std::uint64_t bytes, std::vector<UploadJob> unsent) {
+  const Instant now = node.world.now();
+  node.up.add(now, bytes);
+  for (const UploadJob& job : unsent) {
+    node.queue.unsend(job.slot);
+    if (job.served_as) on_changed(node, job.content, *job.served_as);
+  }
+  Remote* remote = find_remote(node, source);
+  if (!remote) return;
+  Reject rejected;
+  for (const UploadJob& job : unsent) rejected.chunks.push_back(job.ref);
+  if (!rejected.chunks.empty()) tell(*remote, std::move(rejected));
+  remote->bytes_sent += bytes;
+  remote->is_sending = false;
+  if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote)) node.batch_seconds += (Seconds(now - remote->sending_since).count() - node.batch_seconds) / 16;
+  serve_next(node);
+}
+
+}  // namespace shoal
