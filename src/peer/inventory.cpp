@@ -10,6 +10,7 @@ module;
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -64,12 +65,12 @@ class InventoryWriter {
     message_.holdings.push_back(std::move(holding));
   }
 
- private:
   void flush() {
     if (!message_.holdings.empty()) tell(remote_, std::exchange(message_, {}));
     bytes_ = 0;
   }
 
+ private:
   Remote& remote_;
   Inventory message_;
   std::size_t bytes_ = 0;
@@ -117,14 +118,27 @@ void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe) {
   greet_with_inventory(node, remote);
 }
 
+namespace {
+
+void send_haves(Remote& remote, std::span<const ChunkRun> runs) {
+  constexpr std::size_t kRunsPerMessage = kMessageRoom / sizeof(ChunkRun);
+  while (!runs.empty()) {
+    const auto part = runs.first(std::min(runs.size(), kRunsPerMessage));
+    tell(remote, Have{{part.begin(), part.end()}});
+    runs = runs.subspan(part.size());
+  }
+}
+
+}  // namespace
+
 /// News of single-chunk contents go out as one Inventory for many; of others as runs of chunks.
 void flush_haves(Node& node) {
   if (node.fresh_haves.empty()) return;
   std::vector<Slot> fresh = std::exchange(node.fresh_haves, {});
   std::ranges::sort(fresh);
   for (const auto& [source, remote] : node.remotes) {
+    std::vector<ChunkRun> runs;
     InventoryWriter writer(*remote);
-    Have have;
     for (const Slot slot : fresh) {
       const Content& content = content_at(node, slot);
       if (!is_interested(*remote, content) || !is_shown(content) || node.picker.knows(source, slot)) continue;
@@ -133,11 +147,12 @@ void flush_haves(Node& node) {
         continue;
       }
       const std::uint32_t chunk = chunk_of(content, slot);
-      if (!have.runs.empty() && have.runs.back().handle == content.index.value && have.runs.back().first + have.runs.back().count == chunk) ++have.runs.back().count;
-      else have.runs.push_back({content.index.value, chunk, 1});
-      if (have.runs.size() * sizeof(ChunkRun) >= kMessageRoom) tell(*remote, std::exchange(have, {}));
+      const bool goes_on = !runs.empty() && runs.back().handle == content.index.value && runs.back().first + runs.back().count == chunk;
+      if (goes_on) ++runs.back().count;
+      else runs.push_back({content.index.value, chunk, 1});
     }
-    if (!have.runs.empty()) tell(*remote, std::move(have));
+    writer.flush();  // a handle is introduced before it is used
+    send_haves(*remote, runs);
   }
 }
 

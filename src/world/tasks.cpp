@@ -13,11 +13,11 @@ module;
 #include <cstddef>
 #include <exception>
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
 module shoal.world;
@@ -35,7 +35,7 @@ struct TaskGroup::State {
 
   OnFailure on_failure;
   mutable std::mutex mutex;
-  std::list<std::shared_ptr<Running>> running;
+  std::unordered_set<std::shared_ptr<Running>> running;
   bool is_cancelled = false;
   Signal changed;
 
@@ -74,7 +74,7 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
   bool is_cancelled = false;
   {
     const std::lock_guard lock(state_->mutex);
-    state_->running.push_back(running);
+    state_->running.insert(running);
     is_cancelled = state_->is_cancelled;
   }
   auto on_end = [state = state_, running](std::exception_ptr exception) {
@@ -82,7 +82,7 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
       if (const auto error = reason_of(exception)) state->on_failure(running->name, *error);
     {
       const std::lock_guard lock(state->mutex);
-      state->running.remove(running);
+      state->running.erase(running);
     }
     state->changed.notify();
   };

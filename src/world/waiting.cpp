@@ -78,14 +78,16 @@ void Signal::notify() { state_->finish({}); }
 
 Task<> Signal::wait() {
   co_await suspend([state = state_](auto handler) {
-    auto slot = asio::get_associated_cancellation_slot(handler);
+    Parked parked = park(std::move(handler));
     const std::lock_guard lock(state->mutex);
-    if (std::exchange(state->is_set, false)) return park(std::move(handler)).resume({});
+    if (std::exchange(state->is_set, false)) return std::move(parked).resume({});
+    // The type-erased handler has a slot of its own, in front of the coroutine's.
+    auto slot = asio::get_associated_cancellation_slot(parked.handler);
     if (slot.is_connected())
       slot.assign([weak = std::weak_ptr(state)](asio::cancellation_type) {
         if (const auto alive = weak.lock()) alive->finish(asio::error::operation_aborted);
       });
-    state->waiter.emplace(park(std::move(handler)));
+    state->waiter.emplace(std::move(parked));
   });
 }
 
@@ -166,18 +168,19 @@ Task<Budget::Share> Budget::take(std::uint64_t bytes) {
   const auto state = state_;
   bytes = std::min(bytes, state->total);
   co_await suspend([state, bytes](auto handler) {
-    auto slot = asio::get_associated_cancellation_slot(handler);
+    Parked parked = park(std::move(handler));
     const std::lock_guard lock(state->mutex);
     if (state->waiters.empty() && state->used + bytes <= state->total) {
       state->used += bytes;
-      return park(std::move(handler)).resume({});
+      return std::move(parked).resume({});
     }
+    auto slot = asio::get_associated_cancellation_slot(parked.handler);
     const std::uint64_t number = state->next_number++;
     if (slot.is_connected())
       slot.assign([weak = std::weak_ptr(state), number](asio::cancellation_type) {
         if (const auto alive = weak.lock()) alive->abandon(number);
       });
-    state->waiters.push_back({number, bytes, park(std::move(handler))});
+    state->waiters.push_back({number, bytes, std::move(parked)});
   });
   Share share;
   share.state_ = state;
