@@ -47,14 +47,38 @@ inline constexpr std::uint64_t kMostUnpublished = 384;    ///< Small files that 
 
 // ---- buffers ------------------------------------------------------------------------------------------
 
-/// Bytes of one chunk, with the share of the node's budget that they take.
-struct ChunkBuffer {
-  std::unique_ptr<std::byte[]> bytes;
-  std::uint32_t size = 0;
-  Budget::Share share;
+/// Buffers of a whole chunk, kept for the next one: fresh pages from the system cost more than the copy into them. Any thread.
+class BufferPool {
+ public:
+  using Bytes = std::unique_ptr<std::byte[]>;
+  Bytes take();
+  void give_back(Bytes bytes);
 
-  std::span<std::byte> span() { return {bytes.get(), size}; }
-  std::span<const std::byte> span() const { return {bytes.get(), size}; }
+ private:
+  std::mutex mutex_;
+  std::vector<Bytes> free_;
+};
+
+/// Bytes of one chunk, with the share of the node's budget that they take.
+class ChunkBuffer {
+ public:
+  ChunkBuffer() = default;
+  ChunkBuffer(std::shared_ptr<BufferPool> pool, std::uint32_t size, Budget::Share share);
+  ChunkBuffer(ChunkBuffer&&) noexcept = default;
+  ChunkBuffer& operator=(ChunkBuffer&& other) noexcept;
+  ~ChunkBuffer() { release(); }
+
+  std::uint32_t size() const { return size_; }
+  std::span<std::byte> span() { return {bytes_.get(), size_}; }
+  std::span<const std::byte> span() const { return {bytes_.get(), size_}; }
+
+ private:
+  void release();
+
+  std::shared_ptr<BufferPool> pool_;
+  BufferPool::Bytes bytes_;
+  std::uint32_t size_ = 0;
+  Budget::Share share_;
 };
 
 // ---- contents -----------------------------------------------------------------------------------------
@@ -253,6 +277,7 @@ struct Node {
   const std::uint64_t instance;  ///< Of this run; tells a reconnection from a namesake.
   SwarmClock clock;              ///< Any thread.
   Budget buffers{kBufferBytes};  ///< Any thread.
+  const std::shared_ptr<BufferPool> buffer_pool = std::make_shared<BufferPool>();  ///< Any thread.
   Budget descriptors{kMostUnpublished};  ///< One a fetched small file that is not published yet. Any thread.
   TaskGroup tasks;               ///< Any thread.
 

@@ -184,7 +184,7 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
   const std::uint32_t chunk = chunk_of(content, arrival.slot);
   node.picker.end(arrival.slot);  // it was kept in flight while it was being verified
   if (!stored.is_right) {
-    node.bytes_wasted += arrival.buffer.size;
+    node.bytes_wasted += arrival.buffer.size();
     return on_wrong_chunk(node, arrival.source, arrival.slot);
   }
   if (!stored.written) {
@@ -192,7 +192,7 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
     for (auto& target : content.targets) fail_target(node, content, target, stored.written.error());
     return check_done(node);
   }
-  node.bytes_fetched += arrival.buffer.size;
+  node.bytes_fetched += arrival.buffer.size();
   if (stored.md5) {
     content.partial = std::move(stored.partial);
     content.md5_found = stored.md5;
@@ -220,7 +220,7 @@ Task<> store_arrival(Node& node, Arrival arrival) {
 
 void on_arrival(Node& node, Arrival arrival) {
   const Instant now = node.world.now();
-  const std::uint32_t length = arrival.buffer.size;
+  const std::uint32_t length = arrival.buffer.size();
   node.down.add(now, length);
   Content& content = content_at(node, arrival.slot);
   Remote* remote = find_remote(node, arrival.source);

@@ -156,11 +156,8 @@ Task<> ping_regularly(Node& node, SessionPtr session) {
 // ---- the reader ---------------------------------------------------------------------------------------
 
 Task<ChunkBuffer> take_buffer(Node& node, std::uint32_t size) {
-  ChunkBuffer buffer;
-  buffer.share = co_await node.buffers.take(size);
-  buffer.bytes = std::make_unique_for_overwrite<std::byte[]>(size);
-  buffer.size = size;
-  co_return buffer;
+  Budget::Share share = co_await node.buffers.take(size);
+  co_return ChunkBuffer(node.buffer_pool, size, std::move(share));
 }
 
 /// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
