@@ -22,6 +22,7 @@ import shoal.base;
 import shoal.digest;
 import shoal.manifest;
 import shoal.report;
+import shoal.schedule;
 import shoal.wire;
 import shoal.world;
 
@@ -124,6 +125,8 @@ class Registry {
     std::uint64_t bytes_fetched = 0;
     std::uint64_t bytes_have = 0;
     std::uint64_t bytes_wanted = 0;
+    std::uint64_t upload_rate = 0;    ///< Bytes a second; 0 when unknown.
+    std::uint64_t download_rate = 0;
     std::optional<Instant> gone_since;
     std::map<std::string, FileEntry, std::less<>> offers;
     std::set<std::string> unconfirmed;  ///< Offered before it returned, and not again yet.
@@ -155,6 +158,7 @@ class Registry {
   bool is_held(const FileEntry& entry) const;
   bool is_done(const Member& member) const;
   void update(Instant now);
+  double percent_of_lower_bound(Nanoseconds total) const;
 
   Options options_;
   std::optional<Instant> clock_zero_;

@@ -204,6 +204,10 @@ Task<Result<std::unique_ptr<Link>>> RealWorld::connect(Endpoint to, Executor str
   for (auto place = found.begin(); place != found.end() && !attempt->has_expired; ++place) {
     boost::system::error_code ignored;
     attempt->socket.close(ignored);
+    // Before the handshake: a connection that begins under a pacing control keeps its pacing.
+    attempt->socket.open(place->endpoint().protocol(), error);
+    if (error) continue;
+    choose_congestion_control(attempt->socket.native_handle(), context_.congestion);
     std::tie(error) = co_await attempt->socket.async_connect(place->endpoint(), kAsTuple);
     if (!error) break;
   }
@@ -219,11 +223,12 @@ Result<std::unique_ptr<Listener>> RealWorld::listen(const Endpoint& at) {
   boost::system::error_code error;
   tcp::resolver resolver(io_);
   const auto found = resolver.resolve(at.host, std::to_string(at.port), tcp::resolver::passive, error);
-  if (error || found.empty()) return fail(plain_error(error), what);
+  if (error || found.empty()) return fail(plain_error(error), what, "give an address of this machine with --listen");
   const tcp::endpoint endpoint = *found.begin();
   tcp::acceptor acceptor(io_.get_executor());
   acceptor.open(endpoint.protocol(), error);
   if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) choose_congestion_control(acceptor.native_handle(), context_.congestion);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error == asio::error::address_in_use) return fail(error, what, "stop what uses it, or choose another port with --listen");

@@ -124,7 +124,6 @@ class TcpLink final : public Link {
     boost::system::error_code ignored;
     connection_->socket.set_option(tcp::no_delay(true), ignored);
     connection_->socket.native_non_blocking(true, ignored);
-    choose_congestion_control(connection_->socket.native_handle(), context.congestion);
   }
   ~TcpLink() override { close(); }
 
@@ -281,6 +280,8 @@ void TcpLink::limit_unsent_to(std::uint32_t piece) {
 
 std::error_code plain_error(const boost::system::error_code& error) {
   if (error == asio::error::eof) return make_error_code(Errc::closed);
+  if (error.category() == asio::error::get_netdb_category() || error.category() == asio::error::get_addrinfo_category())
+    return std::make_error_code(std::errc::host_unreachable);  // a name that cannot be looked up
   return error;
 }
 

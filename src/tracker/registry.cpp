@@ -202,6 +202,8 @@ Result<> Registry::complete(PeerId peer, const Complete& complete, Instant now) 
   member->complete_revision = complete.revision;
   member->failed = complete.failed;
   member->bytes_fetched = complete.bytes_fetched;
+  member->upload_rate = complete.upload_rate;
+  member->download_rate = complete.download_rate;
   if (is_done(*member)) last_complete_ = clock(now);
   if (is_news) tell(RosterNews{peer});
   update(now);
@@ -227,7 +229,25 @@ void Registry::update(Instant now) {
     outcome.bytes += member.bytes_fetched;
     if ((!is_done(member) && !member.was_done) || member.failed > 0) outcome.failed.push_back(member.id);
   }
+  outcome.percent_of_bound_x100 = static_cast<std::uint32_t>(100.0 * percent_of_lower_bound(Nanoseconds(outcome.total_ns)));
   outcome_ = std::move(outcome);
+}
+
+/// How near the swarm came to the best that its peers' rates allow (see lower_bound in shoal.schedule).
+double Registry::percent_of_lower_bound(Nanoseconds total) const {
+  std::map<Sha256Digest, std::set<PeerId>> owners;
+  for (const Member& member : members_)
+    for (const auto& [name, entry] : member.offers) owners[entry.root].insert(member.peer);
+  std::vector<BoundPeer> peers;
+  for (const Member& member : members_) {
+    BoundPeer peer{0, member.bytes_fetched, static_cast<double>(member.upload_rate), static_cast<double>(member.download_rate)};
+    std::set<Sha256Digest> counted;
+    for (const auto& [name, entry] : member.offers)
+      if (owners.at(entry.root).size() == 1 && counted.insert(entry.root).second) peer.offers += entry.size;
+    peers.push_back(peer);
+  }
+  const auto bound = lower_bound(peers);
+  return bound ? percent_of_bound(*bound, Seconds(total)) : 0.0;
 }
 
 // ---- news ---------------------------------------------------------------------------------------------

@@ -369,9 +369,12 @@ ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
   const auto peers = tracker.registry.summary().members;
   Fields fields{{"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
   tracker.report.end_progress();
-  tracker.report.event("swarm_complete", fields);
   for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything", id));
-  tracker.report.print(fmt::format("total swarm time: {:.3f} s, {} peers, {} moved", seconds, peers, format_bytes(outcome.bytes)));
+  const double percent = outcome.percent_of_bound_x100 / 100.0;
+  if (percent > 0) fields.emplace_back("percent_of_bound", percent);
+  tracker.report.event("swarm_complete", fields);
+  const std::string bound = percent > 0 ? fmt::format(", {:.0f} % of the bound at the rates that were seen", percent) : std::string();
+  tracker.report.print(fmt::format("total swarm time: {:.3f} s, {} peers, {} moved{}", seconds, peers, format_bytes(outcome.bytes), bound));
   return outcome.failed.empty() ? ExitCode::done : ExitCode::partial;
 }
 
