@@ -292,6 +292,7 @@ struct Node {
   std::unordered_set<ContentIndex> fetching;       ///< Contents of several chunks that are asked for now.
   std::size_t unfinished = 0;      ///< Targets that are wanted, and neither published nor failed.
   std::size_t failed_targets = 0;
+  ExitCode failure = ExitCode::partial;  ///< What targets failed of: checksum where one did of that.
   std::uint64_t files_published = 0;
   std::deque<ToPublish> to_publish;
   Signal publish_signal;

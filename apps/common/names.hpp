@@ -18,7 +18,7 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"", "insecure"},    KnownOption{"tracker", "expect"}, KnownOption{"tracker", "grace"},
     KnownOption{"tracker", "out"},  KnownOption{"peer", "tracker"},   KnownOption{"peer", "id"},
     KnownOption{"peer", "include"}, KnownOption{"peer", "exclude"},   KnownOption{"peer", "limit-rate"},
-    KnownOption{"peer", "wait"},    KnownOption{"peer", "cache"},     KnownOption{"peer.swarm", "expect"},
+    KnownOption{"peer", "wait"},    KnownOption{"peer", "cache"}, KnownOption{"peer", "congestion"},     KnownOption{"peer.swarm", "expect"},
     KnownOption{"peer.get", "out"},
 };
 

@@ -147,7 +147,7 @@ OptionGroup network_group(PeerCommand& command) {
            {.name = "listen",
             .value = "HOST:PORT",
             .help = "where other peers reach this one; port 0 takes a free one",
-            .standard = to_string(command.listen),
+            .standard = to_string(command.listen) + "; all addresses where the tracker is on another machine",
             .set = into(command.listen, 0)},
            {.name = "id",
             .value = "NAME",
@@ -164,6 +164,11 @@ OptionGroup network_group(PeerCommand& command) {
             .help = "send no more bytes a second than this; K, M and G are powers of 1024",
             .standard = "0: no limit",
             .set = bytes_into(command.limit_rate)},
+           {.name = "congestion",
+            .value = "NAME",
+            .help = "TCP congestion control where the system has a choice; 'system' for its own",
+            .standard = command.congestion,
+            .set = into(command.congestion)},
            {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};
 }
 
@@ -198,6 +203,8 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   command.cache = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "digests.db").value_or(":memory:");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
+  const bool is_default = command.listen == PeerCommand{}.listen;
+  if (is_default && !is_loopback(command.tracker.host)) command.listen.host = command.tracker.host.find(':') == std::string::npos ? "0.0.0.0" : "::";
   if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
   if (command.id.empty()) command.id = make_id();
   return command;

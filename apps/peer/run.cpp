@@ -205,6 +205,7 @@ ExitCode run_peer(const PeerCommand& command) {
   if (!report) return say_failure("shoal-peer", report.error());
   NetOptions options;
   options.upload_limit = command.limit_rate;
+  options.congestion = command.congestion == "system" ? std::string() : command.congestion;
   const auto world = make_net_world(options);
   Signal stop;
   const bool is_query = std::holds_alternative<FindAction>(command.action) || std::holds_alternative<ListAction>(command.action);

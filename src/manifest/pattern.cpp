@@ -72,8 +72,10 @@ class Parser {
     add({is_any ? TokenKind::any : TokenKind::literal, take(rest_), {}});
   }
 
-  /// False, and nothing taken, when the bracket is never closed: then it means itself.
+  /// False, and nothing taken, when the bracket is never closed: then it means itself. What does not close one bracket
+  /// closes none after it either, so the search goes to the end of the pattern once at most.
   bool parse_class() {
+    if (has_unclosed_) return false;
     std::string_view rest = rest_.substr(1);
     Token token{TokenKind::one_of, 0, {}};
     if (rest.starts_with('!')) {
@@ -81,7 +83,10 @@ class Parser {
       rest.remove_prefix(1);
     }
     while (token.ranges.empty() || !rest.starts_with(']')) {  // a ']' that comes first is a member
-      if (rest.empty()) return false;
+      if (rest.empty()) {
+        has_unclosed_ = true;
+        return false;
+      }
       Range range;
       range.first = range.last = take_quoted(rest);
       if (rest.size() > 1 && rest[0] == '-' && rest[1] != ']') {
@@ -110,6 +115,7 @@ class Parser {
 
   std::string_view rest_;
   std::vector<Token> tokens_;
+  bool has_unclosed_ = false;
 };
 
 /// Places in a pattern, each once, in the order they came.
@@ -204,6 +210,7 @@ bool matches_whole(std::string_view pattern, std::string_view name) {
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view name) {
+  if (pattern.size() > kMaxName) return false;
   if (pattern.ends_with('/')) {
     const std::string_view folder = pattern.substr(0, pattern.size() - 1);
     const bool is_anywhere = folder.find('/') == std::string_view::npos;

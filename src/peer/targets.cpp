@@ -155,6 +155,7 @@ void fail_target(Node& node, Content& content, Target& target, const Error& erro
   target.is_failed = true;
   --node.unfinished;
   ++node.failed_targets;
+  if (exit_code_of(error) == ExitCode::checksum) node.failure = ExitCode::checksum;
   node.report.error(error);
   if (!std::ranges::all_of(content.targets, [](const Target& other) { return other.is_failed; })) return;
   if (content.stage == Stage::complete) return;
@@ -245,7 +246,7 @@ void give_up_lost(Node& node) {
 
 void check_done(Node& node) {
   if (node.unfinished > 0 || !node.has_begun || node.outcome) return;
-  if (node.ends_when_done) return finish(node, node.failed_targets > 0 ? ExitCode::partial : ExitCode::done);
+  if (node.ends_when_done) return finish(node, node.failed_targets > 0 ? node.failure : ExitCode::done);
   if (node.options.appetite == Appetite::nothing || node.complete_told == node.revision || !node.tracker) return;
   const bool is_first = !node.complete_told;
   node.complete_told = node.revision;
