@@ -2,6 +2,7 @@
 /// Plain values and functions, no IO.
 module;
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -53,7 +54,8 @@ std::string conflict_name(std::string_view name, std::string_view owner);
 /// Whether `name` matches a shell pattern: `*` and `?` do not cross '/', `**` does, `**/` is any number of folders,
 /// `[a-z]` and `[!a-z]`, and `\` quotes. A pattern without '/' is compared with the last part of the name as well as with
 /// all of it; a pattern that ends in '/' means everything below that folder, and below any folder of that name where it
-/// has no other '/'. A pattern of more than kMaxName bytes matches nothing. Linear in pattern times name.
+/// has no other '/'. A pattern of more than kMaxPattern bytes matches nothing. Linear in pattern times name.
 bool matches(std::string_view pattern, std::string_view name);
+inline constexpr std::size_t kMaxPattern = 2 * kMaxName;  ///< Bytes in a pattern: the longest name, each byte of it quoted.
 
 }  // namespace shoal

@@ -210,7 +210,7 @@ bool matches_whole(std::string_view pattern, std::string_view name) {
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view name) {
-  if (pattern.size() > kMaxName) return false;
+  if (pattern.size() > kMaxPattern) return false;
   if (pattern.ends_with('/')) {
     const std::string_view folder = pattern.substr(0, pattern.size() - 1);
     const bool is_anywhere = folder.find('/') == std::string_view::npos;

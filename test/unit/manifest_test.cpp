@@ -1,6 +1,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -284,4 +285,23 @@ TEST_CASE("A pattern made to be slow is not") {
   const std::string name(4000, 'a');
   CHECK_FALSE(matches(repeated("a*", 100) + "b", name));
   CHECK_FALSE(matches(repeated("**a", 100) + "b", name));
+}
+
+TEST_CASE("A pattern of many brackets that are never closed is not slow") {
+  const std::string pattern(kMaxPattern, '[');
+  bool is_any_match = false;
+  for (int i = 0; i < 2000; ++i) is_any_match = matches(pattern, "a/b") || is_any_match;  // minutes, if each bracket looked for its end
+  CHECK_FALSE(is_any_match);
+}
+
+TEST_CASE("A bracket after one that is never closed means itself, too") {
+  CHECK(matches("[a[b", "[a[b"));
+  CHECK(matches("[]a[", "[]a["));
+  CHECK(matches("[a-\\][b", "[a-][b"));
+  CHECK_FALSE(matches("[a[b", "[ab"));
+}
+
+TEST_CASE("A pattern that is longer than any quoted name matches nothing") {
+  CHECK(matches(std::string(kMaxPattern, '*'), "a"));
+  CHECK_FALSE(matches(std::string(kMaxPattern + 1, '*'), "a"));
 }
