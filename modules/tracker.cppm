@@ -2,8 +2,10 @@
 module;
 
 #include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -29,7 +31,9 @@ import shoal.world;
 export namespace shoal {
 
 inline constexpr std::size_t kMaxPeerId = 64;              ///< Bytes in the name of a peer.
+inline constexpr std::size_t kMaxHost = 255;               ///< Bytes in the address that a peer is to be reached at.
 inline constexpr std::size_t kMaxOffers = 10'000'000;      ///< Entries that one peer may offer.
+inline constexpr std::size_t kMaxHolders = 64;             ///< Holders of one file that an answer names.
 
 /// Whether `id` can name a peer: 1 to kMaxPeerId bytes that check_name takes as a single part.
 Result<> check_peer_id(std::string_view id);
@@ -53,13 +57,16 @@ class Registry {
   std::uint32_t expect() const { return options_.expect; }
 
   /// A peer registers, or comes back under its name. `session` is a number that tells its connection from others.
-  /// Fails with `refused` and the reason for a Refusal.
   struct Admission {
     PeerId peer;
     std::optional<std::uint64_t> replaced_session;  ///< An older connection of the same process, to be closed.
     bool has_returned = false;
   };
-  Result<Admission> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now);
+  /// Why it may not, as `refused`, and what to say in the Refusal.
+  struct Denial : Error {
+    RefusalReason reason = RefusalReason::other;
+  };
+  tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now);
 
   /// The steps of a member. Each fails when the message makes no sense.
   Result<> offer(PeerId peer, const Offer& offer, Instant now);
@@ -82,7 +89,8 @@ class Registry {
   std::uint64_t revision() const { return revision_; }
   bool has_begun() const { return has_begun_; }
 
-  /// Whose files match `pattern` (see Find), in order of name; `from` continues a listing at that place.
+  /// Whose files match `pattern` (see Find), in order of name, each with at most kMaxHolders of its holders, the owners
+  /// first; `from` continues a listing at that place.
   struct Listing {
     std::vector<FoundEntry> entries;
     std::optional<std::size_t> next;  ///< Where to go on; nothing at the end.
@@ -149,7 +157,8 @@ class Registry {
   Member* member(PeerId peer);
   const Member* member(PeerId peer) const;
   Member& enlist(const std::string& id);
-  Result<> agree_on_size(std::uint32_t expect);
+  std::optional<Denial> objection_to(const Hello& hello, const Register& request) const;
+  std::vector<PeerId> holders_of(const FileEntry& entry) const;
   RosterEntry roster_entry(const Member& member) const;
   void tell(Item item);
   void compact();
@@ -179,6 +188,9 @@ struct TrackerOptions {
   std::uint32_t expect = 0;
   Nanoseconds grace = std::chrono::seconds(30);
 };
+
+/// A roster in as few messages as it takes, none of them too long for a frame.
+std::vector<Message> split_roster(std::vector<RosterEntry> peers);
 
 /// Runs a tracker until a closed swarm is over or `stop` is notified; an open one only stops. Prints the address that it
 /// listens on, and the total swarm time. Fails where it cannot listen.

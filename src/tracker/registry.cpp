@@ -5,6 +5,7 @@ module;
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -26,7 +27,9 @@ struct Overloaded : F... {
   using F::operator()...;
 };
 
-Failure refuse(std::string why, std::string advice = {}) { return fail(Errc::refused, std::move(why), std::move(advice)); }
+Registry::Denial deny(RefusalReason reason, std::string why, std::string advice) {
+  return {{make_error_code(Errc::refused), std::move(why), std::move(advice)}, reason};
+}
 
 Failure no_member(PeerId peer) { return fail(Errc::out_of_order, fmt::format("peer {} is not registered", peer.value)); }
 
@@ -56,12 +59,18 @@ std::string_view Registry::name_of_peer(PeerId peer) const {
 
 // ---- members come and go ------------------------------------------------------------------------------
 
-Result<> Registry::agree_on_size(std::uint32_t expect) {
-  if (expect == 0 || expect == options_.expect) return {};
-  if (options_.expect != 0)
-    return refuse(fmt::format("this swarm is of {} peers, not {}", options_.expect, expect), "start all with the same --expect");
-  options_.expect = expect;
-  return {};
+/// Why the peer may not come in. Nothing has changed for it yet.
+std::optional<Registry::Denial> Registry::objection_to(const Hello& hello, const Register& request) const {
+  if (outcome_) return deny(RefusalReason::swarm_over, "the swarm is over", "start a new tracker");
+  if (request.host.size() > kMaxHost)
+    return deny(RefusalReason::bad_register, fmt::format("an address of {} bytes", request.host.size()), fmt::format("use at most {}", kMaxHost));
+  const auto known = by_id_.find(hello.id);
+  const Member* namesake = known == by_id_.end() ? nullptr : member(known->second);
+  if (namesake && namesake->is_here && namesake->instance != hello.instance)
+    return deny(RefusalReason::id_in_use, fmt::format("a peer named '{}' is here already", hello.id), "choose another name with --id");
+  if (request.expect != 0 && options_.expect != 0 && request.expect != options_.expect)
+    return deny(RefusalReason::bad_register, fmt::format("this swarm is of {} peers, not {}", options_.expect, request.expect), "start all with the same --expect");
+  return std::nullopt;
 }
 
 Registry::Member& Registry::enlist(const std::string& id) {
@@ -74,16 +83,14 @@ Registry::Member& Registry::enlist(const std::string& id) {
   return members_[place->second.value];
 }
 
-Result<Registry::Admission> Registry::admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now) {
-  if (outcome_) return refuse("the swarm is over", "start a new tracker");
-  if (auto agreed = agree_on_size(request.expect); !agreed) return Failure(agreed.error());
+tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now) {
+  if (auto objection = objection_to(hello, request)) return tl::unexpected(std::move(*objection));
+  if (request.expect != 0) options_.expect = request.expect;
   if (!clock_zero_) {
     const Nanoseconds remembered(std::clamp<std::int64_t>(request.last_epoch != 0 ? request.last_clock_ns : 0, 0, kLongestSwarm.count()));
     clock_zero_ = now - remembered;
   }
   Member& member = enlist(hello.id);
-  if (member.is_here && member.instance != hello.instance)
-    return refuse(fmt::format("a peer named '{}' is here already", hello.id), "choose another name with --id");
   Admission admission{member.peer, std::nullopt, member.instance != 0};
   if (member.is_here) admission.replaced_session = member.session;
   member.instance = hello.instance;
@@ -277,6 +284,14 @@ RosterEntry Registry::roster_entry(const Member& member) const {
   return {member.peer, member.id, member.host, member.port, member.is_here, member.is_complete};
 }
 
+namespace {
+
+constexpr std::size_t kMessageRoom = kControlLimit - 256;
+
+std::size_t room_for(const RosterEntry& entry) { return 32 + entry.id.size() + entry.host.size(); }
+
+}  // namespace
+
 /// Gathers news into messages: neighbours of a kind share one.
 struct Registry::Batch {
   std::vector<Message> messages;
@@ -286,9 +301,8 @@ struct Registry::Batch {
   /// The message that the next element of `size` bytes goes into.
   template <class M, class Fits>
   M& open(std::size_t size, Fits fits) {
-    constexpr std::size_t kRoom = kControlLimit - 256;
     bytes += size;
-    if (!messages.empty() && last_bytes + size <= kRoom)
+    if (!messages.empty() && last_bytes + size <= kMessageRoom)
       if (auto* last = std::get_if<M>(&messages.back()); last && fits(*last)) {
         last_bytes += size;
         return *last;
@@ -309,8 +323,8 @@ std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revi
   for (; place != news_.end() && batch.bytes < max_bytes; ++place) {
     news.revision = place->first;
     std::visit(Overloaded{[&](const RosterNews& item) {
-                            const RosterEntry entry = roster_entry(members_[item.peer.value]);
-                            batch.open<Roster>(32 + entry.id.size() + entry.host.size(), always).peers.push_back(entry);
+                            RosterEntry entry = roster_entry(members_[item.peer.value]);
+                            batch.open<Roster>(room_for(entry), always).peers.push_back(std::move(entry));
                           },
                           [&](const OfferNews& item) {
                             const auto& offers = members_[item.owner.value].offers;
@@ -348,6 +362,30 @@ bool is_meant(std::string_view pattern, const FileEntry& entry) {
 
 }  // namespace
 
+/// Who is here and has all of it: whoever offers it first, as the others may have it under another name.
+std::vector<PeerId> Registry::holders_of(const FileEntry& entry) const {
+  const std::uint64_t chunks = chunk_count(entry.size);
+  const auto counts = counts_.find(entry.root);
+  const auto has_all = [&](const Member& member) {
+    if (counts == counts_.end()) return false;
+    const auto count = counts->second.find(member.peer);
+    return count != counts->second.end() && count->second >= chunks;
+  };
+  std::vector<PeerId> owners;
+  std::vector<PeerId> others;
+  for (const Member& member : members_) {
+    if (!member.is_here || owners.size() == kMaxHolders) continue;
+    const auto offered = member.offers.find(entry.name);
+    const bool is_owner = offered != member.offers.end() && offered->second.root == entry.root;
+    if (chunks > 0 ? !has_all(member) : !is_owner) continue;
+    auto& holders = is_owner ? owners : others;
+    if (holders.size() < kMaxHolders) holders.push_back(member.peer);
+  }
+  others.resize(std::min(others.size(), kMaxHolders - owners.size()));
+  owners.insert(owners.end(), others.begin(), others.end());
+  return owners;
+}
+
 Registry::Listing Registry::find(std::string_view pattern, std::size_t from, std::size_t max_bytes) const {
   // One entry a name and content, whoever offers it.
   std::map<std::pair<std::string_view, Sha256Digest>, const FileEntry*> found;
@@ -359,14 +397,7 @@ Registry::Listing Registry::find(std::string_view pattern, std::size_t from, std
   std::size_t number = 0;
   for (const auto& [key, entry] : found) {
     if (number++ < from) continue;
-    FoundEntry answer{*entry, {}};
-    const std::uint64_t chunks = chunk_count(entry->size);
-    for (const Member& member : members_) {
-      if (!member.is_here) continue;
-      const auto holders = counts_.find(entry->root);
-      const auto count = holders == counts_.end() ? 0U : holders->second.contains(member.peer) ? holders->second.at(member.peer) : 0U;
-      if (chunks > 0 ? count >= chunks : member.offers.contains(key.first)) answer.holders.push_back(member.peer);
-    }
+    FoundEntry answer{*entry, holders_of(*entry)};
     bytes += encoded_size(answer);
     if (bytes > max_bytes && !listing.entries.empty()) {
       listing.next = number - 1;
@@ -383,6 +414,20 @@ std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of
   std::vector<RosterEntry> entries;
   for (const PeerId peer : peers) entries.push_back(roster_entry(members_[peer.value]));
   return entries;
+}
+
+std::vector<Message> split_roster(std::vector<RosterEntry> peers) {
+  std::vector<Message> messages;
+  Roster roster;
+  std::size_t bytes = 0;
+  for (RosterEntry& peer : peers) {
+    const std::size_t size = room_for(peer);
+    if (bytes + size > kMessageRoom) messages.emplace_back(std::exchange(roster, {}));
+    bytes = roster.peers.empty() ? size : bytes + size;
+    roster.peers.push_back(std::move(peer));
+  }
+  if (!roster.peers.empty()) messages.emplace_back(std::move(roster));
+  return messages;
 }
 
 Registry::Summary Registry::summary() const {

@@ -167,8 +167,7 @@ Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
     auto messages = co_await in_registry(tracker, [&] {
       auto listing = tracker.registry.find(find.pattern, *from, kControlLimit / 2);
       from = listing.next;
-      std::vector<Message> out;
-      out.emplace_back(Roster{tracker.registry.roster(listing.entries)});
+      auto out = split_roster(tracker.registry.roster(listing.entries));
       out.emplace_back(Found{find.query, !listing.next, std::move(listing.entries)});
       return out;
     });
@@ -233,7 +232,7 @@ Task<Hello> greet(Tracker& tracker, SessionPtr session) {
 }
 
 struct Entry {
-  Result<Registry::Admission> admission;
+  tl::expected<Registry::Admission, Registry::Denial> admission;
   Registered registered;
   SessionPtr replaced;
 };
@@ -266,7 +265,8 @@ Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
   Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, *session, hello, *request); });
   if (entry.replaced) asio::post(entry.replaced->link->executor(), [old = entry.replaced] { old->link->close(); });
   if (!entry.admission) {
-    session->outbox.push(Refusal{RefusalReason::id_in_use, entry.admission.error().what + "; " + entry.admission.error().advice});
+    const Registry::Denial& denial = entry.admission.error();
+    session->outbox.push(Refusal{denial.reason, denial.what + "; " + denial.advice});
     session->outbox.wake();
     co_await tracker.world.sleep(kRefusalLinger);
     throw StepFailed(entry.admission.error());
