@@ -51,12 +51,14 @@ class Names {
  private:
   struct Taken {
     std::string owner;
+    std::string offered_as;  ///< The owner's name for it.
     EntryKind kind = EntryKind::file;
     Sha256Digest root;
     std::uint64_t size = 0;
     bool is_own = false;
   };
   std::optional<Place> try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken);
+  bool is_file(std::string_view name) const;
   std::string without_file_parents(std::string name, const std::string& owner) const;
   bool is_alias(const std::string& owner, const FileEntry& entry) const;
   void take(const std::string& name, Taken taken);

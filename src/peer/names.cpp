@@ -1,5 +1,6 @@
 module;
 
+#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <cstdint>
@@ -15,15 +16,26 @@ import shoal.digest;
 import shoal.manifest;
 
 namespace shoal {
+namespace {
+
+/// More different contents than this under one name, of one owner, are not kept.
+constexpr int kMaxSpellings = 1000;
+
+/// The `n`th name for a content of `owner` that cannot have `name`: `a (from mars)`, `a (from mars 2)`.
+std::string spelling(std::string_view name, const std::string& owner, int n) {
+  return conflict_name(name, n == 1 ? owner : fmt::format("{} {}", owner, n));
+}
+
+}  // namespace
 
 void Names::take(const std::string& name, Taken taken) { taken_.insert_or_assign(name, std::move(taken)); }
 
 void Names::add_own(const std::string& self, const FileEntry& entry) {
-  take(entry.name, {self, entry.kind, entry.root, entry.size, true});
+  take(entry.name, {self, entry.name, entry.kind, entry.root, entry.size, true});
   offers_.emplace(entry.root, std::pair(self, entry.name));
 }
 
-void Names::reserve(const std::string& name) { take(name, {{}, EntryKind::file, {}, ~std::uint64_t{0}, true}); }
+void Names::reserve(const std::string& name) { take(name, {{}, {}, EntryKind::file, {}, ~std::uint64_t{0}, true}); }
 
 void Names::remove_own(const std::string& name) {
   const auto taken = taken_.find(name);
@@ -41,20 +53,27 @@ bool Names::is_alias(const std::string& owner, const FileEntry& entry) const {
   return false;
 }
 
+bool Names::is_file(std::string_view name) const {
+  const auto taken = taken_.find(name);
+  return taken != taken_.end() && taken->second.kind == EntryKind::file;
+}
+
 /// Where a parent folder of `name` is a file here, that part of the name tells the owner.
 std::string Names::without_file_parents(std::string name, const std::string& owner) const {
   for (auto slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1)) {
-    const auto parent = taken_.find(std::string_view(name).substr(0, slash));
-    if (parent == taken_.end() || parent->second.kind == EntryKind::folder) continue;
-    const std::string other = conflict_name(parent->first, owner);
+    const std::string parent = name.substr(0, slash);
+    if (!is_file(parent)) continue;
+    std::string other = spelling(parent, owner, 1);
+    for (int n = 2; n <= kMaxSpellings && is_file(other); ++n) other = spelling(parent, owner, n);
     name = other + name.substr(slash);
     slash = other.size();
   }
-  return name;
+  // Where that made it too long, it moves to the top.
+  return check_name(name) ? name : name.substr(name.rfind('/') + 1);
 }
 
 std::optional<Names::Place> Names::try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken) {
-  const Taken wanted{owner, entry.kind, entry.root, entry.size, false};
+  const Taken wanted{owner, entry.name, entry.kind, entry.root, entry.size, false};
   const auto below = taken_.lower_bound(name + '/');
   const bool is_parent = below != taken_.end() && below->first.starts_with(name + '/');
   const auto taken = taken_.find(name);
@@ -67,7 +86,8 @@ std::optional<Names::Place> Names::try_name(const std::string& name, const std::
     return Place{name};
   }
   if (taken->second.kind == entry.kind && taken->second.root == entry.root && taken->second.size == entry.size) return std::nullopt;
-  if (taken->second.owner == owner && !taken->second.is_own && taken->second.kind == entry.kind) {
+  const bool is_older = taken->second.owner == owner && taken->second.offered_as == entry.name && !taken->second.is_own;
+  if (is_older && taken->second.kind == entry.kind) {
     taken->second = wanted;
     return Place{name, false, true};
   }
@@ -81,7 +101,7 @@ std::optional<Names::Place> Names::place(const std::string& owner, const FileEnt
   const std::string name = without_file_parents(entry.name, owner);
   bool is_taken = false;
   auto place = try_name(name, owner, entry, is_taken);
-  if (is_taken) place = try_name(conflict_name(name, owner), owner, entry, is_taken);
+  for (int n = 1; n <= kMaxSpellings && is_taken; ++n) place = try_name(spelling(name, owner, n), owner, entry, is_taken);
   if (place) place->is_conflict = place->name != entry.name;
   return place;
 }

@@ -1,0 +1,187 @@
+#include <catch2/catch_test_macros.hpp>
+#include <tl/expected.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.peer;
+
+using namespace shoal;
+
+namespace {
+
+FileEntry file(std::string name, std::uint8_t content) {
+  FileEntry entry;
+  entry.name = std::move(name);
+  entry.size = 1000;
+  entry.md5.bytes.fill(content);
+  entry.root.bytes.fill(content);
+  return entry;
+}
+
+FileEntry folder(std::string name) {
+  FileEntry entry;
+  entry.name = std::move(name);
+  entry.kind = EntryKind::folder;
+  return entry;
+}
+
+/// Where it is to be kept; empty when it is not.
+std::string name_for(Names& names, const std::string& owner, const FileEntry& entry) {
+  const auto place = names.place(owner, entry);
+  return place ? place->name : "";
+}
+
+}  // namespace
+
+TEST_CASE("The first content of a name keeps it") {
+  Names names;
+  const auto place = names.place("mars", file("a", 1));
+  REQUIRE(place);
+  CHECK(place->name == "a");
+  CHECK_FALSE(place->is_conflict);
+  CHECK_FALSE(place->is_newer);
+}
+
+TEST_CASE("A different content of that name tells its owner") {
+  Names names;
+  names.place("mars", file("dir/a.txt", 1));
+  const auto place = names.place("venus", file("dir/a.txt", 2));
+  REQUIRE(place);
+  CHECK(place->name == "dir/a (from venus).txt");
+  CHECK(place->is_conflict);
+}
+
+TEST_CASE("The same content under one name is one file") {
+  Names names;
+  names.place("mars", file("a", 1));
+  CHECK_FALSE(names.place("venus", file("a", 1)));
+}
+
+TEST_CASE("The same content under another name is another file") {
+  Names names;
+  names.place("mars", file("a", 1));
+  CHECK(name_for(names, "venus", file("b", 1)) == "b");
+}
+
+TEST_CASE("A file of our own comes before all others") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  CHECK(name_for(names, "mars", file("a", 2)) == "a (from mars)");
+  CHECK_FALSE(names.place("venus", file("a", 1)));
+}
+
+TEST_CASE("A newer version by the same owner replaces the older one") {
+  Names names;
+  names.place("mars", file("a", 1));
+  const auto place = names.place("mars", file("a", 2));
+  REQUIRE(place);
+  CHECK(place->name == "a");
+  CHECK(place->is_newer);
+}
+
+TEST_CASE("A newer version of a file that had to tell its owner replaces that one") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  names.place("mars", file("a", 2));
+  const auto place = names.place("mars", file("a", 3));
+  REQUIRE(place);
+  CHECK(place->name == "a (from mars)");
+  CHECK(place->is_newer);
+}
+
+TEST_CASE("What a returned peer had kept for another owner is no new file") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  CHECK_FALSE(names.place("mars", file("a (from me)", 1)));
+}
+
+TEST_CASE("A file that only looks as if it was kept for another owner is a file") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  CHECK(name_for(names, "mars", file("a (from me)", 2)) == "a (from me)");
+}
+
+TEST_CASE("A file that has the name which a conflict would take keeps it, and both are kept") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  CHECK(name_for(names, "mars", file("a (from mars)", 2)) == "a (from mars)");
+  CHECK(name_for(names, "mars", file("a", 3)) == "a (from mars 2)");
+  CHECK(name_for(names, "mars", file("a", 4)) == "a (from mars 2)");
+}
+
+TEST_CASE("A file where others have a folder tells its owner") {
+  Names names;
+  names.place("mars", file("a/b", 1));
+  CHECK(name_for(names, "venus", file("a", 2)) == "a (from venus)");
+}
+
+TEST_CASE("A file below what is a file here is kept in a folder that tells its owner") {
+  Names names;
+  names.place("mars", file("a", 1));
+  CHECK(name_for(names, "venus", file("a/b/c", 2)) == "a (from venus)/b/c");
+  CHECK(name_for(names, "venus", file("a/d", 3)) == "a (from venus)/d");
+}
+
+TEST_CASE("A folder that tells its owner is not put where there is a file") {
+  Names names;
+  names.place("mars", file("a", 1));
+  names.place("mars", file("a (from venus)", 2));
+  CHECK(name_for(names, "venus", file("a/b", 3)) == "a (from venus 2)/b");
+}
+
+TEST_CASE("A file below a deep file does not get a name that is too long") {
+  Names names;
+  std::string deep;
+  for (int i = 0; i < 15; ++i) deep += std::string(255, 'd') + '/';
+  names.place("mars", file(deep + std::string(250, 'f'), 1));
+  const auto name = name_for(names, "venus", file(deep + std::string(250, 'f') + "/x", 2));
+  CHECK(check_name(name).has_value());
+}
+
+TEST_CASE("A folder where there are files already is there") {
+  Names names;
+  names.place("mars", file("a/b", 1));
+  CHECK_FALSE(names.place("venus", folder("a")));
+}
+
+TEST_CASE("A folder that several offer is made once") {
+  Names names;
+  CHECK(name_for(names, "mars", folder("a")) == "a");
+  CHECK_FALSE(names.place("venus", folder("a")));
+  CHECK(name_for(names, "venus", file("a/b", 1)) == "a/b");
+}
+
+TEST_CASE("A folder where there is a file tells its owner") {
+  Names names;
+  names.place("mars", file("a", 1));
+  CHECK(name_for(names, "venus", folder("a")) == "a (from venus)");
+}
+
+TEST_CASE("What is reserved is left alone") {
+  Names names;
+  names.reserve("a");
+  CHECK(names.is_taken("a"));
+  CHECK(name_for(names, "mars", file("a", 1)) == "a (from mars)");
+  CHECK(name_for(names, "mars", file("a/b", 2)) == "a (from mars 2)/b");
+}
+
+TEST_CASE("A name that was given up is free again") {
+  Names names;
+  names.add_own("me", file("a", 1));
+  names.remove_own("a");
+  CHECK_FALSE(names.is_taken("a"));
+  CHECK(name_for(names, "mars", file("a", 2)) == "a");
+}
+
+TEST_CASE("Only a file of our own can be given up") {
+  Names names;
+  names.place("mars", file("a", 1));
+  names.remove_own("a");
+  CHECK(names.is_taken("a"));
+}
