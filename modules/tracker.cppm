@@ -137,6 +137,7 @@ class Registry {
     std::uint64_t download_rate = 0;
     std::optional<Instant> gone_since;
     std::map<std::string, FileEntry, std::less<>> offers;
+    std::unordered_map<Sha256Digest, std::uint32_t> names_of;  ///< How many of its offers have that content.
     std::set<std::string> unconfirmed;  ///< Offered before it returned, and not again yet.
   };
   struct RosterNews {
@@ -163,7 +164,9 @@ class Registry {
   void tell(Item item);
   void compact();
   void retract(Member& member, const std::string& name, bool lost);
+  void drop_name(Member& member, const Sha256Digest& root, bool is_file_gone);
   void give_up(Member& member);
+  void retract_lost(Member& member);
   bool is_held(const FileEntry& entry) const;
   bool is_done(const Member& member) const;
   void update(Instant now);

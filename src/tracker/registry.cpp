@@ -129,6 +129,12 @@ void Registry::expire(Instant now) {
 void Registry::give_up(Member& member) {
   member.gone_since.reset();
   member.is_given_up = true;
+  // What was offered by another that is given up may have been held by just this one.
+  for (Member& other : members_)
+    if (other.is_given_up) retract_lost(other);
+}
+
+void Registry::retract_lost(Member& member) {
   std::vector<std::string> lost;
   for (const auto& [name, entry] : member.offers)
     if (!is_held(entry)) lost.push_back(name);
@@ -156,7 +162,10 @@ Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
     if (const std::uint64_t chunks = chunk_count(entry.size); chunks > 0) counts_[entry.root][peer] = static_cast<std::uint32_t>(chunks);
     const auto [place, is_new] = member->offers.try_emplace(entry.name, entry);
     if (!is_new && place->second == entry) continue;
-    if (place->second.root != entry.root) counts_[place->second.root].erase(peer);
+    if (is_new || place->second.root != entry.root) {
+      ++member->names_of[entry.root];
+      if (!is_new) drop_name(*member, place->second.root, true);
+    }
     place->second = entry;
     tell(OfferNews{peer, entry.name});
   }
@@ -184,10 +193,18 @@ Result<> Registry::offer_end(PeerId peer, Instant now) {
 void Registry::retract(Member& member, const std::string& name, bool lost) {
   const auto offered = member.offers.find(name);
   if (offered == member.offers.end()) return;
-  if (!lost)
-    if (const auto holders = counts_.find(offered->second.root); holders != counts_.end()) holders->second.erase(member.peer);
+  drop_name(member, offered->second.root, !lost);
   member.offers.erase(offered);
   tell(RetractNews{member.peer, name, lost});
+}
+
+/// The member has one name less for that content; with the last one it no longer has it, where the file itself is gone.
+void Registry::drop_name(Member& member, const Sha256Digest& root, bool is_file_gone) {
+  const auto names = member.names_of.find(root);
+  if (names == member.names_of.end() || --names->second > 0) return;
+  member.names_of.erase(names);
+  if (!is_file_gone) return;
+  if (const auto holders = counts_.find(root); holders != counts_.end()) holders->second.erase(member.peer);
 }
 
 Result<> Registry::progress(PeerId peer, const Progress& progress) {
