@@ -305,6 +305,7 @@ struct Node {
   std::map<std::string, Source> by_id;
   std::vector<Slot> fresh_haves;   ///< Not told yet.
   double batch_seconds = 0.02;     ///< Smoothed time that a batch of uploads takes.
+  std::set<std::pair<std::string, std::uint64_t>> dropped;  ///< Name and instance of who sent too many wrong chunks.
   std::unordered_set<std::string> connecting;
 
   // The tracker.
@@ -374,6 +375,8 @@ void on_hashes_complete(Node& node, Content& content);
 void on_all_chunks(Node& node, Content& content);
 void on_md5(Node& node, Content& content, const Md5Digest& md5);
 void fail_target(Node& node, Content& content, Target& target, const Error& error);
+/// Does without what `owner` offered as `name` before: it has a newer one.
+void drop_outdated(Node& node, const std::string& owner, const std::string& name);
 /// Looks for targets that nobody is left to have the bytes of.
 void give_up_lost(Node& node);
 /// Says so where everything is done that can be.
@@ -428,6 +431,8 @@ void expire_requests(Node& node);
 void duplicate_slow(Node& node);
 /// What `remote` was asked for is free for others, as if it had never been.
 void release_requests(Node& node, Remote& remote);
+/// Only those for one content, which it no longer has.
+void release_requests(Node& node, Remote& remote, const Content& content);
 
 // ---- uploads: src/peer/uploads.cpp --------------------------------------------------------------------
 

@@ -81,12 +81,13 @@ void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
   content->have = 0;
   for (std::uint32_t chunk = 0; chunk < content->chunks; ++chunk) node.picker.clear_have(slot_of(*content, chunk));
   take_back(node, *content);
-  if (node.own.erase(entry.name) > 0) tell_tracker(node, Withdraw{{entry.name}});
+  node.own.erase(entry.name);
   node.names.remove_own(entry.name);
   node.tasks.spawn(node.strand, "digesting " + entry.name, digest_again(node, entry));
 }
 
-/// Waits until the file rests, and offers it as it is now.
+/// Waits until the file rests, and offers it as it is now. Until then it stays in the catalogue, for whoever wants the file
+/// is to wait for what it becomes.
 Task<> digest_again(Node& node, FileEntry entry) {
   constexpr int kTries = 60;
   for (int tries = 0; tries < kTries; ++tries) {
@@ -95,7 +96,7 @@ Task<> digest_again(Node& node, FileEntry entry) {
     if (!file && file.error().code == make_error_code(Errc::changed)) continue;
     if (!file) {
       node.report.warn(file.error().message());
-      co_return;
+      co_return tell_tracker(node, Withdraw{{entry.name}});
     }
     add_own(node, *file);
     tell_tracker(node, Offer{{file->entry}});
@@ -103,6 +104,7 @@ Task<> digest_again(Node& node, FileEntry entry) {
     co_return;
   }
   node.report.warn(fmt::format("{}: does not stop changing; it is not shared any more", entry.name));
+  tell_tracker(node, Withdraw{{entry.name}});
 }
 
 // ---- what others offer --------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (!place) return;
   if (place->is_conflict && entry.kind == EntryKind::file)
     node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->name));
+  if (place->is_newer) drop_outdated(node, owner, place->name);
   FileEntry kept = entry;
   kept.name = place->name;
   if (chunk_count(entry.size) == 0) {

@@ -176,6 +176,7 @@ void on_wrong_chunk(Node& node, Source source, Slot slot) {
   node.picker.source_lost(source, slot);
   if (++remote->wrong_chunks < kMostWrongChunks) return;
   node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
+  node.dropped.emplace(remote->id, remote->session->instance);
   asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
 }
 
@@ -265,6 +266,15 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
 
 void release_requests(Node& node, Remote& remote) {
   while (!remote.outstanding.empty()) settle(node, remote, remote.outstanding.begin());
+}
+
+void release_requests(Node& node, Remote& remote, const Content& content) {
+  const Instant now = node.world.now();
+  for (auto asked = remote.outstanding.lower_bound(content.first); asked != remote.outstanding.end() && asked->first.value < content.first.value + content.chunks;) {
+    const auto outstanding = asked++;
+    remote.rate.on_dropped(now, outstanding->second.length);
+    settle(node, remote, outstanding);
+  }
 }
 
 void expire_requests(Node& node) {

@@ -216,11 +216,13 @@ void on_gone(Node& node, Remote& remote, const Gone& gone) {
     if (!index) continue;
     const Content& content = *find_content(node, *index);
     for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.source_lost(remote.source, slot_of(content, chunk));
+    release_requests(node, remote, content);  // their rejections name a handle that stands for nothing by then
     remote.complete.erase(*index);
     remote.handle_of.erase(*index);
     remote.their_handles.erase(handle);
   }
   give_up_lost(node);
+  refill_all(node);
 }
 
 }  // namespace shoal

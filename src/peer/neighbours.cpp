@@ -66,6 +66,7 @@ void forget(Node& node, Remote& remote) {
 
 bool admit(Node& node, const SessionPtr& session) {
   if (node.outcome || session->instance == node.instance || session->id == node.options.id) return false;
+  if (node.dropped.contains({session->id, session->instance})) return false;
   if (const auto known = node.by_id.find(session->id); known != node.by_id.end()) {
     Remote& old = *node.remotes.at(known->second);
     if (!is_better(node, *session, *old.session)) return false;

@@ -150,13 +150,12 @@ void on_md5(Node& node, Content& content, const Md5Digest& md5) {
   check_done(node);
 }
 
-void fail_target(Node& node, Content& content, Target& target, const Error& error) {
-  if (target.is_published || target.is_failed) return;
+namespace {
+
+/// Goes on without this target; where it was the last, without the content.
+void give_up_target(Node& node, Content& content, Target& target) {
   target.is_failed = true;
   --node.unfinished;
-  ++node.failed_targets;
-  if (exit_code_of(error) == ExitCode::checksum) node.failure = ExitCode::checksum;
-  node.report.error(error);
   if (!std::ranges::all_of(content.targets, [](const Target& other) { return other.is_failed; })) return;
   if (content.stage == Stage::complete) return;
   if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content)) --node.open_contents;
@@ -164,6 +163,24 @@ void fail_target(Node& node, Content& content, Target& target, const Error& erro
   node.fetching.erase(content.index);
   for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.unwant(slot_of(content, chunk));
   open_contents(node);
+}
+
+}  // namespace
+
+void fail_target(Node& node, Content& content, Target& target, const Error& error) {
+  if (target.is_published || target.is_failed) return;
+  ++node.failed_targets;
+  if (exit_code_of(error) == ExitCode::checksum) node.failure = ExitCode::checksum;
+  node.report.error(error);
+  give_up_target(node, content, target);
+}
+
+void drop_outdated(Node& node, const std::string& owner, const std::string& name) {
+  for (const auto& content : node.contents)
+    for (auto& target : content->targets) {
+      const bool is_open = !target.is_published && !target.is_failed && !target.is_publishing;
+      if (is_open && target.owner == owner && target.entry.name == name) give_up_target(node, *content, target);
+    }
 }
 
 namespace {
