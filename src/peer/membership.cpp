@@ -75,7 +75,9 @@ void on_swarm_complete(Node& node, const SwarmComplete& over) {
   node.swarm_time = Nanoseconds(over.total_ns);
   node.percent_of_bound = over.percent_of_bound_x100 / 100.0;
   const bool is_ours = std::ranges::find(over.failed, node.options.id) != over.failed.end();
-  finish(node, is_ours ? node.failure : ExitCode::done);
+  for (const auto& id : over.failed)
+    if (id != node.options.id) node.report.warn(fmt::format("peer {}: did not get everything", id));
+  finish(node, is_ours ? node.failure : over.failed.empty() ? ExitCode::done : ExitCode::partial);
 }
 
 }  // namespace

@@ -184,7 +184,7 @@ Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listene
   co_await say_goodbye(node, outcome ? *outcome : exit_code_of(outcome.error()));
   co_await wind_up(node, listener);
   node.report.end_progress();
-  node.report.set_clock({});
+  node.report.set_clock([end = node.clock.is_set() ? Seconds(node.clock.at(node.world.now())).count() : 0.0] { return end; });
   if (!outcome) co_return Failure(outcome.error());
   co_return tally(node, *outcome);
 }

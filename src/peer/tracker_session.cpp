@@ -147,7 +147,10 @@ struct Trying {
   bool was_there = false;  ///< There was a session before.
 };
 
-std::string patience_text(const Error& why) { return why.code ? why.code.message() : why.what; }
+std::string patience_text(const Error& why) {
+  const bool says_why = why.code == make_error_code(Errc::refused) && !why.what.empty();
+  return why.code && !says_why ? why.code.message() : why.what;
+}
 
 /// Waits before the next try; ends the run where there is to be none.
 Task<> back_off(Node& node, Trying& trying, Error why) {
@@ -191,6 +194,7 @@ Task<> follow_tracker(Node& node) {
       tracker->outbox.wake();
       co_await run_on(node.strand, [&] { on_tracker_down(node, tracker); });
       if (was_registered) trying = {node.world.now(), kFirstBackoff, 0, false, true};
+      if (co_await in_node(node, [&] { return node.outcome.has_value(); })) co_return;  // it went because all is done
     } else {
       why = link.error();
     }

@@ -403,7 +403,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->link->close(); });
   tracker.tasks.cancel();
   co_await tracker.tasks.join();
-  report.set_clock({});
+  report.set_clock([end = Seconds(tracker.clock()).count()] { return end; });
   co_return exit;
 }
 
