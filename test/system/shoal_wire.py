@@ -1,0 +1,237 @@
+"""A second, small implementation of docs/protocol.md, for peers that follow a script: those that lie, and those that stammer."""
+
+import hashlib
+import socket
+import struct
+import threading
+
+HELLO, WELCOME, REFUSAL, PING, PONG, LEAVE = range(1, 7)
+REGISTER, REGISTERED, OFFER, WITHDRAW, OFFER_END = range(16, 21)
+COMPLETE, SWARM_COMPLETE, FIND = 26, 27, 28
+SUBSCRIBE, INVENTORY, HAVE, REQUEST, CANCEL, REJECT, CHUNK, HASH_REQUEST, HASH_REPLY, GONE = range(48, 58)
+TO_TRACKER, TO_PEER = 0, 1
+MAGIC = b"SHAL"
+CHUNK_SIZE = 256 * 1024
+LEAF_SIZE = 16 * 1024
+
+
+# ---- bytes
+
+
+def text(value):
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<I", len(data)) + data
+
+
+def frame(kind, payload=b""):
+    return struct.pack("<IH", len(payload) + 2, kind) + payload
+
+
+def hello(role, name, instance=1, magic=MAGIC, version=1, oldest=1):
+    return frame(HELLO, magic + struct.pack("<HHQB", version, oldest, 0, role) + text(name) + struct.pack("<Q", instance))
+
+
+def register(port, host="127.0.0.1", appetite=0, expect=0):
+    return frame(REGISTER, text(host) + struct.pack("<HBIQq", port, appetite, expect, 0, 0))
+
+
+# ---- digests
+
+
+def tree_root(hashes, padding):
+    """Of a binary tree over `hashes`, filled up with `padding` to a power of two."""
+    level = list(hashes)
+    while len(level) & (len(level) - 1):
+        level.append(padding)
+    while len(level) > 1:
+        level = [hashlib.sha256(level[i] + level[i + 1]).digest() for i in range(0, len(level), 2)]
+    return level[0]
+
+
+def leaves_of(data):
+    return [hashlib.sha256(data[at:at + LEAF_SIZE]).digest() for at in range(0, len(data), LEAF_SIZE)]
+
+
+class Content:
+    """A file of more than one chunk and at most one span, with its digests."""
+
+    def __init__(self, name, data):
+        self.name = name
+        self.data = data
+        self.chunks = [data[at:at + CHUNK_SIZE] for at in range(0, len(data), CHUNK_SIZE)]
+        per_chunk = CHUNK_SIZE // LEAF_SIZE
+        nothing = bytes(32)
+        self.hashes = [tree_root((leaves_of(chunk) + [nothing] * per_chunk)[:per_chunk], nothing) for chunk in self.chunks]
+        self.root = tree_root(self.hashes, tree_root([nothing] * per_chunk, nothing))
+        self.md5 = hashlib.md5(data).digest()
+
+    def entry(self):
+        return text(self.name) + struct.pack("<BQqB", 0, len(self.data), 1_600_000_000_000_000_000, 0) + self.md5 + self.root
+
+
+# ---- connections
+
+
+class Connection:
+    """Whole messages on a socket."""
+
+    def __init__(self, link, patience=20.0):
+        self.link = link
+        self.link.settimeout(patience)
+
+    @classmethod
+    def to(cls, address, patience=20.0):
+        host, port = address.rsplit(":", 1)
+        return cls(socket.create_connection((host.strip("[]"), int(port)), patience), patience)
+
+    def send(self, data):
+        self.link.sendall(data)
+
+    def read(self, count):
+        data = bytearray()
+        while len(data) < count:
+            part = self.link.recv(count - len(data))
+            if not part:
+                raise ConnectionError("closed")
+            data += part
+        return bytes(data)
+
+    def receive(self):
+        """(type, payload)"""
+        length, kind = struct.unpack("<IH", self.read(6))
+        return kind, self.read(length - 2)
+
+    def receive_kind(self, kind):
+        """The next message of that kind; answers pings on the way."""
+        while True:
+            found, payload = self.receive()
+            if found == kind:
+                return payload
+            if found == PING:
+                self.send(pong(payload))
+
+    def is_closed_by_peer(self):
+        """Reads until the other side closes. False if it does not in time."""
+        try:
+            while self.link.recv(65536):
+                pass
+            return True
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def close(self):
+        self.link.close()
+
+
+def pong(ping_payload):
+    return frame(PONG, ping_payload[:8] + struct.pack("<qq", 0, 0))
+
+
+def greet(address, role, name, instance=1, patience=20.0):
+    """A connection that has said hello and was made welcome."""
+    connection = Connection.to(address, patience)
+    connection.send(hello(role, name, instance))
+    connection.receive_kind(WELCOME)
+    return connection
+
+
+# ---- a peer that lies
+
+
+class LyingPeer:
+    """Registers, offers `content` with digests that are right, and sends a wrong chunk first and each `every`-th one after."""
+
+    def __init__(self, tracker_address, name, content, every=10):
+        self.name = name
+        self.content = content
+        self.every = every
+        self.served = {}        # neighbour -> chunks, whole connections counted together
+        self.wrong = {}
+        self.connections = {}
+        self.lock = threading.Lock()
+        self.is_over = False
+        self.open_links = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.tracker = greet(tracker_address, TO_TRACKER, name)
+        self.tracker.send(register(self.listener.getsockname()[1]))
+        self.tracker.receive_kind(REGISTERED)
+        self.tracker.send(frame(OFFER, struct.pack("<I", 1) + content.entry()) + frame(OFFER_END, struct.pack("<Q", 1)))
+        self.threads = [threading.Thread(target=target, daemon=True) for target in (self.follow_tracker, self.accept)]
+        for thread in self.threads:
+            thread.start()
+
+    def close(self):
+        self.is_over = True
+        self.listener.close()
+        for link in [self.tracker.link, *self.open_links]:
+            try:
+                link.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            link.close()
+
+    def follow_tracker(self):
+        try:
+            self.tracker.link.settimeout(1.0)
+            while not self.is_over:
+                try:
+                    kind, payload = self.tracker.receive()
+                except TimeoutError:
+                    self.tracker.send(frame(PING, bytes(8)))
+                    continue
+                if kind == PING:
+                    self.tracker.send(pong(payload))
+                if kind == SWARM_COMPLETE:
+                    self.tracker.send(frame(LEAVE, b"\0"))
+                    return
+        except OSError:
+            pass
+
+    def accept(self):
+        while not self.is_over:
+            try:
+                link, _ = self.listener.accept()
+            except OSError:
+                return
+            self.open_links.append(link)
+            threading.Thread(target=self.serve, args=(Connection(link),), daemon=True).start()
+
+    def serve(self, connection):
+        try:
+            payload = connection.receive_kind(HELLO)
+            length = struct.unpack_from("<I", payload, 17)[0]
+            who = payload[21:21 + length].decode()
+            with self.lock:
+                self.connections[who] = self.connections.get(who, 0) + 1
+            connection.send(frame(WELCOME, struct.pack("<HQ", 1, 0) + text(self.name) + struct.pack("<Q", 1)))
+            connection.send(frame(SUBSCRIBE, b"\0" + struct.pack("<I", 0)))
+            holding = struct.pack("<I", 7) + self.content.root + struct.pack("<QBII", len(self.content.data), 1, 0, 0)
+            connection.send(frame(INVENTORY, struct.pack("<I", 1) + holding))
+            while not self.is_over:
+                self.answer(connection, who, *connection.receive())
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    def answer(self, connection, who, kind, payload):
+        if kind == PING:
+            connection.send(pong(payload))
+        elif kind == HASH_REQUEST:
+            hashes = self.content.hashes
+            connection.send(frame(HASH_REPLY, payload[:8] + struct.pack("<I", len(hashes)) + b"".join(hashes) + struct.pack("<I", 0)))
+        elif kind == REQUEST:
+            for i in range(struct.unpack_from("<I", payload)[0]):
+                self.send_chunk(connection, who, struct.unpack_from("<II", payload, 4 + 8 * i)[1])
+
+    def send_chunk(self, connection, who, chunk):
+        data = self.content.chunks[chunk]
+        with self.lock:
+            served = self.served[who] = self.served.get(who, 0) + 1
+            is_wrong = served % self.every == 1
+            self.wrong[who] = self.wrong.get(who, 0) + is_wrong
+        if is_wrong:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        connection.send(frame(CHUNK, struct.pack("<III", 7, chunk, 0) + data))
