@@ -84,7 +84,7 @@ def draw_bound(drawing, axis, bound, top, bottom, is_named):
 
 
 def bar_label(run, bound):
-    percent = f"   {100 * bound / run.seconds:.0f} % of the bound" if bound else ""
+    percent = f" · {100 * bound / run.seconds:.0f} % of the bound" if bound else ""
     return f"{run.seconds:.2f} s{percent}"
 
 
@@ -97,8 +97,8 @@ def draw_bars(drawing, axis, runs, bound, top):
         drawing.box(axis.x(0), y + 3, axis.x(run.seconds) - axis.x(0), 20, colour_of(run.side), 0.9)
         drawing.text(LEFT - 10, y + 18, run.side, 12, INK, "end")
         label, end = bar_label(run, bound), axis.x(run.seconds)
-        if end > LEFT + 220:
-            drawing.text(end - 8, y + 18, label, 12, PAPER, "end", 600)
+        if end > LEFT + 220:  # It has room at the start of the bar, away from the line of the bound.
+            drawing.text(LEFT + 10, y + 18, label, 12, PAPER, "start", 600)
         else:
             drawing.text(end + 8, y + 18, label, 12, INK, "start", 600)
     draw_bound(drawing, axis, bound, top - 4, bottom + 4, is_named=True)
