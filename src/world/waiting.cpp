@@ -136,10 +136,14 @@ struct Budget::State {
   std::uint64_t next_number = 0;
   std::list<Waiter> waiters;
 
-  /// Gives `bytes` back and hands on what is free, in order of arrival.
   void give_back(std::uint64_t bytes) {
     const std::lock_guard lock(mutex);
     used -= bytes;
+    hand_on();
+  }
+
+  /// Hands on what is free, in order of arrival. Under the lock.
+  void hand_on() {
     while (!waiters.empty() && used + waiters.front().bytes <= total) {
       used += waiters.front().bytes;
       std::move(waiters.front().parked).resume({});
@@ -153,6 +157,7 @@ struct Budget::State {
     if (waiter == waiters.end()) return;
     std::move(waiter->parked).resume(asio::error::operation_aborted);
     waiters.erase(waiter);
+    hand_on();  // the next may ask for less
   }
 };
 
