@@ -140,6 +140,7 @@ struct UploadJob {
   ContentIndex content;
   std::shared_ptr<const ChunkSource> source;
   std::optional<FileEntry> served_as;
+  bool is_cancelled = false;  ///< The neighbour no longer wanted it.
 };
 
 /// What the reader of a link may receive; on the link's strand.
@@ -163,7 +164,7 @@ struct PeerSession {
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, Expected> expected;
   std::size_t begun_chunks = 0;  ///< Of `expected`, those with some bytes.
-  std::set<ChunkRef> cancelled;  ///< Uploads that are not to be begun.
+  std::set<ChunkRef> cancelled;  ///< Of the uploads, those that are no longer wanted.
   double upload_rate = 0;        ///< Bytes a second, smoothed.
   bool is_over = false;
 };
@@ -427,7 +428,7 @@ void ask_instead(Node& node, Remote& remote, Slot slot);
 void on_reject(Node& node, Remote& remote, const Reject& reject);
 /// Requests that were not answered in time are made free for others.
 void expire_requests(Node& node);
-/// The endgame: neighbours with room and nothing fresh to ask for duplicate what is slow.
+/// Neighbours with room and nothing fresh to ask for take over what waits elsewhere, and at the very end double what is slow.
 void duplicate_slow(Node& node);
 /// What `remote` was asked for is free for others, as if it had never been.
 void release_requests(Node& node, Remote& remote);

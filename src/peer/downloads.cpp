@@ -144,7 +144,7 @@ void cancel_copies(Node& node, Slot slot, Source except) {
     if (outstanding == remote->outstanding.end() || outstanding->second.is_given_up) continue;
     outstanding->second.is_given_up = true;
     node.picker.end(slot);
-    if (!outstanding->second.has_begun) send_cancel(node, *remote, slot);
+    send_cancel(node, *remote, slot);
   }
 }
 
@@ -296,29 +296,45 @@ void expire_requests(Node& node) {
 
 namespace {
 
-std::vector<InFlight> all_in_flight(const Node& node) {
-  std::vector<InFlight> all;
+/// Requests that may be moved or doubled: those that have not begun to arrive, and at the very end the others too.
+std::vector<InFlight> slow_candidates(const Node& node) {
+  std::vector<InFlight> waiting;
+  std::vector<InFlight> begun;
   for (const auto& [source, remote] : node.remotes)
     for (const auto& [slot, outstanding] : remote->outstanding)
-      if (!outstanding.is_given_up && !outstanding.has_begun) all.push_back({slot, source, outstanding.expected_at});
-  return all;
+      if (!outstanding.is_given_up) (outstanding.has_begun ? begun : waiting).push_back({slot, source, outstanding.expected_at});
+  const bool is_the_end = waiting.size() + begun.size() >= node.picker.missing();
+  if (is_the_end) waiting.insert(waiting.end(), begun.begin(), begun.end());
+  return waiting;
+}
+
+/// Takes back a request that has not begun to arrive. One that has goes on: the sooner of the two counts.
+void take_back_waiting(Node& node, const InFlight& slow) {
+  Remote& asked = *find_remote(node, slow.source);
+  Outstanding& outstanding = asked.outstanding.at(slow.slot);
+  if (outstanding.has_begun) return;
+  outstanding.is_given_up = true;
+  node.picker.end(slow.slot);
+  send_cancel(node, asked, slow.slot);
 }
 
 }  // namespace
 
 void duplicate_slow(Node& node) {
-  const auto all = all_in_flight(node);
-  if (all.empty()) return;
+  std::vector<InFlight> candidates = slow_candidates(node);
   const Instant now = node.world.now();
   const auto random = [&node] { return node.world.random(); };
   for (const auto& [source, remote] : node.remotes) {
+    if (candidates.empty()) return;
     if (!remote->rate.has_room(kChunkSize) || !node.picker.is_interesting(source)) continue;
     if (node.picker.pick(source, random, true)) continue;  // it has something fresh
     const auto has = [&](Slot slot) { return node.picker.knows(source, slot) && !remote->outstanding.contains(slot); };
     const auto copies = [&](Slot slot) { return node.picker.in_flight(slot); };
-    const auto slow = pick_duplicate(all, source, now, remote->rate.expected(kChunkSize), has, copies);
+    const auto slow = pick_duplicate(candidates, source, now, remote->rate.expected(kChunkSize), has, copies);
     if (!slow) continue;
+    take_back_waiting(node, *slow);
     request_again(node, *remote, slow->slot);
+    std::erase_if(candidates, [&](const InFlight& other) { return other.slot == slow->slot; });
   }
 }
 

@@ -97,11 +97,14 @@ Task<> send_control(PeerSession& session) {
   while (!session.outbox.is_empty()) co_await step(session.link->send(session.outbox.take_now(kControlAtOnce)));
 }
 
-/// Sends one chunk, with control messages between its pieces. False where the file is no longer what it was.
-Task<bool> send_job(Node& node, PeerSession& session, const UploadJob& job) {
+/// Sends one chunk, with control messages between its pieces. False where the file is no longer what it was, or the
+/// neighbour no longer wants it.
+Task<bool> send_job(Node& node, PeerSession& session, UploadJob& job) {
   std::uint32_t sent = 0;
   while (sent < job.length) {
     co_await send_control(session);
+    job.is_cancelled = session.cancelled.erase(job.ref) > 0;
+    if (job.is_cancelled) co_return false;
     const std::uint32_t piece = piece_length(session, job.length - sent);
     const Instant begun = node.world.now();
     const auto result = co_await session.link->send_chunk({job.ref.handle, job.ref.chunk, sent, piece}, job.source, job.file_offset + sent);
@@ -134,6 +137,7 @@ Task<> send_uploads(Node& node, SessionPtr session) {
     if (is_sent) bytes += job.length;
     else unsent.push_back(std::move(job));
   }
+  session->cancelled.clear();
   asio::post(node.strand, [&node, source = *session->source, bytes, unsent = std::move(unsent)]() mutable { on_sent(node, source, bytes, std::move(unsent)); });
 }
 

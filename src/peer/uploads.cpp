@@ -74,6 +74,11 @@ std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::fun
   return std::nullopt;
 }
 
+/// It may be on its way out: then the writer stops between two pieces.
+void cancel_sending(Remote& remote, ChunkRef ref) {
+  asio::post(remote.session->link->executor(), [session = remote.session, ref] { session->cancelled.insert(ref); });
+}
+
 void hand_over(Node& node, Remote& remote, std::vector<UploadJob> jobs) {
   remote.is_sending = true;
   remote.sending_since = node.world.now();
@@ -103,6 +108,7 @@ void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
   for (const ChunkRef& ref : cancel.chunks) {
     const Content* content = find_content(node, ContentIndex(ref.handle));
     if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk))) rejected.chunks.push_back(ref);
+    else if (remote.is_sending) cancel_sending(remote, ref);
   }
   if (!rejected.chunks.empty()) tell(remote, std::move(rejected));
 }
@@ -133,7 +139,7 @@ void on_sent(Node& node, Source source, std::uint64_t bytes, std::vector<UploadJ
   node.up.add(now, bytes);
   for (const UploadJob& job : unsent) {
     node.queue.unsend(job.slot);
-    if (job.served_as) on_changed(node, job.content, *job.served_as);
+    if (!job.is_cancelled && job.served_as) on_changed(node, job.content, *job.served_as);
   }
   Remote* remote = find_remote(node, source);
   if (!remote) return;
