@@ -4,12 +4,14 @@ module;
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
 #include <tl/expected.hpp>
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -18,6 +20,7 @@ module;
 #include <set>
 #include <span>
 #include <string>
+#include <system_error>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -41,6 +44,7 @@ using ContentIndex = Index<struct ContentTag>;  ///< A content in the node's tab
 
 inline constexpr std::uint32_t kMostWrongChunks = 3;      ///< A peer that sends this many is dropped.
 inline constexpr std::size_t kMostNeighbours = 128;
+inline constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 28;  ///< Chunks of all contents together: 64 TiB.
 inline constexpr std::size_t kMostOpenContents = 96;      ///< Contents of several chunks that are fetched at once.
 inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;  ///< Received data that is not on disk yet.
 inline constexpr std::uint64_t kMostUnpublished = 384;    ///< Small files that are whole and wait for their names.
@@ -90,6 +94,7 @@ struct Target {
   bool is_publishing = false;  ///< Verified, and handed on.
   bool is_published = false;
   bool is_failed = false;
+  bool is_lost = false;  ///< Its owner is gone for good.
 };
 
 enum class Stage : std::uint8_t {
@@ -125,8 +130,8 @@ struct Content {
   bool is_hashing = false;
   std::optional<Md5Digest> md5_found;
 
+  std::uint32_t life = 0;              ///< Counts how often it was begun anew.
   std::optional<Instant> began;        ///< For the event log and progress.
-  bool is_owner_lost = false;
 };
 
 // ---- neighbours ---------------------------------------------------------------------------------------
@@ -141,6 +146,7 @@ struct UploadJob {
   std::shared_ptr<const ChunkSource> source;
   std::optional<FileEntry> served_as;
   bool is_cancelled = false;  ///< The neighbour no longer wanted it.
+  bool is_changed = false;    ///< The file is not what it was.
 };
 
 /// What the reader of a link may receive; on the link's strand.
@@ -162,9 +168,10 @@ struct PeerSession {
   std::optional<Source> source;  ///< Likewise.
   Outbox outbox;
   std::deque<UploadJob> uploads;
-  std::map<ChunkRef, Expected> expected;
+  std::map<ChunkRef, std::shared_ptr<Expected>> expected;
   std::size_t begun_chunks = 0;  ///< Of `expected`, those with some bytes.
-  std::set<ChunkRef> cancelled;  ///< Of the uploads, those that are no longer wanted.
+  std::set<ChunkRef> in_hand;    ///< What the writer is sending.
+  std::set<ChunkRef> cancelled;  ///< Of those, what is no longer wanted.
   double upload_rate = 0;        ///< Bytes a second, smoothed.
   bool is_over = false;
 };
@@ -176,15 +183,27 @@ struct Outstanding {
   Instant deadline;
   std::uint32_t length = 0;
   bool has_begun = false;    ///< Its first bytes came: it is not taken back any more.
+  bool is_cancelled = false; ///< It was taken back, which is not confirmed yet.
   bool is_given_up = false;  ///< Its time ran out, or another copy came: not counted as in flight any more.
 };
 
 /// Another peer, as the node sees it.
+/// What a neighbour has of a content that we know nothing of yet: no slots are given to what nobody offered.
+struct Unplaced {
+  std::uint32_t handle = 0;
+  std::uint64_t size = 0;
+  bool is_complete = false;
+  std::vector<ChunkRun> runs;
+};
+
 struct Remote {
   Source source;
   std::string id;
   SessionPtr session;
   SourceRate rate;
+  std::unordered_map<Sha256Digest, Unplaced> unplaced;
+  std::unordered_map<std::uint32_t, Sha256Digest> unplaced_handles;
+  std::size_t unplaced_runs = 0;
   std::unordered_map<std::uint32_t, ContentIndex> their_handles;
   std::unordered_map<ContentIndex, std::uint32_t> handle_of;
   std::unordered_set<ContentIndex> complete;    ///< Contents that it has all of.
@@ -201,7 +220,7 @@ struct Remote {
 
 /// A chunk that came in, whole.
 struct Arrival {
-  Source source;
+  SessionPtr session;  ///< That it came by.
   Slot slot;
   ChunkBuffer buffer;
 };
@@ -348,6 +367,18 @@ auto in_node(Node& node, F f) {
 /// Ends the run with an outcome; the first call counts.
 void finish(Node& node, Result<ExitCode> outcome);
 
+/// Runs `f` on the node's strand, later. What it throws is no peer's doing that we know of, and ends the run.
+template <class F>
+void post_to(Node& node, F f) {
+  boost::asio::post(node.strand, [&node, f = std::move(f)]() mutable {
+    try {
+      f();
+    } catch (const std::exception& failed) {
+      finish(node, fail(std::error_code(), failed.what()));
+    }
+  });
+}
+
 // ---- the folder: src/peer/contents.cpp, targets.cpp ---------------------------------------------------
 
 void add_own(Node& node, const StoredFile& file);
@@ -367,6 +398,9 @@ inline bool has_all(const Content& content) { return content.have == content.chu
 const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk);
 /// Takes a chunk that is verified and written into account.
 void mark_have(Node& node, Content& content, std::uint32_t chunk);
+
+/// Forgets what is here of a content.
+void begin_anew(Node& node, Content& content);
 
 /// Wants `content` under one more name.
 void want(Node& node, Content& content, Target target);
@@ -391,11 +425,13 @@ Task<> digest_again(Node& node, FileEntry entry);
 // ---- neighbours: src/peer/neighbours.cpp, inventory.cpp -----------------------------------------------
 
 Remote* find_remote(Node& node, Source source);
+/// The neighbour of this session; none once the session was replaced or has parted.
+Remote* remote_of(Node& node, const SessionPtr& session);
 /// Lets a session in; false where there is a better one with that peer, or there are too many.
 bool admit(Node& node, const SessionPtr& session);
 void part(Node& node, const SessionPtr& session, const std::optional<Error>& why);
 /// A control message of a neighbour. A failure ends the session.
-Result<> on_message(Node& node, Source source, const Message& message);
+Result<> on_message(Node& node, const SessionPtr& session, const Message& message);
 void tell(Remote& remote, Message message);
 
 std::optional<ContentIndex> content_for(const Remote& remote, std::uint32_t handle);
@@ -407,6 +443,8 @@ void on_gone(Node& node, Remote& remote, const Gone& gone);
 /// Tells neighbours of chunks that are new here and not known to be there.
 void flush_haves(Node& node);
 void introduce(Node& node, const Content& content);
+/// A content became known: what neighbours said of it before counts now.
+void place_holdings(Node& node, const Content& content);
 void take_back(Node& node, const Content& content);
 
 // ---- hashes: src/peer/hashes.cpp ----------------------------------------------------------------------
@@ -421,9 +459,10 @@ Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply);
 void refill(Node& node, Remote& remote);
 void refill_all(Node& node);
 /// The first bytes of a chunk came.
-void on_chunk_begun(Node& node, Source source, Slot slot);
+void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot);
 void on_arrival(Node& node, Arrival arrival);
-/// `remote` has got `slot`, which another was asked for: asks it instead where that is sooner.
+/// `remote` has got `slot`, which another was asked for: where it would be sooner there, the request is taken back, and when that
+/// is confirmed the slot is free for `remote`. Asking it at once would often bring the chunk twice.
 void ask_instead(Node& node, Remote& remote, Slot slot);
 void on_reject(Node& node, Remote& remote, const Reject& reject);
 /// Requests that were not answered in time are made free for others.
@@ -441,8 +480,8 @@ Result<> on_request(Node& node, Remote& remote, const Request& request);
 void on_cancel(Node& node, Remote& remote, const Cancel& cancel);
 /// Gives idle writers something to send.
 void serve_next(Node& node);
-/// The writer of `source` is done with its jobs; `unsent` it did not send.
-void on_sent(Node& node, Source source, std::uint64_t bytes, std::vector<UploadJob> unsent);
+/// The writer of a session is done with its jobs; `unsent` it did not send.
+void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::vector<UploadJob> unsent);
 
 // ---- the tracker: src/peer/membership.cpp -------------------------------------------------------------
 

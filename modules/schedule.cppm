@@ -47,7 +47,7 @@ class SlotSet {
   std::vector<std::uint64_t> words_;
 };
 
-/// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random.
+/// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random among the first 128 of them.
 ///
 /// A count a slot of the neighbours that have it, and eight bit-planes by rarity (counts 0-1, 2, 3, 4, 5-6, 7-10, 11-20, more),
 /// so that a pick is an n-th bit of `plane & theirs & needed`, n drawn at random. How many such bits a neighbour has in

@@ -288,6 +288,7 @@ class Outbox {
   Task<std::vector<Message>> take(std::size_t max_bytes);
   std::vector<Message> take_now(std::size_t max_bytes);
   bool is_empty() const { return waiting_.empty(); }
+  std::size_t bytes() const { return bytes_; }
   /// Wakes the writer without a message, because there is something else for it to do.
   void wake() { filled_.notify(); }
   /// Resumes when something was pushed or woken.

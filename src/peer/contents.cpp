@@ -57,6 +57,23 @@ const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk) {
   return content.hashes ? (*content.hashes)[chunk] : content.gathered[chunk];
 }
 
+void begin_anew(Node& node, Content& content) {
+  for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) {
+    node.picker.clear_have(slot_of(content, chunk));
+    node.picker.unwant(slot_of(content, chunk));
+  }
+  ++content.life;
+  content.stage = Stage::known;
+  content.served_as.reset();
+  content.partial.reset();
+  content.descriptor = {};
+  content.have = 0;
+  content.md5.reset();
+  content.md5_next = 0;
+  content.md5_found.reset();
+  content.is_hashing = false;
+}
+
 // ---- our own files ------------------------------------------------------------------------------------
 
 void add_own(Node& node, const StoredFile& file) {
@@ -64,7 +81,8 @@ void add_own(Node& node, const StoredFile& file) {
   node.names.add_own(node.options.id, file.entry);
   if (chunk_count(file.entry.size) == 0) return;
   Content& content = content_of(node, file.entry.root, file.entry.size);
-  if (content.stage == Stage::complete) return;
+  place_holdings(node, content);
+  if (content.stage != Stage::known) return;  // complete, or being fetched under another name
   content.stage = Stage::complete;
   content.served_as = file.entry;
   content.hashes = file.chunks;
@@ -76,13 +94,15 @@ void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
   Content* content = find_content(node, index);
   if (!content || content->stage != Stage::complete || !content->served_as || !(*content->served_as == entry)) return;
   node.report.warn(fmt::format("{}: the file changed while it was shared; digesting it again", entry.name));
-  content->stage = Stage::known;
-  content->served_as.reset();
-  content->have = 0;
-  for (std::uint32_t chunk = 0; chunk < content->chunks; ++chunk) node.picker.clear_have(slot_of(*content, chunk));
-  take_back(node, *content);
   node.own.erase(entry.name);
   node.names.remove_own(entry.name);
+  const auto twin = std::ranges::find_if(node.own, [&](const auto& own) { return own.second.root == entry.root && own.second.size == entry.size; });
+  if (twin != node.own.end()) {
+    content->served_as = twin->second;  // an equal file of ours goes on being served
+  } else {
+    begin_anew(node, *content);
+    take_back(node, *content);
+  }
   node.tasks.spawn(node.strand, "digesting " + entry.name, digest_again(node, entry));
 }
 
@@ -141,6 +161,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   }
   if (owner == node.options.id || node.options.appetite == Appetite::nothing || is_left_out(node, entry.name)) return;
   if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
+  if (chunk_count(entry.size) + node.picker.slots() > kMostSlots) return node.report.warn(fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)));
   const auto place = node.names.place(owner, entry);
   if (!place) return;
   if (place->is_conflict && entry.kind == EntryKind::file)
@@ -159,9 +180,9 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost) {
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
-      if (target.owner != owner || target.is_published || target.is_failed) continue;
+      if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
-      content->is_owner_lost = true;
+      target.is_lost = true;
       if (!lost) fail_target(node, *content, target, {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});
     }
   give_up_lost(node);
@@ -218,25 +239,23 @@ Task<> follow_md5(Node& node, ContentIndex index) {
   Content& content = *find_content(node, index);
   if (content.is_hashing || content.md5_found) co_return;
   content.is_hashing = true;
-  if (!content.md5) content.md5.emplace();
+  const std::uint32_t life = content.life;
+  Md5Stream md5 = content.md5 ? std::move(*content.md5) : Md5Stream();
+  content.md5.reset();
   while (content.md5_next < content.chunks) {
     std::uint32_t end = content.md5_next;
     while (end < content.chunks && end - content.md5_next < kMd5Batch && node.picker.has(slot_of(content, end))) ++end;
-    if (end == content.md5_next) break;
     const auto file = content.partial;
-    const auto digested = co_await offload(node.world, [&] { return digest_range(*file, *content.md5, content.size, content.md5_next, end); });
-    if (!digested) {
-      content.is_hashing = false;
-      finish(node, Failure(digested.error()));
-      co_return;
-    }
+    if (end == content.md5_next || !file) break;
+    const auto digested = co_await offload(node.world, [&, begin = content.md5_next] { return digest_range(*file, md5, content.size, begin, end); });
+    if (content.life != life) co_return;  // it was given up meanwhile
+    if (!digested) co_return finish(node, Failure(digested.error()));
     content.md5_next = end;
   }
   content.is_hashing = false;
-  if (content.md5_next < content.chunks) co_return;
-  content.md5_found = content.md5->finish();
-  content.md5.reset();
-  if (has_all(content)) on_md5(node, content, *content.md5_found);
+  if (content.md5_next < content.chunks) content.md5 = std::move(md5);
+  else content.md5_found = md5.finish();
+  if (content.md5_found && has_all(content)) on_md5(node, content, *content.md5_found);
 }
 
 }  // namespace shoal

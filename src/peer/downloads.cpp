@@ -40,7 +40,7 @@ std::uint32_t length_of(const Content& content, std::uint32_t chunk) { return ch
 ChunkRef ref_of(const Remote& remote, const Content& content, Slot slot) { return {remote.handle_of.at(content.index), chunk_of(content, slot)}; }
 
 /// Lets the link's reader know what may come before the request goes out.
-void send_request(Remote& remote, std::vector<std::pair<ChunkRef, Expected>> wanted) {
+void send_request(Remote& remote, std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted) {
   asio::post(remote.session->link->executor(), [session = remote.session, wanted = std::move(wanted)]() mutable {
     Request request;
     for (auto& [ref, expected] : wanted) {
@@ -76,7 +76,7 @@ void refill(Node& node, Remote& remote) {
   const Instant now = node.world.now();
   const auto random = [&node] { return node.world.random(); };
   const bool in_order = fetches_in_order(node);
-  std::vector<std::pair<ChunkRef, Expected>> wanted;
+  std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   constexpr std::size_t kMostAtOnce = 1024;
   while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize)) {
     const auto slot = node.picker.pick(remote.source, random, in_order);
@@ -87,7 +87,7 @@ void refill(Node& node, Remote& remote) {
     node.picker.begin(*slot);
     remote.outstanding[*slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
     remote.rate.on_request(now, length);
-    wanted.emplace_back(ref_of(remote, content, *slot), Expected{*slot, length, 0, {}});
+    wanted.emplace_back(ref_of(remote, content, *slot), std::make_shared<Expected>(Expected{*slot, length, 0, {}}));
   }
   if (!wanted.empty()) send_request(remote, std::move(wanted));
 }
@@ -102,8 +102,8 @@ void request_again(Node& node, Remote& remote, Slot slot) {
   node.picker.begin(slot);
   remote.outstanding[slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
   remote.rate.on_request(now, length);
-  std::vector<std::pair<ChunkRef, Expected>> wanted;
-  wanted.emplace_back(ref_of(remote, content, slot), Expected{slot, length, 0, {}});
+  std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
+  wanted.emplace_back(ref_of(remote, content, slot), std::make_shared<Expected>(Expected{slot, length, 0, {}}));
   send_request(remote, std::move(wanted));
 }
 
@@ -114,16 +114,14 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
   for (const auto& [source, asked] : node.remotes) {
     const auto outstanding = asked->outstanding.find(slot);
     if (outstanding == asked->outstanding.end() || outstanding->second.is_given_up) continue;
-    if (outstanding->second.has_begun || !should_ask_instead(asked->rate, remote.rate)) return;
-    outstanding->second.is_given_up = true;
-    node.picker.end(slot);
-    send_cancel(node, *asked, slot);
-    return request_again(node, remote, slot);
+    if (outstanding->second.has_begun || outstanding->second.is_cancelled || !should_ask_instead(asked->rate, remote.rate)) return;
+    outstanding->second.is_cancelled = true;
+    return send_cancel(node, *asked, slot);
   }
 }
 
-void on_chunk_begun(Node& node, Source source, Slot slot) {
-  Remote* remote = find_remote(node, source);
+void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot) {
+  Remote* remote = remote_of(node, session);
   if (!remote) return;
   if (const auto outstanding = remote->outstanding.find(slot); outstanding != remote->outstanding.end()) outstanding->second.has_begun = true;
 }
@@ -137,9 +135,9 @@ void refill_all(Node& node) {
 namespace {
 
 /// Cancels what others were asked for, now that it is here.
-void cancel_copies(Node& node, Slot slot, Source except) {
+void cancel_copies(Node& node, Slot slot, const Remote* except) {
   for (const auto& [source, remote] : node.remotes) {
-    if (source == except) continue;
+    if (remote.get() == except) continue;
     const auto outstanding = remote->outstanding.find(slot);
     if (outstanding == remote->outstanding.end() || outstanding->second.is_given_up) continue;
     outstanding->second.is_given_up = true;
@@ -167,13 +165,13 @@ Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t 
   return stored;
 }
 
-void on_wrong_chunk(Node& node, Source source, Slot slot) {
-  Remote* remote = find_remote(node, source);
+void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
+  Remote* remote = remote_of(node, session);
   const Content& content = content_at(node, slot);
   const std::string from = remote ? remote->id : "a peer that left";
   node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot), to_hex(content.root).substr(0, 16)));
   if (!remote) return;
-  node.picker.source_lost(source, slot);
+  node.picker.source_lost(remote->source, slot);
   if (++remote->wrong_chunks < kMostWrongChunks) return;
   node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
   node.dropped.emplace(remote->id, remote->session->instance);
@@ -186,13 +184,14 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
   node.picker.end(arrival.slot);  // it was kept in flight while it was being verified
   if (!stored.is_right) {
     node.bytes_wasted += arrival.buffer.size();
-    return on_wrong_chunk(node, arrival.source, arrival.slot);
+    return on_wrong_chunk(node, arrival.session, arrival.slot);
   }
   if (!stored.written) {
     if (exit_code_of(stored.written.error()) == ExitCode::disk_full) return finish(node, Failure(stored.written.error()));
     for (auto& target : content.targets) fail_target(node, content, target, stored.written.error());
     return check_done(node);
   }
+  if (content.stage != Stage::fetching) return;  // it was given up meanwhile
   node.bytes_fetched += arrival.buffer.size();
   if (stored.md5) {
     content.partial = std::move(stored.partial);
@@ -215,7 +214,7 @@ Task<> store_arrival(Node& node, Arrival arrival) {
   Stored stored = co_await offload(node.world, [&] { return verify_and_write(node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr); });
   if (stored.partial && single) content.descriptor = std::move(descriptor);
   on_stored(node, arrival, std::move(stored));
-  Remote* remote = find_remote(node, arrival.source);
+  Remote* remote = remote_of(node, arrival.session);
   if (remote) refill(node, *remote);
 }
 
@@ -224,7 +223,7 @@ void on_arrival(Node& node, Arrival arrival) {
   const std::uint32_t length = arrival.buffer.size();
   node.down.add(now, length);
   Content& content = content_at(node, arrival.slot);
-  Remote* remote = find_remote(node, arrival.source);
+  Remote* remote = remote_of(node, arrival.session);
   bool was_given_up = true;
   if (remote) {
     remote->bytes_received += length;
@@ -236,7 +235,7 @@ void on_arrival(Node& node, Arrival arrival) {
       remote->outstanding.erase(outstanding);
     }
   }
-  cancel_copies(node, arrival.slot, arrival.source);
+  cancel_copies(node, arrival.slot, remote);
   const bool is_needed = content.stage == Stage::fetching && !node.picker.has(arrival.slot);
   if (!is_needed || (was_given_up && node.picker.in_flight(arrival.slot) > 0)) {
     if (!was_given_up) node.picker.end(arrival.slot);
@@ -258,7 +257,7 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
     if (outstanding == remote.outstanding.end()) continue;
     remote.rate.on_dropped(node.world.now(), outstanding->second.length);
     // A rejection of what we did not cancel means that it does not have it after all.
-    if (!outstanding->second.is_given_up) node.picker.source_lost(remote.source, slot);
+    if (!outstanding->second.is_given_up && !outstanding->second.is_cancelled) node.picker.source_lost(remote.source, slot);
     settle(node, remote, outstanding);
   }
   refill_all(node);
@@ -302,19 +301,19 @@ std::vector<InFlight> slow_candidates(const Node& node) {
   std::vector<InFlight> begun;
   for (const auto& [source, remote] : node.remotes)
     for (const auto& [slot, outstanding] : remote->outstanding)
-      if (!outstanding.is_given_up) (outstanding.has_begun ? begun : waiting).push_back({slot, source, outstanding.expected_at});
+      if (!outstanding.is_given_up && !outstanding.is_cancelled) (outstanding.has_begun ? begun : waiting).push_back({slot, source, outstanding.expected_at});
   const bool is_the_end = waiting.size() + begun.size() >= node.picker.missing();
   if (is_the_end) waiting.insert(waiting.end(), begun.begin(), begun.end());
   return waiting;
 }
 
-/// Takes back a request that has not begun to arrive. One that has goes on: the sooner of the two counts.
-void take_back_waiting(Node& node, const InFlight& slow) {
+/// Takes back a request that has not begun to arrive, so that its slot is free once that is confirmed. One that has begun
+/// goes on: then `remote` is asked too, and the sooner of the two counts.
+void take_over(Node& node, Remote& remote, const InFlight& slow) {
   Remote& asked = *find_remote(node, slow.source);
   Outstanding& outstanding = asked.outstanding.at(slow.slot);
-  if (outstanding.has_begun) return;
-  outstanding.is_given_up = true;
-  node.picker.end(slow.slot);
+  if (outstanding.has_begun) return request_again(node, remote, slow.slot);
+  outstanding.is_cancelled = true;
   send_cancel(node, asked, slow.slot);
 }
 
@@ -332,8 +331,7 @@ void duplicate_slow(Node& node) {
     const auto copies = [&](Slot slot) { return node.picker.in_flight(slot); };
     const auto slow = pick_duplicate(candidates, source, now, remote->rate.expected(kChunkSize), has, copies);
     if (!slow) continue;
-    take_back_waiting(node, *slow);
-    request_again(node, *remote, slow->slot);
+    take_over(node, *remote, *slow);
     std::erase_if(candidates, [&](const InFlight& other) { return other.slot == slow->slot; });
   }
 }

@@ -4,7 +4,6 @@ module;
 #include <tl/expected.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -30,7 +29,6 @@ namespace {
 
 constexpr std::size_t kMessageRoom = kControlLimit - 1024;
 constexpr std::uint32_t kBitsPerHolding = 32 * 1024 * 8;  // half a message's worth of bits
-constexpr std::size_t kMostContents = 20'000'000;         // that a node keeps a record of
 constexpr std::uint64_t kLargestFile = std::uint64_t{1} << 50;
 
 bool is_interested(const Remote& remote, const Content& content) { return remote.wants_everything || remote.wanted_roots.contains(content.root); }
@@ -168,28 +166,88 @@ void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_
   if (node.queue.cancel(remote.source, slot)) tell(remote, Reject{{{content.index.value, chunk}}});
 }
 
-Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
-  if (holding.size == 0 || holding.size > kLargestFile) return fail(Errc::malformed, fmt::format("an inventory of {} bytes", holding.size));
-  if (node.contents.size() >= kMostContents) return fail(Errc::too_large, "too many contents");
-  Content& content = content_of(node, holding.root, holding.size);
-  const auto [known, is_new] = remote.their_handles.try_emplace(holding.handle, content.index);
-  if (!is_new && known->second != content.index) return fail(Errc::malformed, fmt::format("handle {} stands for two contents", holding.handle));
-  remote.handle_of[content.index] = holding.handle;
-  if (holding.is_complete) {
-    remote.complete.insert(content.index);
-    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) note_chunk(node, remote, content, chunk);
+/// The content that a root stands for here; none while nobody has offered it.
+Content* known_content(Node& node, const Sha256Digest& root, std::uint64_t size) {
+  const auto known = node.by_root.find({root, size});
+  return known == node.by_root.end() ? nullptr : find_content(node, known->second);
+}
+
+std::vector<ChunkRun> runs_of(const Holding& holding) {
+  std::vector<ChunkRun> runs;
+  for (std::size_t bit = 0; bit < holding.bits.size() * 8; ++bit) {
+    if ((holding.bits[bit / 8] >> bit % 8 & 1) == 0) continue;
+    const auto chunk = static_cast<std::uint32_t>(holding.first_chunk + bit);
+    if (!runs.empty() && runs.back().first + runs.back().count == chunk) ++runs.back().count;
+    else runs.push_back({holding.handle, chunk, 1});
   }
-  for (std::size_t byte = 0; byte < holding.bits.size(); ++byte)
-    for (std::uint32_t bits = holding.bits[byte]; bits != 0; bits &= bits - 1) {
-      const std::uint64_t chunk = std::uint64_t{holding.first_chunk} + byte * 8 + static_cast<std::uint32_t>(std::countr_zero(bits));
-      if (chunk >= content.chunks) return fail(Errc::malformed, "an inventory with chunks past the end");
-      note_chunk(node, remote, content, static_cast<std::uint32_t>(chunk));
-    }
-  if (content.stage == Stage::opening && !content.hashes) ask_for_hashes(node, content);
+  return runs;
+}
+
+Result<> note_runs(Node& node, Remote& remote, const Content& content, std::span<const ChunkRun> runs) {
+  for (const ChunkRun& run : runs) {
+    if (std::uint64_t{run.first} + run.count > content.chunks) return fail(Errc::malformed, "a have past the end");
+    for (std::uint32_t i = 0; i < run.count; ++i) note_chunk(node, remote, content, run.first + i);
+  }
+  return {};
+}
+
+/// A handle stands for one content and a content has one handle, until the neighbour takes it back.
+Result<> bind_handle(Remote& remote, std::uint32_t handle, const Content& content) {
+  const auto [known, is_new] = remote.their_handles.try_emplace(handle, content.index);
+  const auto [back, is_first] = remote.handle_of.try_emplace(content.index, handle);
+  if (known->second != content.index || back->second != handle) return fail(Errc::malformed, fmt::format("handle {} does not stand for one content", handle));
+  return {};
+}
+
+Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_t handle, bool is_complete, std::span<const ChunkRun> runs) {
+  if (auto bound = bind_handle(remote, handle, content); !bound) return bound;
+  if (is_complete) {
+    remote.complete.insert(content.index);
+    const ChunkRun all{handle, 0, content.chunks};
+    return note_runs(node, remote, content, {&all, 1});
+  }
+  return note_runs(node, remote, content, runs);
+}
+
+/// Remembers what may be offered later. What is too much to remember is let go: then it is only not fetched from there.
+void keep_unplaced(Remote& remote, const Holding& holding) {
+  constexpr std::size_t kMostUnplaced = 1'000'000;  // contents, and runs of chunks
+  auto runs = runs_of(holding);
+  if (remote.unplaced.size() >= kMostUnplaced || remote.unplaced_runs + runs.size() > kMostUnplaced) return;
+  Unplaced& unplaced = remote.unplaced[holding.root];
+  unplaced.handle = holding.handle;
+  unplaced.size = holding.size;
+  unplaced.is_complete |= holding.is_complete;
+  unplaced.runs.insert(unplaced.runs.end(), runs.begin(), runs.end());
+  remote.unplaced_runs += runs.size();
+  remote.unplaced_handles[holding.handle] = holding.root;
+}
+
+Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
+  if (holding.size == 0 || holding.size >= kLargestFile) return fail(Errc::malformed, fmt::format("an inventory of {} bytes", holding.size));
+  if (Content* content = known_content(node, holding.root, holding.size)) {
+    const auto taken = note_holding(node, remote, *content, holding.handle, holding.is_complete, runs_of(holding));
+    if (taken && content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
+    return taken;
+  }
+  keep_unplaced(remote, holding);
   return {};
 }
 
 }  // namespace
+
+void place_holdings(Node& node, const Content& content) {
+  for (const auto& [source, remote] : node.remotes) {
+    const auto unplaced = remote->unplaced.find(content.root);
+    if (unplaced == remote->unplaced.end() || unplaced->second.size != content.size) continue;
+    const Unplaced kept = std::move(unplaced->second);
+    remote->unplaced_runs -= kept.runs.size();
+    remote->unplaced.erase(unplaced);
+    remote->unplaced_handles.erase(kept.handle);
+    const auto noted = note_holding(node, *remote, *find_content(node, content.index), kept.handle, kept.is_complete, kept.runs);
+    if (!noted) node.report.debug(fmt::format("peer {}: {}", remote->id, noted.error().message()));
+  }
+}
 
 Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory) {
   for (const Holding& holding : inventory.holdings)
@@ -200,11 +258,12 @@ Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory) {
 
 Result<> on_have(Node& node, Remote& remote, const Have& have) {
   for (const ChunkRun& run : have.runs) {
-    const auto index = content_for(remote, run.handle);
-    if (!index) return fail(Errc::malformed, fmt::format("a have for the unknown handle {}", run.handle));
-    Content& content = *find_content(node, *index);
-    if (std::uint64_t{run.first} + run.count > content.chunks) return fail(Errc::malformed, "a have past the end");
-    for (std::uint32_t i = 0; i < run.count; ++i) note_chunk(node, remote, content, run.first + i);
+    if (const auto index = content_for(remote, run.handle)) {
+      if (auto noted = note_runs(node, remote, *find_content(node, *index), {&run, 1}); !noted) return noted;
+    } else if (const auto root = remote.unplaced_handles.find(run.handle); root != remote.unplaced_handles.end()) {
+      remote.unplaced[root->second].runs.push_back(run);
+      if (++remote.unplaced_runs > 2'000'000) return fail(Errc::too_large, "too many haves for what nobody offers");
+    }
   }
   refill(node, remote);
   return {};
@@ -212,6 +271,11 @@ Result<> on_have(Node& node, Remote& remote, const Have& have) {
 
 void on_gone(Node& node, Remote& remote, const Gone& gone) {
   for (const std::uint32_t handle : gone.handles) {
+    if (const auto root = remote.unplaced_handles.find(handle); root != remote.unplaced_handles.end()) {
+      remote.unplaced_runs -= remote.unplaced[root->second].runs.size();
+      remote.unplaced.erase(root->second);
+      remote.unplaced_handles.erase(root);
+    }
     const auto index = content_for(remote, handle);
     if (!index) continue;
     const Content& content = *find_content(node, *index);

@@ -36,6 +36,11 @@ Remote* find_remote(Node& node, Source source) {
   return remote == node.remotes.end() ? nullptr : remote->second.get();
 }
 
+Remote* remote_of(Node& node, const SessionPtr& session) {
+  Remote* remote = session->source ? find_remote(node, *session->source) : nullptr;
+  return remote && remote->session == session ? remote : nullptr;
+}
+
 void tell(Remote& remote, Message message) {
   asio::post(remote.session->link->executor(), [session = remote.session, message = std::move(message)]() mutable { session->outbox.push(std::move(message)); });
 }
@@ -103,8 +108,8 @@ void part(Node& node, const SessionPtr& session, const std::optional<Error>& why
   serve_next(node);
 }
 
-Result<> on_message(Node& node, Source source, const Message& message) {
-  Remote* remote = find_remote(node, source);
+Result<> on_message(Node& node, const SessionPtr& session, const Message& message) {
+  Remote* remote = remote_of(node, session);
   if (!remote) return fail(Errc::closed, "the session was replaced");
   Result<> result;
   if (const auto* have = std::get_if<Have>(&message)) result = on_have(node, *remote, *have);

@@ -36,6 +36,13 @@ using namespace std::chrono_literals;
 
 namespace shoal {
 
+namespace {
+
+/// Tasks that a run cannot go on without.
+const std::set<std::string> kVital{"accepting", "connecting", "publishing", "ticking", "tracker"};
+
+}  // namespace
+
 Node::Node(World& w, Report& r, Storage& s, PeerOptions o)
     : world(w),
       report(r),
@@ -43,7 +50,10 @@ Node::Node(World& w, Report& r, Storage& s, PeerOptions o)
       options(std::move(o)),
       strand(make_strand(w)),
       instance(w.random() | 1),
-      tasks([this](const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }) {}
+      tasks([this](const std::string& name, const Error& error) {
+        report.debug(fmt::format("{}: {}", name, error.message()));
+        if (kVital.contains(name)) asio::post(strand, [this, error] { finish(*this, Failure(error)); });
+      }) {}
 
 void finish(Node& node, Result<ExitCode> outcome) {
   if (node.outcome) return;
@@ -67,6 +77,8 @@ bool is_busy(const Node& node) {
 void do_slow_chores(Node& node) {
   for (const auto& content : node.contents)
     if (content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
+  give_up_lost(node);
+  check_done(node);
   refill_all(node);
   if (node.world.now() - node.last_report >= 1s && !node.counts_changed.empty()) report_progress(node);
 }

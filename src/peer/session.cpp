@@ -2,13 +2,16 @@ module;
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/system/system_error.hpp>
 #include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -44,6 +47,7 @@ constexpr Nanoseconds kPingInterval = 4s;
 constexpr double kPieceSeconds = 0.005;         // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
 constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
+constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
 constexpr std::size_t kControlAtOnce = 16 * 1024;
 
 [[noreturn]] void out_of_order(std::string what) { throw StepFailed(Error{make_error_code(Errc::out_of_order), std::move(what), {}}); }
@@ -108,7 +112,8 @@ Task<bool> send_job(Node& node, PeerSession& session, UploadJob& job) {
     const std::uint32_t piece = piece_length(session, job.length - sent);
     const Instant begun = node.world.now();
     const auto result = co_await session.link->send_chunk({job.ref.handle, job.ref.chunk, sent, piece}, job.source, job.file_offset + sent);
-    if (!result && result.error().code == make_error_code(Errc::changed)) co_return false;
+    job.is_changed = !result && result.error().code == make_error_code(Errc::changed);
+    if (job.is_changed) co_return false;
     if (!result) throw StepFailed(result.error());
     update_rate(session, piece, node.world.now() - begun);
     sent += piece;
@@ -121,7 +126,9 @@ Task<> open_sources(Node& node, std::vector<UploadJob>& jobs) {
   co_await run_on(node.world.workers(), [&] {
     for (auto& job : jobs) {
       if (job.source || !job.served_as) continue;
-      if (auto opened = node.storage.open(*job.served_as)) job.source = std::move(*opened);
+      auto opened = node.storage.open(*job.served_as);
+      if (opened) job.source = std::move(*opened);
+      else job.is_changed = opened.error().code == make_error_code(Errc::changed) || opened.error().code == make_error_code(Errc::not_found);
     }
   });
 }
@@ -129,6 +136,7 @@ Task<> open_sources(Node& node, std::vector<UploadJob>& jobs) {
 Task<> send_uploads(Node& node, SessionPtr session) {
   std::vector<UploadJob> jobs(std::make_move_iterator(session->uploads.begin()), std::make_move_iterator(session->uploads.end()));
   session->uploads.clear();
+  for (const auto& job : jobs) session->in_hand.insert(job.ref);
   co_await open_sources(node, jobs);
   std::uint64_t bytes = 0;
   std::vector<UploadJob> unsent;
@@ -137,16 +145,22 @@ Task<> send_uploads(Node& node, SessionPtr session) {
     if (is_sent) bytes += job.length;
     else unsent.push_back(std::move(job));
   }
+  session->in_hand.clear();
   session->cancelled.clear();
-  asio::post(node.strand, [&node, source = *session->source, bytes, unsent = std::move(unsent)]() mutable { on_sent(node, source, bytes, std::move(unsent)); });
+  post_to(node, [&node, session, bytes, unsent = std::move(unsent)]() mutable { on_sent(node, session, bytes, std::move(unsent)); });
 }
 
-/// The one writer of a connection: control messages before data.
+/// The one writer of a connection: control messages before data. Without it the connection is of no use.
 Task<> write_to(Node& node, SessionPtr session) {
-  while (!session->is_over) {
-    co_await send_control(*session);
-    if (!session->uploads.empty()) co_await send_uploads(node, session);
-    else if (session->outbox.is_empty()) co_await session->outbox.wait_for_work();
+  try {
+    while (!session->is_over) {
+      co_await send_control(*session);
+      if (!session->uploads.empty()) co_await send_uploads(node, session);
+      else if (session->outbox.is_empty()) co_await session->outbox.wait_for_work();
+    }
+  } catch (...) {
+    session->link->close();
+    throw;
   }
 }
 
@@ -169,20 +183,21 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   const ChunkRef ref{header.handle, header.chunk};
   const auto found = session->expected.find(ref);
   if (found == session->expected.end()) out_of_order(fmt::format("a chunk {} that was not asked for", header.chunk));
-  Expected& expected = found->second;
+  const std::shared_ptr<Expected> kept = found->second;  // a later request for the same chunk replaces the entry
+  Expected& expected = *kept;
   if (header.offset != expected.filled || header.length > expected.length - expected.filled) out_of_order("a piece that does not follow the last one");
   if (expected.filled == 0) {
     if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
-    asio::post(node.strand, [&node, source = *session->source, slot = expected.slot] { on_chunk_begun(node, source, slot); });
+    post_to(node, [&node, session, slot = expected.slot] { on_chunk_begun(node, session, slot); });
     expected.buffer = co_await take_buffer(node, expected.length);
   }
   co_await step(session->link->receive_payload(expected.buffer.span().subspan(expected.filled, header.length)));
   expected.filled += header.length;
   if (expected.filled < expected.length) co_return;
   --session->begun_chunks;
-  Arrival arrival{*session->source, expected.slot, std::move(expected.buffer)};
-  session->expected.erase(found);
-  asio::post(node.strand, [&node, arrival = std::move(arrival)]() mutable { on_arrival(node, std::move(arrival)); });
+  Arrival arrival{session, expected.slot, std::move(expected.buffer)};
+  if (const auto entry = session->expected.find(ref); entry != session->expected.end() && entry->second == kept) session->expected.erase(entry);
+  post_to(node, [&node, arrival = std::move(arrival)]() mutable { on_arrival(node, std::move(arrival)); });
 }
 
 /// A rejected chunk is not expected any more, unless it was begun.
@@ -190,7 +205,7 @@ void forget_rejected(PeerSession& session, const Reject& reject) {
   for (const ChunkRef& ref : reject.chunks) {
     const auto found = session.expected.find(ref);
     if (found == session.expected.end()) continue;
-    if (found->second.filled > 0) --session.begun_chunks;
+    if (found->second->filled > 0) --session.begun_chunks;
     session.expected.erase(found);
   }
 }
@@ -204,17 +219,18 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
   if (const auto* pong = std::get_if<Pong>(&message)) {
     const Nanoseconds rtt = node.world.now().time_since_epoch() - Nanoseconds(pong->t1) - Nanoseconds(pong->t3 - pong->t2);
     co_await run_on(node.strand, [&] {
-      if (Remote* remote = find_remote(node, *session->source); remote && rtt > Nanoseconds::zero()) remote->rate.on_round_trip(rtt);
+      if (Remote* remote = remote_of(node, session); remote && rtt > Nanoseconds::zero()) remote->rate.on_round_trip(rtt);
     });
     co_return;
   }
   if (const auto* reject = std::get_if<Reject>(&message)) forget_rejected(*session, *reject);
-  unwrap(co_await in_node(node, [&] { return on_message(node, *session->source, message); }));
+  unwrap(co_await in_node(node, [&] { return on_message(node, session, message); }));
 }
 
 Task<> read_from(Node& node, SessionPtr session) {
   for (;;) {
-    co_await session->outbox.wait_for_room();
+    // Two peers that both stopped reading until the other takes what they say would wait for ever.
+    if (session->outbox.bytes() > kMostUnsent) throw StepFailed(Error{make_error_code(Errc::too_large), "it does not take what it is sent", {}});
     Incoming incoming = co_await step(session->link->receive(kIdlePatience));
     if (const auto* header = std::get_if<ChunkHeader>(&incoming)) {
       co_await take_piece(node, session, *header);
@@ -240,6 +256,11 @@ Task<> serve_peer(Node& node, SessionPtr session) {
     }
   } catch (const StepFailed& failed) {
     why = failed.error();
+  } catch (const boost::system::system_error& failed) {
+    if (failed.code() == asio::error::operation_aborted) throw;
+    why = Error{failed.code(), "a session failed", {}};
+  } catch (const std::exception& failed) {
+    why = Error{make_error_code(Errc::malformed), failed.what(), {}};
   }
   session->is_over = true;
   session->link->close();

@@ -37,10 +37,10 @@ void want(Node& node, Content& content, Target target) {
   ++node.unfinished;
   node.complete_told.reset();
   content.targets.push_back(std::move(target));
-  if (content.stage == Stage::failed) content.stage = Stage::known;
+  place_holdings(node, content);
+  if (content.stage == Stage::failed) begin_anew(node, content);
   if (content.stage == Stage::known) {
     content.stage = Stage::wanted;
-    content.is_owner_lost = false;
     node.bytes_wanted += content.size;
     if (content.chunks > 1) {
       node.to_open.push_back(content.index);
@@ -100,21 +100,26 @@ std::vector<std::uint32_t> right_chunks(const PartialFile& file, const std::vect
 Task<> open_content(Node& node, ContentIndex index) {
   Content& content = *find_content(node, index);
   const FileEntry entry = content.targets.front().entry;
+  const std::uint32_t life = content.life;
+  const auto is_given_up = [&] { return content.life != life || content.stage == Stage::failed; };
   auto opened = co_await offload(node.world, [&] { return node.storage.open_partial(entry); });
+  if (is_given_up()) co_return;
   if (!opened) {
-    --node.open_contents;
     if (exit_code_of(opened.error()) == ExitCode::disk_full) co_return finish(node, Failure(opened.error()));
     for (auto& target : content.targets) fail_target(node, content, target, opened.error());
     co_return check_done(node);
   }
-  content.partial = std::move(*opened);
+  const std::shared_ptr<PartialFile> file = *opened;
+  const ChunkHashes hashes = content.hashes;
+  content.partial = file;
   content.began = node.world.now();
   std::uint64_t resumed = 0;
-  for (const ByteRange range : content.partial->written()) {
+  for (const ByteRange range : file->written()) {
     const auto end = static_cast<std::uint32_t>(chunk_count(range.end));
     for (auto chunk = static_cast<std::uint32_t>(range.begin / kChunkSize); chunk < end;) {
       const std::uint32_t stop = std::min(chunk + 64, end);
-      const auto right = co_await offload(node.world, [&] { return right_chunks(*content.partial, *content.hashes, chunk, stop); });
+      const auto right = co_await offload(node.world, [&] { return right_chunks(*file, *hashes, chunk, stop); });
+      if (is_given_up()) co_return;
       for (const std::uint32_t had : right) {
         resumed += chunk_length(content.size, ChunkIndex(had));
         mark_have(node, content, had);
@@ -160,6 +165,8 @@ void give_up_target(Node& node, Content& content, Target& target) {
   if (content.stage == Stage::complete) return;
   if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content)) --node.open_contents;
   content.stage = Stage::failed;
+  content.partial.reset();
+  content.descriptor = {};
   node.fetching.erase(content.index);
   for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.unwant(slot_of(content, chunk));
   open_contents(node);
@@ -186,6 +193,7 @@ void drop_outdated(Node& node, const std::string& owner, const std::string& name
 namespace {
 
 void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
+  if (target.is_failed) return;
   if (!result) {
     if (exit_code_of(result.error()) == ExitCode::disk_full) return finish(node, Failure(result.error()));
     return fail_target(node, content, target, result.error());
@@ -203,6 +211,10 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
 /// A content that is here under a name already gets its further names by copies.
 Task<> publish_copy(Node& node, ToPublish job) {
   Content& content = *find_content(node, job.content);
+  if (!content.served_as) {
+    Target& target = content.targets[job.target];
+    co_return fail_target(node, content, target, {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
+  }
   const StoredFile from{*content.served_as, content.hashes};
   const FileEntry to = content.targets[job.target].entry;
   const auto copied = co_await offload(node.world, [&] { return node.storage.copy(from, to); });
@@ -219,6 +231,7 @@ Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     Content& content = *find_content(node, jobs[i].content);
     on_published(node, content, content.targets[jobs[i].target], results[i]);
+    if (!results[i] && !std::ranges::all_of(content.targets, [](const Target& target) { return target.is_failed; })) continue;
     content.partial.reset();
     content.descriptor = {};
   }
@@ -241,14 +254,22 @@ Task<> publish_contents(Node& node) {
       (is_first ? batch : copies).push_back(job);
     }
     if (!batch.empty()) co_await publish_batch(node, std::move(batch));
-    for (const ToPublish& copy : copies) co_await publish_copy(node, copy);
+    for (const ToPublish& copy : copies) {
+      const Content& content = *find_content(node, copy.content);
+      if (!content.served_as && content.partial) co_await publish_batch(node, {copy});  // the first name could not be given
+      else co_await publish_copy(node, copy);
+    }
     check_done(node);
   }
 }
 
 void give_up_lost(Node& node) {
+  // Only who is connected can be judged by: wait for those that are here.
+  const auto is_unreached = [&](const auto& peer) { return peer.second.is_here && peer.first != node.options.id && !node.by_id.contains(peer.first); };
+  if (std::ranges::any_of(node.roster, is_unreached)) return;
   for (const auto& content : node.contents) {
-    if (!content->is_owner_lost || content->stage == Stage::complete || content->stage == Stage::checking) continue;
+    const bool is_asked = std::ranges::any_of(content->targets, [](const Target& target) { return target.is_lost && !target.is_failed && !target.is_published; });
+    if (!is_asked || content->stage == Stage::complete || content->stage == Stage::checking) continue;
     const auto is_out_of_reach = [&](std::uint32_t chunk) {
       const Slot slot = slot_of(*content, chunk);
       return !node.picker.has(slot) && node.picker.availability(slot) == 0;
@@ -256,8 +277,10 @@ void give_up_lost(Node& node) {
     bool is_lost = false;
     for (std::uint32_t chunk = 0; chunk < content->chunks && !is_lost; ++chunk) is_lost = is_out_of_reach(chunk);
     if (!is_lost) continue;
-    for (auto& target : content->targets)
+    for (auto& target : content->targets) {
+      if (!target.is_lost) continue;
       fail_target(node, *content, target, {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry.name, target.owner), "run again when it is back; what was fetched is kept"});
+    }
   }
 }
 

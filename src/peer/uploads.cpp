@@ -33,7 +33,7 @@ namespace shoal {
 namespace {
 
 /// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon.
-constexpr std::size_t kActiveUploads = 4;
+constexpr std::size_t kActiveUploads = 2;
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;
 constexpr double kStuckLeast = 0.1;            // seconds
@@ -76,7 +76,9 @@ std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::fun
 
 /// It may be on its way out: then the writer stops between two pieces.
 void cancel_sending(Remote& remote, ChunkRef ref) {
-  asio::post(remote.session->link->executor(), [session = remote.session, ref] { session->cancelled.insert(ref); });
+  asio::post(remote.session->link->executor(), [session = remote.session, ref] {
+    if (session->in_hand.contains(ref)) session->cancelled.insert(ref);
+  });
 }
 
 void hand_over(Node& node, Remote& remote, std::vector<UploadJob> jobs) {
@@ -134,14 +136,14 @@ void serve_next(Node& node) {
   }
 }
 
-void on_sent(Node& node, Source source, std::uint64_t bytes, std::vector<UploadJob> unsent) {
+void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::vector<UploadJob> unsent) {
   const Instant now = node.world.now();
   node.up.add(now, bytes);
   for (const UploadJob& job : unsent) {
     node.queue.unsend(job.slot);
-    if (!job.is_cancelled && job.served_as) on_changed(node, job.content, *job.served_as);
+    if (job.is_changed && job.served_as) on_changed(node, job.content, *job.served_as);
   }
-  Remote* remote = find_remote(node, source);
+  Remote* remote = remote_of(node, session);
   if (!remote) return;
   Reject rejected;
   for (const UploadJob& job : unsent) rejected.chunks.push_back(job.ref);

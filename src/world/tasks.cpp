@@ -39,6 +39,11 @@ struct TaskGroup::State {
   bool is_cancelled = false;
   Signal changed;
 
+  bool has_been_cancelled() const {
+    const std::lock_guard lock(mutex);
+    return is_cancelled;
+  }
+
   /// Emits on the task's own executor, where its cancellation state may be touched.
   static void stop(const std::shared_ptr<Running>& task) {
     asio::post(task->executor, [task] { task->signal.emit(asio::cancellation_type::terminal); });
@@ -71,11 +76,9 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
   auto running = std::make_shared<State::Running>();
   running->executor = executor;
   running->name = std::move(name);
-  bool is_cancelled = false;
   {
     const std::lock_guard lock(state_->mutex);
     state_->running.insert(running);
-    is_cancelled = state_->is_cancelled;
   }
   auto on_end = [state = state_, running](std::exception_ptr exception) {
     if (exception)
@@ -86,8 +89,11 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
     }
     state->changed.notify();
   };
-  asio::co_spawn(executor, std::move(task), asio::bind_cancellation_slot(running->signal.slot(), std::move(on_end)));
-  if (is_cancelled) State::stop(running);
+  // It starts on its own executor, where a cancellation cannot fall between the look and the start.
+  asio::post(executor, [state = state_, running, task = std::move(task), on_end = std::move(on_end)]() mutable {
+    if (state->has_been_cancelled()) return on_end(nullptr);
+    asio::co_spawn(running->executor, std::move(task), asio::bind_cancellation_slot(running->signal.slot(), std::move(on_end)));
+  });
 }
 
 void TaskGroup::cancel() {
