@@ -53,7 +53,8 @@ std::error_code plain_error(const boost::system::error_code& error);
 
 /// Sends `head` and then `length` bytes of the source, as much as fits without blocking. Returns the bytes that were sent,
 /// of head and source together; 0 where the socket is full. Fails with `changed` where the source ended early.
-Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length);
+Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset,
+                              std::size_t length);
 /// Keeps at most about `bytes` unsent in the system's buffer, so that what is urgent does not queue up behind data.
 void limit_unsent(int socket, std::uint32_t bytes);
 void choose_congestion_control(int socket, const std::string& name);

@@ -16,9 +16,9 @@ import shoal.world;
 export namespace shoal {
 
 struct NetOptions {
-  unsigned io_threads = 0;          ///< 0: as many as there are processors, at most 4.
-  unsigned worker_threads = 0;      ///< 0: as many as there are processors.
-  std::uint64_t upload_limit = 0;   ///< Bytes of file data a second, over all links; 0: none.
+  unsigned io_threads = 0;         ///< 0: as many as there are processors, at most 4.
+  unsigned worker_threads = 0;     ///< 0: as many as there are processors.
+  std::uint64_t upload_limit = 0;  ///< Bytes of file data a second, over all links; 0: none.
   /// TCP congestion control of each socket, where the system has it; empty: the system's. Cubic moved 2.7 times as
   /// much as BBR over a local flow.
   std::string congestion = "cubic";

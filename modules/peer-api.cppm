@@ -41,9 +41,9 @@ class Names {
   bool is_taken(std::string_view name) const { return taken_.contains(name); }
 
   struct Place {
-    std::string name;           ///< Where to keep it.
-    bool is_conflict = false;   ///< It could not have the name that it was offered under.
-    bool is_newer = false;      ///< It replaces what the same owner offered before under that name.
+    std::string name;          ///< Where to keep it.
+    bool is_conflict = false;  ///< It could not have the name that it was offered under.
+    bool is_newer = false;     ///< It replaces what the same owner offered before under that name.
   };
   /// Where an offer is to be kept; nothing when that content is, or will be, there already.
   std::optional<Place> place(const std::string& owner, const FileEntry& entry);
@@ -73,10 +73,10 @@ struct PeerOptions {
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};
   std::string id;
-  std::uint32_t expect = 0;              ///< The size of the closed swarm; 0: open, or as the tracker says.
+  std::uint32_t expect = 0;  ///< The size of the closed swarm; 0: open, or as the tracker says.
   Appetite appetite = Appetite::everything;
-  std::optional<Nanoseconds> wait;       ///< How long to keep trying to reach the tracker at first; nothing: for ever.
-  std::uint64_t upload_limit = 0;        ///< As the world was given it; for the lower bound.
+  std::optional<Nanoseconds> wait;  ///< How long to keep trying to reach the tracker at first; nothing: for ever.
+  std::uint64_t upload_limit = 0;   ///< As the world was given it; for the lower bound.
   std::vector<std::string> include;
   std::vector<std::string> exclude;
 };
@@ -85,8 +85,8 @@ struct PeerOptions {
 struct PeerOutcome {
   ExitCode exit = ExitCode::done;
   std::uint64_t files_fetched = 0;
-  std::uint64_t bytes_fetched = 0;  ///< Of verified chunks.
-  std::uint64_t bytes_wasted = 0;   ///< Received twice, or wrong.
+  std::uint64_t bytes_fetched = 0;        ///< Of verified chunks.
+  std::uint64_t bytes_wasted = 0;         ///< Received twice, or wrong.
   std::optional<Nanoseconds> swarm_time;  ///< Of a closed swarm, from its tracker.
   double percent_of_bound = 0;            ///< Likewise; 0 when unknown.
 };
@@ -96,7 +96,8 @@ struct PeerOutcome {
 Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& storage, PeerOptions options, Signal& stop);
 
 /// Fetches what `patterns` name (see Find) into the folder, and ends. Fails with `not_found` where nobody offers it.
-Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns, Signal& stop);
+Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
+                                  Signal& stop);
 
 /// One file that somebody has.
 struct Finding {

@@ -42,12 +42,12 @@ namespace shoal {
 
 using ContentIndex = Index<struct ContentTag>;  ///< A content in the node's table; also its handle on the wire.
 
-inline constexpr std::uint32_t kMostWrongChunks = 3;      ///< A peer that sends this many is dropped.
+inline constexpr std::uint32_t kMostWrongChunks = 3;  ///< A peer that sends this many is dropped.
 inline constexpr std::size_t kMostNeighbours = 128;
 inline constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 28;  ///< Chunks of all contents together: 64 TiB.
-inline constexpr std::size_t kMostOpenContents = 96;      ///< Contents of several chunks that are fetched at once.
-inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;  ///< Received data that is not on disk yet.
-inline constexpr std::uint64_t kMostUnpublished = 384;    ///< Small files that are whole and wait for their names.
+inline constexpr std::size_t kMostOpenContents = 96;                 ///< Contents of several chunks that are fetched at once.
+inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;             ///< Received data that is not on disk yet.
+inline constexpr std::uint64_t kMostUnpublished = 384;               ///< Small files that are whole and wait for their names.
 
 // ---- buffers ------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class ChunkBuffer {
 
 /// A name that a content is to be published under.
 struct Target {
-  FileEntry entry;             ///< With the name that it gets here.
+  FileEntry entry;  ///< With the name that it gets here.
   std::string owner;
   bool is_publishing = false;  ///< Verified, and handed on.
   bool is_published = false;
@@ -98,12 +98,12 @@ struct Target {
 };
 
 enum class Stage : std::uint8_t {
-  known,       ///< Somebody has it; we do not want it.
-  wanted,      ///< Wanted, and not begun.
-  opening,     ///< Its hashes are being fetched, and what an earlier run left is being verified.
-  fetching,    ///< Its chunks are asked for.
-  checking,    ///< All chunks are here; the MD5 is not confirmed yet, or it is being published.
-  complete,    ///< Published, or one of our own.
+  known,     ///< Somebody has it; we do not want it.
+  wanted,    ///< Wanted, and not begun.
+  opening,   ///< Its hashes are being fetched, and what an earlier run left is being verified.
+  fetching,  ///< Its chunks are asked for.
+  checking,  ///< All chunks are here; the MD5 is not confirmed yet, or it is being published.
+  complete,  ///< Published, or one of our own.
   failed,
 };
 
@@ -130,8 +130,8 @@ struct Content {
   bool is_hashing = false;
   std::optional<Md5Digest> md5_found;
 
-  std::uint32_t life = 0;              ///< Counts how often it was begun anew.
-  std::optional<Instant> began;        ///< For the event log and progress.
+  std::uint32_t life = 0;        ///< Counts how often it was begun anew.
+  std::optional<Instant> began;  ///< For the event log and progress.
 };
 
 // ---- neighbours ---------------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ struct PeerSession {
 
   const std::shared_ptr<Link> link;
   const bool is_initiator;
-  std::string id;              ///< Set before the node learns of the session, and not changed again.
-  std::uint64_t instance = 0;  ///< Likewise.
+  std::string id;                ///< Set before the node learns of the session, and not changed again.
+  std::uint64_t instance = 0;    ///< Likewise.
   std::optional<Source> source;  ///< Likewise.
   Outbox outbox;
   std::deque<UploadJob> uploads;
@@ -182,9 +182,9 @@ struct Outstanding {
   Instant expected_at;
   Instant deadline;
   std::uint32_t length = 0;
-  bool has_begun = false;    ///< Its first bytes came: it is not taken back any more.
-  bool is_cancelled = false; ///< It was taken back, which is not confirmed yet.
-  bool is_given_up = false;  ///< Its time ran out, or another copy came: not counted as in flight any more.
+  bool has_begun = false;     ///< Its first bytes came: it is not taken back any more.
+  bool is_cancelled = false;  ///< It was taken back, which is not confirmed yet.
+  bool is_given_up = false;   ///< Its time ran out, or another copy came: not counted as in flight any more.
 };
 
 /// Another peer, as the node sees it.
@@ -212,7 +212,7 @@ struct Remote {
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
   std::uint32_t wrong_chunks = 0;
-  bool is_sending = false;       ///< Its writer has upload jobs of ours.
+  bool is_sending = false;  ///< Its writer has upload jobs of ours.
   Instant sending_since{};
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
@@ -294,23 +294,23 @@ struct Node {
   Storage& storage;
   const PeerOptions options;
   const Executor strand;
-  const std::uint64_t instance;  ///< Of this run; tells a reconnection from a namesake.
-  SwarmClock clock;              ///< Any thread.
-  Budget buffers{kBufferBytes};  ///< Any thread.
+  const std::uint64_t instance;                                                    ///< Of this run; tells a reconnection from a namesake.
+  SwarmClock clock;                                                                ///< Any thread.
+  Budget buffers{kBufferBytes};                                                    ///< Any thread.
   const std::shared_ptr<BufferPool> buffer_pool = std::make_shared<BufferPool>();  ///< Any thread.
   Budget descriptors{kMostUnpublished};  ///< One a fetched small file that is not published yet. Any thread.
-  TaskGroup tasks;               ///< Any thread.
+  TaskGroup tasks;                       ///< Any thread.
 
   // The folder.
   Names names;
   std::vector<std::unique_ptr<Content>> contents;  ///< By ContentIndex.
   std::map<std::pair<Sha256Digest, std::uint64_t>, ContentIndex> by_root;
-  std::map<std::uint32_t, ContentIndex> by_slot;   ///< By first slot.
-  std::map<std::string, FileEntry> own;            ///< What we offer.
-  std::deque<ContentIndex> to_open;                ///< Wanted contents of several chunks.
+  std::map<std::uint32_t, ContentIndex> by_slot;  ///< By first slot.
+  std::map<std::string, FileEntry> own;           ///< What we offer.
+  std::deque<ContentIndex> to_open;               ///< Wanted contents of several chunks.
   std::size_t open_contents = 0;
-  std::unordered_set<ContentIndex> fetching;       ///< Contents of several chunks that are asked for now.
-  std::size_t unfinished = 0;      ///< Targets that are wanted, and neither published nor failed.
+  std::unordered_set<ContentIndex> fetching;  ///< Contents of several chunks that are asked for now.
+  std::size_t unfinished = 0;                 ///< Targets that are wanted, and neither published nor failed.
   std::size_t failed_targets = 0;
   ExitCode failure = ExitCode::partial;  ///< What targets failed of: checksum where one did of that.
   std::uint64_t files_published = 0;
@@ -323,8 +323,8 @@ struct Node {
   UploadQueue queue;
   std::unordered_map<Source, std::unique_ptr<Remote>> remotes;
   std::map<std::string, Source> by_id;
-  std::vector<Slot> fresh_haves;   ///< Not told yet.
-  double batch_seconds = 0.02;     ///< Smoothed time that a batch of uploads takes.
+  std::vector<Slot> fresh_haves;                            ///< Not told yet.
+  double batch_seconds = 0.02;                              ///< Smoothed time that a batch of uploads takes.
   std::set<std::pair<std::string, std::uint64_t>> dropped;  ///< Name and instance of who sent too many wrong chunks.
   std::unordered_set<std::string> connecting;
 
@@ -336,7 +336,7 @@ struct Node {
   std::uint64_t epoch = 0;
   std::uint32_t expect = 0;
   Endpoint listening;
-  std::uint64_t revision = 0;      ///< Of the catalogue, as far as it came.
+  std::uint64_t revision = 0;  ///< Of the catalogue, as far as it came.
   bool has_begun = false;
   std::optional<std::uint64_t> complete_told;
   std::unordered_set<ContentIndex> counts_changed;
@@ -351,7 +351,7 @@ struct Node {
   std::uint64_t bytes_wasted = 0;  ///< Received twice, or wrong.
 
   // The end.
-  bool ends_when_done = false;     ///< A get: it is over when all targets are.
+  bool ends_when_done = false;  ///< A get: it is over when all targets are.
   std::optional<Result<ExitCode>> outcome;
   std::optional<Nanoseconds> swarm_time;
   double percent_of_bound = 0;

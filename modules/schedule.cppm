@@ -223,8 +223,8 @@ std::optional<std::size_t> best_source(std::span<const SourceScore> sources, std
 
 /// A peer of a swarm, for the lower bound: what it offers that others lack, and its rates in bytes a second (0 = unlimited).
 struct BoundPeer {
-  std::uint64_t offers = 0;   ///< Bytes that only it has at the start.
-  std::uint64_t lacks = 0;    ///< Bytes that it has to receive.
+  std::uint64_t offers = 0;  ///< Bytes that only it has at the start.
+  std::uint64_t lacks = 0;   ///< Bytes that it has to receive.
   double upload = 0;
   double download = 0;
 };

@@ -30,10 +30,10 @@ import shoal.world;
 
 export namespace shoal {
 
-inline constexpr std::size_t kMaxPeerId = 64;              ///< Bytes in the name of a peer.
-inline constexpr std::size_t kMaxHost = 255;               ///< Bytes in the address that a peer is to be reached at.
-inline constexpr std::size_t kMaxOffers = 10'000'000;      ///< Entries that one peer may offer.
-inline constexpr std::size_t kMaxHolders = 64;             ///< Holders of one file that an answer names.
+inline constexpr std::size_t kMaxPeerId = 64;          ///< Bytes in the name of a peer.
+inline constexpr std::size_t kMaxHost = 255;           ///< Bytes in the address that a peer is to be reached at.
+inline constexpr std::size_t kMaxOffers = 10'000'000;  ///< Entries that one peer may offer.
+inline constexpr std::size_t kMaxHolders = 64;         ///< Holders of one file that an answer names.
 
 /// Whether `id` can name a peer: 1 to kMaxPeerId bytes that check_name takes as a single part.
 Result<> check_peer_id(std::string_view id);
@@ -45,7 +45,7 @@ Result<> check_peer_id(std::string_view id);
 class Registry {
  public:
   struct Options {
-    std::uint32_t expect = 0;  ///< The size of a closed swarm; 0: open.
+    std::uint32_t expect = 0;                      ///< The size of a closed swarm; 0: open.
     Nanoseconds grace = std::chrono::seconds(30);  ///< How long a member may be gone before it is given up.
     std::uint64_t epoch = 0;
   };
@@ -66,7 +66,8 @@ class Registry {
   struct Denial : Error {
     RefusalReason reason = RefusalReason::other;
   };
-  tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now);
+  tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session,
+                                        Instant now);
 
   /// The steps of a member. Each fails when the message makes no sense.
   Result<> offer(PeerId peer, const Offer& offer, Instant now);
@@ -124,21 +125,21 @@ class Registry {
     std::uint16_t port = 0;
     Appetite appetite = Appetite::nothing;
     bool is_here = false;
-    bool has_offered = false;     ///< OfferEnd came since it registered.
+    bool has_offered = false;  ///< OfferEnd came since it registered.
     bool is_complete = false;
     bool is_given_up = false;
-    bool was_done = false;        ///< When it left: it is no failure that it is gone.
+    bool was_done = false;  ///< When it left: it is no failure that it is gone.
     std::uint64_t complete_revision = 0;
     std::uint32_t failed = 0;
     std::uint64_t bytes_fetched = 0;
     std::uint64_t bytes_have = 0;
     std::uint64_t bytes_wanted = 0;
-    std::uint64_t upload_rate = 0;    ///< Bytes a second; 0 when unknown.
+    std::uint64_t upload_rate = 0;  ///< Bytes a second; 0 when unknown.
     std::uint64_t download_rate = 0;
     std::optional<Instant> gone_since;
     std::map<std::string, FileEntry, std::less<>> offers;
     std::unordered_map<Sha256Digest, std::uint32_t> names_of;  ///< How many of its offers have that content.
-    std::set<std::string> unconfirmed;  ///< Offered before it returned, and not again yet.
+    std::set<std::string> unconfirmed;                         ///< Offered before it returned, and not again yet.
   };
   struct RosterNews {
     PeerId peer;
@@ -178,8 +179,8 @@ class Registry {
   std::unordered_map<std::string, PeerId> by_id_;
   std::map<std::uint64_t, Item> news_;  ///< By revision.
   std::uint64_t revision_ = 0;
-  std::uint64_t catalogue_revision_ = 0;  ///< Of the last news about files.
-  std::size_t live_news_ = 0;             ///< About as many of the news are not superseded.
+  std::uint64_t catalogue_revision_ = 0;                                      ///< Of the last news about files.
+  std::size_t live_news_ = 0;                                                 ///< About as many of the news are not superseded.
   std::unordered_map<Sha256Digest, std::map<PeerId, std::uint32_t>> counts_;  ///< Chunks had, by content and peer.
   bool has_begun_ = false;
   std::optional<Nanoseconds> last_complete_;

@@ -26,15 +26,16 @@ import shoal.manifest;
 
 export namespace shoal {
 
-inline constexpr std::uint32_t kMagic = 0x4C414853;     ///< "SHAL" on the wire.
-inline constexpr std::uint16_t kProtocolVersion = 1;    ///< The newest version that we speak.
-inline constexpr std::uint16_t kOldestVersion = 1;      ///< The oldest that we still speak.
-inline constexpr std::size_t kFrameHeader = 6;          ///< Length and type.
+inline constexpr std::uint32_t kMagic = 0x4C414853;   ///< "SHAL" on the wire.
+inline constexpr std::uint16_t kProtocolVersion = 1;  ///< The newest version that we speak.
+inline constexpr std::uint16_t kOldestVersion = 1;    ///< The oldest that we still speak.
+inline constexpr std::size_t kFrameHeader = 6;        ///< Length and type.
 // The limits are of whole frames, header and all: 4 + the length in the header.
-inline constexpr std::size_t kGreetingLimit = 1024;     ///< Bytes of a frame before the hello is answered.
-inline constexpr std::size_t kControlLimit = 64 * 1024; ///< Bytes of any other frame without file data.
+inline constexpr std::size_t kGreetingLimit = 1024;           ///< Bytes of a frame before the hello is answered.
+inline constexpr std::size_t kControlLimit = 64 * 1024;       ///< Bytes of any other frame without file data.
 inline constexpr std::size_t kDataLimit = kChunkSize + 4096;  ///< Bytes of a frame with file data.
 
+// clang-format off: a row a connection
 enum class MessageType : std::uint16_t {
   hello = 1, welcome = 2, refusal = 3, ping = 4, pong = 5, leave = 6,
   register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
@@ -42,6 +43,7 @@ enum class MessageType : std::uint16_t {
   subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
   hash_request = 55, hash_reply = 56, gone = 57,
 };
+// clang-format on
 
 enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1 };
 
@@ -75,7 +77,15 @@ struct Welcome {
   static constexpr auto fields() { return std::tuple{&Welcome::version, &Welcome::features, &Welcome::id, &Welcome::instance}; }
 };
 
-enum class RefusalReason : std::uint16_t { other = 0, version = 1, id_in_use = 2, swarm_full = 3, bad_register = 4, swarm_over = 5, wrong_role = 6 };
+enum class RefusalReason : std::uint16_t {
+  other = 0,
+  version = 1,
+  id_in_use = 2,
+  swarm_full = 3,
+  bad_register = 4,
+  swarm_over = 5,
+  wrong_role = 6
+};
 
 /// The answer to a Hello or Register that is not accepted; the connection closes after it.
 struct Refusal {
@@ -115,24 +125,25 @@ enum class Appetite : std::uint8_t { nothing = 0, everything = 1 };
 
 struct Register {
   static constexpr auto kType = MessageType::register_peer;
-  std::string host;            ///< Where others reach it; empty: the address that the tracker sees.
+  std::string host;  ///< Where others reach it; empty: the address that the tracker sees.
   std::uint16_t port = 0;
   Appetite appetite = Appetite::nothing;
-  std::uint32_t expect = 0;    ///< The size of the closed swarm that it expects; 0 when it does not say.
-  std::uint64_t last_epoch = 0;///< Of the tracker that it knew before; 0 for none.
+  std::uint32_t expect = 0;        ///< The size of the closed swarm that it expects; 0 when it does not say.
+  std::uint64_t last_epoch = 0;    ///< Of the tracker that it knew before; 0 for none.
   std::int64_t last_clock_ns = 0;  ///< The swarm clock now, as it knows it: a restarted tracker goes on from there.
   static constexpr auto fields() {
-    return std::tuple{&Register::host, &Register::port, &Register::appetite, &Register::expect, &Register::last_epoch, &Register::last_clock_ns};
+    return std::tuple{&Register::host,   &Register::port,       &Register::appetite,
+                      &Register::expect, &Register::last_epoch, &Register::last_clock_ns};
   }
 };
 
 struct Registered {
   static constexpr auto kType = MessageType::registered;
   PeerId peer;
-  std::uint64_t epoch = 0;     ///< Random at each start of the tracker.
-  std::int64_t clock_ns = 0;   ///< The swarm clock at the time of sending; it starts at 0 with the first registration.
-  std::uint32_t expect = 0;    ///< The size of the closed swarm; 0 for an open one.
-  std::string seen_host;       ///< The address that the tracker sees the peer at.
+  std::uint64_t epoch = 0;    ///< Random at each start of the tracker.
+  std::int64_t clock_ns = 0;  ///< The swarm clock at the time of sending; it starts at 0 with the first registration.
+  std::uint32_t expect = 0;   ///< The size of the closed swarm; 0 for an open one.
+  std::string seen_host;      ///< The address that the tracker sees the peer at.
   static constexpr auto fields() {
     return std::tuple{&Registered::peer, &Registered::epoch, &Registered::clock_ns, &Registered::expect, &Registered::seen_host};
   }
@@ -163,10 +174,11 @@ struct RosterEntry {
   std::string id;
   std::string host;
   std::uint16_t port = 0;
-  bool is_here = true;        ///< false: it left, or its connection to the tracker was lost.
-  bool is_complete = false;   ///< It has all that it wants.
+  bool is_here = true;       ///< false: it left, or its connection to the tracker was lost.
+  bool is_complete = false;  ///< It has all that it wants.
   static constexpr auto fields() {
-    return std::tuple{&RosterEntry::peer, &RosterEntry::id, &RosterEntry::host, &RosterEntry::port, &RosterEntry::is_here, &RosterEntry::is_complete};
+    return std::tuple{&RosterEntry::peer, &RosterEntry::id,      &RosterEntry::host,
+                      &RosterEntry::port, &RosterEntry::is_here, &RosterEntry::is_complete};
   }
   friend bool operator==(const RosterEntry&, const RosterEntry&) = default;
 };
@@ -238,18 +250,21 @@ struct Complete {
   std::uint64_t upload_rate = 0;    ///< Bytes a second that it may send: its limit, or the most that was seen over a second.
   std::uint64_t download_rate = 0;  ///< The same for what it received.
   static constexpr auto fields() {
-    return std::tuple{&Complete::revision, &Complete::bytes_fetched, &Complete::failed, &Complete::at_ns, &Complete::upload_rate, &Complete::download_rate};
+    return std::tuple{&Complete::revision, &Complete::bytes_fetched, &Complete::failed,
+                      &Complete::at_ns,    &Complete::upload_rate,   &Complete::download_rate};
   }
 };
 
 /// The closed swarm is over: all peers are complete, or all that are left are.
 struct SwarmComplete {
   static constexpr auto kType = MessageType::swarm_complete;
-  std::int64_t total_ns = 0;      ///< From the first registration to the last peer complete.
-  std::uint64_t bytes = 0;        ///< Fetched by all peers together.
-  std::vector<std::string> failed;///< Ids of peers that did not finish.
+  std::int64_t total_ns = 0;                ///< From the first registration to the last peer complete.
+  std::uint64_t bytes = 0;                  ///< Fetched by all peers together.
+  std::vector<std::string> failed;          ///< Ids of peers that did not finish.
   std::uint32_t percent_of_bound_x100 = 0;  ///< 100 times the percent of the lower bound; 0 when unknown.
-  static constexpr auto fields() { return std::tuple{&SwarmComplete::total_ns, &SwarmComplete::bytes, &SwarmComplete::failed, &SwarmComplete::percent_of_bound_x100}; }
+  static constexpr auto fields() {
+    return std::tuple{&SwarmComplete::total_ns, &SwarmComplete::bytes, &SwarmComplete::failed, &SwarmComplete::percent_of_bound_x100};
+  }
 };
 
 /// Who has what: `pattern` is a name, a shell pattern, an MD5 or a root. Empty: everything.
@@ -294,8 +309,8 @@ struct Holding {
   Sha256Digest root;
   std::uint64_t size = 0;
   bool is_complete = false;
-  std::uint32_t first_chunk = 0;    ///< The chunk of the first bit; a multiple of 8.
-  std::vector<std::uint8_t> bits;   ///< Chunk first_chunk + i is there when bit i % 8 of byte i / 8 is set. Empty when complete.
+  std::uint32_t first_chunk = 0;   ///< The chunk of the first bit; a multiple of 8.
+  std::vector<std::uint8_t> bits;  ///< Chunk first_chunk + i is there when bit i % 8 of byte i / 8 is set. Empty when complete.
   static constexpr auto fields() {
     return std::tuple{&Holding::handle, &Holding::root, &Holding::size, &Holding::is_complete, &Holding::first_chunk, &Holding::bits};
   }

@@ -114,10 +114,10 @@ struct StoredFile {
 };
 
 struct ScanReport {
-  std::vector<StoredFile> files;         ///< Folders are listed where they are empty.
-  std::vector<std::string> symlinks;     ///< Skipped.
-  std::vector<Error> problems;           ///< What could not be read, or has no name that could travel.
-  std::uint64_t bytes_hashed = 0;        ///< The rest came from the digest cache.
+  std::vector<StoredFile> files;      ///< Folders are listed where they are empty.
+  std::vector<std::string> symlinks;  ///< Skipped.
+  std::vector<Error> problems;        ///< What could not be read, or has no name that could travel.
+  std::uint64_t bytes_hashed = 0;     ///< The rest came from the digest cache.
 };
 
 struct ScanProgress {

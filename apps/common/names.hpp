@@ -13,12 +13,25 @@ struct KnownOption {
 };
 
 inline constexpr std::array kKnownOptions{
-    KnownOption{"", "quiet"},       KnownOption{"", "verbose"},       KnownOption{"", "json"},
-    KnownOption{"", "no-color"},    KnownOption{"", "log"},           KnownOption{"", "listen"},
-    KnownOption{"", "insecure"},    KnownOption{"tracker", "expect"}, KnownOption{"tracker", "grace"},
-    KnownOption{"tracker", "out"},  KnownOption{"peer", "tracker"},   KnownOption{"peer", "id"},
-    KnownOption{"peer", "include"}, KnownOption{"peer", "exclude"},   KnownOption{"peer", "limit-rate"},
-    KnownOption{"peer", "wait"},    KnownOption{"peer", "cache"}, KnownOption{"peer", "congestion"},     KnownOption{"peer.swarm", "expect"},
+    KnownOption{"", "quiet"},
+    KnownOption{"", "verbose"},
+    KnownOption{"", "json"},
+    KnownOption{"", "no-color"},
+    KnownOption{"", "log"},
+    KnownOption{"", "listen"},
+    KnownOption{"", "insecure"},
+    KnownOption{"tracker", "expect"},
+    KnownOption{"tracker", "grace"},
+    KnownOption{"tracker", "out"},
+    KnownOption{"peer", "tracker"},
+    KnownOption{"peer", "id"},
+    KnownOption{"peer", "include"},
+    KnownOption{"peer", "exclude"},
+    KnownOption{"peer", "limit-rate"},
+    KnownOption{"peer", "wait"},
+    KnownOption{"peer", "cache"},
+    KnownOption{"peer", "congestion"},
+    KnownOption{"peer.swarm", "expect"},
     KnownOption{"peer.get", "out"},
 };
 

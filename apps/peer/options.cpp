@@ -204,7 +204,8 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
   const bool is_default = command.listen == PeerCommand{}.listen;
-  if (is_default && !is_loopback(command.tracker.host)) command.listen.host = command.tracker.host.find(':') == std::string::npos ? "0.0.0.0" : "::";
+  if (is_default && !is_loopback(command.tracker.host))
+    command.listen.host = command.tracker.host.find(':') == std::string::npos ? "0.0.0.0" : "::";
   if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
   if (command.id.empty()) command.id = make_id();
   return command;

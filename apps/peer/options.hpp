@@ -46,11 +46,11 @@ struct VerifyAction {
 struct PeerCommand {
   std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction> action;
   Endpoint tracker{"127.0.0.1", 5555};
-  Endpoint listen{"127.0.0.1", 0};  ///< All addresses where the tracker is not on loopback, unless given.
+  Endpoint listen{"127.0.0.1", 0};   ///< All addresses where the tracker is not on loopback, unless given.
   std::string id;                    ///< 1..64 printable bytes without '/'.
   std::vector<std::string> include;  ///< Globs.
   std::vector<std::string> exclude;
-  std::uint64_t limit_rate = 0;  ///< Bytes a second; 0 for no limit.
+  std::uint64_t limit_rate = 0;      ///< Bytes a second; 0 for no limit.
   std::string congestion = "cubic";  ///< TCP congestion control; `system` for the system's.
   bool insecure = false;
   std::optional<Nanoseconds> wait;  ///< How long to try to reach the tracker; without a value forever.

@@ -86,7 +86,8 @@ ExitCode conclude(Report& report, const Result<PeerOutcome>& outcome) {
 Task<ExitCode> act(Run run, const SwarmAction& action) {
   auto storage = open_store(store_options(run, action.folder, false));
   if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  const auto outcome = co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::everything, action.expect), run.stop);
+  const auto outcome =
+      co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::everything, action.expect), run.stop);
   if (outcome && outcome->exit == ExitCode::done) (*storage)->remove_stale_partials();
   co_return conclude(run.report, outcome);
 }
@@ -94,20 +95,24 @@ Task<ExitCode> act(Run run, const SwarmAction& action) {
 Task<ExitCode> act(Run run, const ShareAction& action) {
   auto storage = open_store(store_options(run, action.folder, false));
   if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  co_return conclude(run.report, co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::nothing), run.stop));
+  co_return conclude(run.report,
+                     co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::nothing), run.stop));
 }
 
 Task<ExitCode> act(Run run, const GetAction& action) {
   auto storage = open_store(store_options(run, action.out, true));
   if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  const auto outcome = co_await run_get(run.world, run.report, **storage, options_of(run.command, Appetite::everything), action.wanted, run.stop);
-  if (outcome && outcome->exit == ExitCode::done) run.report.note(fmt::format("{} files, {} fetched", outcome->files_fetched, format_bytes(outcome->bytes_fetched)));
+  const auto outcome =
+      co_await run_get(run.world, run.report, **storage, options_of(run.command, Appetite::everything), action.wanted, run.stop);
+  if (outcome && outcome->exit == ExitCode::done)
+    run.report.note(fmt::format("{} files, {} fetched", outcome->files_fetched, format_bytes(outcome->bytes_fetched)));
   co_return conclude(run.report, outcome);
 }
 
 std::string holders_text(const std::vector<RosterEntry>& holders) {
   std::string text;
-  for (const auto& holder : holders) text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", holder.id, to_string({holder.host, holder.port}));
+  for (const auto& holder : holders)
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", holder.id, to_string({holder.host, holder.port}));
   return text.empty() ? "nobody has all of it" : text;
 }
 
@@ -120,7 +125,8 @@ void print_finding(Report& report, const Finding& finding) {
                          {"root", to_hex(entry.root)},
                          {"holders", holders_text(finding.holders)}});
   if (entry.kind == EntryKind::folder) return report.print(fmt::format("{:>10}  {:32}  {}/", "-", "", printable(entry.name)));
-  report.print(fmt::format("{:>10}  {}  {}  {}", format_bytes(entry.size), to_hex(entry.md5), printable(entry.name), holders_text(finding.holders)));
+  report.print(
+      fmt::format("{:>10}  {}  {}  {}", format_bytes(entry.size), to_hex(entry.md5), printable(entry.name), holders_text(finding.holders)));
 }
 
 /// Ends with the result, or as soon as the user stops it.
@@ -134,7 +140,8 @@ Task<ExitCode> list(Run run, std::string pattern, bool needs_any) {
   for (const Finding& finding : *findings) print_finding(run.report, finding);
   ExitCode exit = ExitCode::done;
   if (needs_any && findings->empty())
-    exit = failed(run.report, Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
+    exit = failed(run.report,
+                  Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
   run.report.result(exit, {{"files", std::uint64_t{findings->size()}}});
   co_return exit;
 }
@@ -158,13 +165,16 @@ ExitCode print_verified(Report& report, const VerifyReport& verified) {
   std::uint64_t corrupted = 0;
   for (const auto& file : verified.files) {
     corrupted += file.verdict == Verdict::corrupted ? 1 : 0;
-    report.event("verified", {{"name", file.name}, {"bytes", file.size}, {"md5", to_hex(file.md5)}, {"verdict", std::string(text_of(file.verdict))}});
+    report.event("verified",
+                 {{"name", file.name}, {"bytes", file.size}, {"md5", to_hex(file.md5)}, {"verdict", std::string(text_of(file.verdict))}});
     report.print(fmt::format("{}  {}: {}", to_hex(file.md5), printable(file.name), text_of(file.verdict)));
   }
   for (const auto& problem : verified.problems) report.warn(problem.message());
   ExitCode exit = verified.problems.empty() ? ExitCode::done : ExitCode::partial;
   if (corrupted > 0)
-    exit = failed(report, Error{make_error_code(Errc::wrong_digest), fmt::format("{} of {} files are not what was recorded", corrupted, verified.files.size()), "fetch them again"});
+    exit = failed(report,
+                  Error{make_error_code(Errc::wrong_digest),
+                        fmt::format("{} of {} files are not what was recorded", corrupted, verified.files.size()), "fetch them again"});
   report.result(exit, {{"files", std::uint64_t{verified.files.size()}}, {"corrupted", corrupted}});
   return exit;
 }
@@ -182,7 +192,9 @@ Task<ExitCode> act(Run run, const VerifyAction& action) {
   options.include = run.command.include;
   options.exclude = run.command.exclude;
   options.should_stop = [&] { return is_stopped.load(); };
-  options.progress = [&](const ScanProgress& progress) { run.report.progress({}, {"verifying", progress.bytes_done, progress.bytes_total, 0, 0}); };
+  options.progress = [&](const ScanProgress& progress) {
+    run.report.progress({}, {"verifying", progress.bytes_done, progress.bytes_total, 0, 0});
+  };
   const auto verified = co_await offload(run.world, [&] { return verify(store_options(run, action.folder, false), options); });
   run.report.end_progress();
   tasks.cancel();

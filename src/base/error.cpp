@@ -50,10 +50,10 @@ std::size_t control_length(std::string_view text) {
   const auto between = [](unsigned value, unsigned first, unsigned last) { return value >= first && value <= last; };
   if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
   if (byte(0) == 0xc2 && between(byte(1), 0x80, 0x9f)) return 2;  // U+0080..9F
-  if (byte(0) == 0xd8 && byte(1) == 0x9c) return 2;  // U+061C
+  if (byte(0) == 0xd8 && byte(1) == 0x9c) return 2;               // U+061C
   if (byte(0) != 0xe2) return 0;
   if (byte(1) == 0x80 && (between(byte(2), 0x8e, 0x8f) || between(byte(2), 0xa8, 0xae))) return 3;  // U+200E, 2028..
-  return byte(1) == 0x81 && between(byte(2), 0xa6, 0xa9) ? 3 : 0;  // U+2066..2069
+  return byte(1) == 0x81 && between(byte(2), 0xa6, 0xa9) ? 3 : 0;                                   // U+2066..2069
 }
 
 std::string escape_controls(std::string_view text) {
@@ -88,9 +88,7 @@ Failure fail(std::error_code code, std::string what, std::string advice) {
   return Failure(Error{code, std::move(what), std::move(advice)});
 }
 
-Failure fail(Errc code, std::string what, std::string advice) {
-  return fail(make_error_code(code), std::move(what), std::move(advice));
-}
+Failure fail(Errc code, std::string what, std::string advice) { return fail(make_error_code(code), std::move(what), std::move(advice)); }
 
 Failure fail_errno(std::string what, std::string advice) {
   return fail(std::error_code(errno, std::generic_category()), std::move(what), std::move(advice));
@@ -128,10 +126,10 @@ ExitCode exit_code_of(const Error& error) noexcept {
   if (code.category() == shoal_category()) return exit_code_of_ours(static_cast<Errc>(code.value()));
   const bool is_errno = code.category() == std::generic_category() || code.category() == std::system_category();
   if (code == std::errc::no_space_on_device || (is_errno && code.value() == EDQUOT)) return ExitCode::disk_full;
-  for (const auto network : {std::errc::connection_refused, std::errc::connection_reset, std::errc::host_unreachable,
-                             std::errc::network_unreachable, std::errc::timed_out, std::errc::address_in_use,
-                             std::errc::address_not_available, std::errc::connection_aborted, std::errc::broken_pipe,
-                             std::errc::network_down, std::errc::not_connected})
+  for (const auto network :
+       {std::errc::connection_refused, std::errc::connection_reset, std::errc::host_unreachable, std::errc::network_unreachable,
+        std::errc::timed_out, std::errc::address_in_use, std::errc::address_not_available, std::errc::connection_aborted,
+        std::errc::broken_pipe, std::errc::network_down, std::errc::not_connected})
     if (code == network) return ExitCode::network;
   return ExitCode::unknown;
 }

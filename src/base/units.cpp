@@ -37,10 +37,14 @@ Result<Quantity> split_quantity(std::string_view text) {
 
 int power_of_1024(char letter) {
   switch (letter) {
-    case 'k': case 'K': return 1;
-    case 'm': case 'M': return 2;
-    case 'g': case 'G': return 3;
-    case 't': case 'T': return 4;
+    case 'k':
+    case 'K': return 1;
+    case 'm':
+    case 'M': return 2;
+    case 'g':
+    case 'G': return 3;
+    case 't':
+    case 'T': return 4;
     default: return -1;
   }
 }
@@ -77,8 +81,8 @@ std::string format_bytes(std::uint64_t bytes) {
 }
 
 Result<Nanoseconds> parse_duration(std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, double>, 8> units{{
-      {"", 1e9}, {"s", 1e9}, {"ms", 1e6}, {"us", 1e3}, {"ns", 1.0}, {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}}};
+  static constexpr std::array<std::pair<std::string_view, double>, 8> units{
+      {{"", 1e9}, {"s", 1e9}, {"ms", 1e6}, {"us", 1e3}, {"ns", 1.0}, {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}}};
   const auto quantity = split_quantity(text);
   if (!quantity) return Failure(quantity.error());
   for (const auto& [unit, nanoseconds] : units) {

@@ -46,8 +46,10 @@ class Parser {
 
   std::vector<Token> parse() && {
     while (!rest_.empty()) {
-      if (rest_.front() == '*') parse_stars();
-      else if (rest_.front() != '[' || !parse_class()) parse_character();
+      if (rest_.front() == '*')
+        parse_stars();
+      else if (rest_.front() != '[' || !parse_class())
+        parse_character();
     }
     return std::move(tokens_);
   }
@@ -177,9 +179,7 @@ class Matcher {
       case TokenKind::star:
         if (character != '/') reach(place);
         return;
-      case TokenKind::everything:
-        reach(place);
-        return;
+      case TokenKind::everything: reach(place); return;
       case TokenKind::folders:  // left only at the end of a folder
         next_.insert(place);
         if (character == '/') reach(place + 1);
@@ -203,9 +203,7 @@ class Matcher {
   Places next_;
 };
 
-bool matches_whole(std::string_view pattern, std::string_view name) {
-  return Matcher(Parser(pattern).parse()).matches(name);
-}
+bool matches_whole(std::string_view pattern, std::string_view name) { return Matcher(Parser(pattern).parse()).matches(name); }
 
 }  // namespace
 

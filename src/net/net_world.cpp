@@ -1,5 +1,7 @@
 module;
 
+#include <fmt/format.h>
+#include <openssl/rand.h>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -8,13 +10,11 @@ module;
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <boost/asio/strand.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <fmt/format.h>
-#include <openssl/rand.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -50,8 +50,8 @@ constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kAsTuple{};
 constexpr Milliseconds kBackoff{100};
 
 bool is_shortage(const boost::system::error_code& error) {
-  return error == asio::error::no_descriptors || error == std::errc::too_many_files_open_in_system || error == asio::error::no_buffer_space ||
-         error == asio::error::no_memory;
+  return error == asio::error::no_descriptors || error == std::errc::too_many_files_open_in_system ||
+         error == asio::error::no_buffer_space || error == asio::error::no_memory;
 }
 
 /// A descriptor that is given up when there are no others, to take a waiting connection and turn it away.

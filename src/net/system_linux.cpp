@@ -34,7 +34,8 @@ bool is_full() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINT
 
 }  // namespace
 
-Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length) {
+Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset,
+                              std::size_t length) {
   std::size_t sent = 0;
   if (!head.empty()) {
     const ssize_t n = ::send(socket, head.data(), head.size(), MSG_NOSIGNAL | (length > 0 ? MSG_MORE : 0));

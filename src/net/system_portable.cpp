@@ -44,7 +44,8 @@ Result<std::size_t> send_some(int socket, std::span<const std::byte> data) {
 
 }  // namespace
 
-Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length) {
+Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset,
+                              std::size_t length) {
   thread_local std::vector<std::byte> block(kBlock + 64);
   const std::size_t part = std::min(length, block.size() - head.size());
   std::ranges::copy(head, block.begin());

@@ -101,7 +101,9 @@ struct Connection : std::enable_shared_from_this<Connection> {
 /// Holds one side of the watch while an operation waits.
 class Waiting {
  public:
-  Waiting(Connection& connection, Watch::Side& side, Nanoseconds limit) : connection_(connection), side_(side), limit_(limit) { progress(); }
+  Waiting(Connection& connection, Watch::Side& side, Nanoseconds limit) : connection_(connection), side_(side), limit_(limit) {
+    progress();
+  }
   ~Waiting() { side_.expires.reset(); }
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
@@ -285,7 +287,9 @@ std::error_code plain_error(const boost::system::error_code& error) {
   return error;
 }
 
-std::unique_ptr<Link> make_tcp_link(Socket socket, const TcpContext& context) { return std::make_unique<TcpLink>(std::move(socket), context); }
+std::unique_ptr<Link> make_tcp_link(Socket socket, const TcpContext& context) {
+  return std::make_unique<TcpLink>(std::move(socket), context);
+}
 
 Nanoseconds Pacer::book(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);

@@ -35,7 +35,8 @@ void BufferPool::give_back(Bytes bytes) {
   free_.push_back(std::move(bytes));
 }
 
-ChunkBuffer::ChunkBuffer(std::shared_ptr<BufferPool> pool, std::uint32_t size, Budget::Share share) : size_(size), share_(std::move(share)) {
+ChunkBuffer::ChunkBuffer(std::shared_ptr<BufferPool> pool, std::uint32_t size, Budget::Share share)
+    : size_(size), share_(std::move(share)) {
   if (size == kChunkSize) {
     pool_ = std::move(pool);
     bytes_ = pool_->take();

@@ -1,9 +1,9 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -33,8 +33,8 @@ namespace shoal {
 namespace {
 
 constexpr Nanoseconds kConnectPatience = 5s;
-constexpr Nanoseconds kLook = 50ms;              // how often the roster is looked through
-constexpr Nanoseconds kTheirTurn = 3s;           // a peer that came later connects to us; if it does not, we try
+constexpr Nanoseconds kLook = 50ms;     // how often the roster is looked through
+constexpr Nanoseconds kTheirTurn = 3s;  // a peer that came later connects to us; if it does not, we try
 constexpr Nanoseconds kFirstBackoff = 200ms;
 constexpr Nanoseconds kLongestBackoff = 5s;
 constexpr std::size_t kMostSessions = 512;
@@ -93,7 +93,8 @@ Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener) {
     const Executor strand = make_strand(node.world);
     std::shared_ptr<Link> link = co_await step(listener->accept(strand));
     if (node.tasks.running() > kMostSessions * 4) continue;  // closes it
-    node.tasks.spawn(strand, "session with " + to_string(link->remote()), serve_peer(node, std::make_shared<PeerSession>(std::move(link), false)));
+    node.tasks.spawn(strand, "session with " + to_string(link->remote()),
+                     serve_peer(node, std::make_shared<PeerSession>(std::move(link), false)));
   }
 }
 

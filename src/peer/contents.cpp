@@ -1,7 +1,7 @@
 module;
 
-#include <boost/asio/awaitable.hpp>
 #include <fmt/format.h>
+#include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -32,7 +32,9 @@ import shoal.world;
 
 namespace shoal {
 
-Content* find_content(Node& node, ContentIndex index) { return index.value < node.contents.size() ? node.contents[index.value].get() : nullptr; }
+Content* find_content(Node& node, ContentIndex index) {
+  return index.value < node.contents.size() ? node.contents[index.value].get() : nullptr;
+}
 
 Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
   const ContentIndex next(static_cast<std::uint32_t>(node.contents.size()));
@@ -96,7 +98,8 @@ void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
   node.report.warn(fmt::format("{}: the file changed while it was shared; digesting it again", entry.name));
   node.own.erase(entry.name);
   node.names.remove_own(entry.name);
-  const auto twin = std::ranges::find_if(node.own, [&](const auto& own) { return own.second.root == entry.root && own.second.size == entry.size; });
+  const auto twin =
+      std::ranges::find_if(node.own, [&](const auto& own) { return own.second.root == entry.root && own.second.size == entry.size; });
   if (twin != node.own.end()) {
     content->served_as = twin->second;  // an equal file of ours goes on being served
   } else {
@@ -161,7 +164,8 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   }
   if (owner == node.options.id || node.options.appetite == Appetite::nothing || is_left_out(node, entry.name)) return;
   if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
-  if (chunk_count(entry.size) + node.picker.slots() > kMostSlots) return node.report.warn(fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)));
+  if (chunk_count(entry.size) + node.picker.slots() > kMostSlots)
+    return node.report.warn(fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)));
   const auto place = node.names.place(owner, entry);
   if (!place) return;
   if (place->is_conflict && entry.kind == EntryKind::file)
@@ -183,7 +187,9 @@ void on_retracted(Node& node, const std::string& owner, const std::string& name,
       if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
       target.is_lost = true;
-      if (!lost) fail_target(node, *content, target, {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});
+      if (!lost)
+        fail_target(node, *content, target,
+                    {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});
     }
   give_up_lost(node);
   check_done(node);
@@ -199,8 +205,10 @@ void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   node.bytes_have += chunk_length(content.size, ChunkIndex(chunk));
   node.fresh_haves.push_back(slot);
   node.counts_changed.insert(content.index);
-  if (has_all(content)) on_all_chunks(node, content);
-  else if (content.chunks > 1 && !content.is_hashing && chunk == content.md5_next) node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
+  if (has_all(content))
+    on_all_chunks(node, content);
+  else if (content.chunks > 1 && !content.is_hashing && chunk == content.md5_next)
+    node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
 }
 
 void on_all_chunks(Node& node, Content& content) {
@@ -210,8 +218,10 @@ void on_all_chunks(Node& node, Content& content) {
     --node.open_contents;
     open_contents(node);
   }
-  if (content.md5_found) on_md5(node, content, *content.md5_found);
-  else if (content.chunks > 1 && !content.is_hashing) node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
+  if (content.md5_found)
+    on_md5(node, content, *content.md5_found);
+  else if (content.chunks > 1 && !content.is_hashing)
+    node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
 }
 
 namespace {
@@ -247,14 +257,17 @@ Task<> follow_md5(Node& node, ContentIndex index) {
     while (end < content.chunks && end - content.md5_next < kMd5Batch && node.picker.has(slot_of(content, end))) ++end;
     const auto file = content.partial;
     if (end == content.md5_next || !file) break;
-    const auto digested = co_await offload(node.world, [&, begin = content.md5_next] { return digest_range(*file, md5, content.size, begin, end); });
+    const auto digested =
+        co_await offload(node.world, [&, begin = content.md5_next] { return digest_range(*file, md5, content.size, begin, end); });
     if (content.life != life) co_return;  // it was given up meanwhile
     if (!digested) co_return finish(node, Failure(digested.error()));
     content.md5_next = end;
   }
   content.is_hashing = false;
-  if (content.md5_next < content.chunks) content.md5 = std::move(md5);
-  else content.md5_found = md5.finish();
+  if (content.md5_next < content.chunks)
+    content.md5 = std::move(md5);
+  else
+    content.md5_found = md5.finish();
   if (content.md5_found && has_all(content)) on_md5(node, content, *content.md5_found);
 }
 

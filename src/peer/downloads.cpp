@@ -1,9 +1,9 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -37,7 +37,9 @@ namespace {
 
 std::uint32_t length_of(const Content& content, std::uint32_t chunk) { return chunk_length(content.size, ChunkIndex(chunk)); }
 
-ChunkRef ref_of(const Remote& remote, const Content& content, Slot slot) { return {remote.handle_of.at(content.index), chunk_of(content, slot)}; }
+ChunkRef ref_of(const Remote& remote, const Content& content, Slot slot) {
+  return {remote.handle_of.at(content.index), chunk_of(content, slot)};
+}
 
 /// Lets the link's reader know what may come before the request goes out.
 void send_request(Remote& remote, std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted) {
@@ -123,7 +125,8 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
 void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
   if (!remote) return;
-  if (const auto outstanding = remote->outstanding.find(slot); outstanding != remote->outstanding.end()) outstanding->second.has_begun = true;
+  if (const auto outstanding = remote->outstanding.find(slot); outstanding != remote->outstanding.end())
+    outstanding->second.has_begun = true;
 }
 
 void refill_all(Node& node) {
@@ -147,7 +150,8 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
 }
 
 /// On a worker: is it right, and if so, on disk. A content of one chunk is opened, digested and written in one go.
-Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t chunk, std::span<const std::byte> bytes, const FileEntry* single) {
+Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t chunk, std::span<const std::byte> bytes,
+                        const FileEntry* single) {
   Stored stored;
   stored.is_right = chunk_hash(bytes, content.size) == hash_of(content, chunk);
   if (!stored.is_right) return stored;
@@ -169,7 +173,8 @@ void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
   const Content& content = content_at(node, slot);
   const std::string from = remote ? remote->id : "a peer that left";
-  node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot), to_hex(content.root).substr(0, 16)));
+  node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot),
+                               to_hex(content.root).substr(0, 16)));
   if (!remote) return;
   node.picker.source_lost(remote->source, slot);
   if (++remote->wrong_chunks < kMostWrongChunks) return;
@@ -211,7 +216,8 @@ Task<> store_arrival(Node& node, Arrival arrival) {
     single = content.targets.front().entry;
     descriptor = co_await node.descriptors.take(1);
   }
-  Stored stored = co_await offload(node.world, [&] { return verify_and_write(node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr); });
+  Stored stored = co_await offload(
+      node.world, [&] { return verify_and_write(node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr); });
   if (stored.partial && single) content.descriptor = std::move(descriptor);
   on_stored(node, arrival, std::move(stored));
   Remote* remote = remote_of(node, arrival.session);
@@ -231,7 +237,11 @@ void on_arrival(Node& node, Arrival arrival) {
       was_given_up = outstanding->second.is_given_up;
       remote->rate.on_answer(outstanding->second.requested, now, length);
       const double seconds = Seconds(now - outstanding->second.requested).count();
-      node.report.detail("chunk", {{"root", to_hex(content.root).substr(0, 16)}, {"chunk", std::uint64_t{chunk_of(content, arrival.slot)}}, {"bytes", std::uint64_t{length}}, {"from", remote->id}, {"seconds", seconds}});
+      node.report.detail("chunk", {{"root", to_hex(content.root).substr(0, 16)},
+                                   {"chunk", std::uint64_t{chunk_of(content, arrival.slot)}},
+                                   {"bytes", std::uint64_t{length}},
+                                   {"from", remote->id},
+                                   {"seconds", seconds}});
       remote->outstanding.erase(outstanding);
     }
   }
@@ -269,7 +279,8 @@ void release_requests(Node& node, Remote& remote) {
 
 void release_requests(Node& node, Remote& remote, const Content& content) {
   const Instant now = node.world.now();
-  for (auto asked = remote.outstanding.lower_bound(content.first); asked != remote.outstanding.end() && asked->first.value < content.first.value + content.chunks;) {
+  for (auto asked = remote.outstanding.lower_bound(content.first);
+       asked != remote.outstanding.end() && asked->first.value < content.first.value + content.chunks;) {
     const auto outstanding = asked++;
     remote.rate.on_dropped(now, outstanding->second.length);
     settle(node, remote, outstanding);
@@ -301,7 +312,8 @@ std::vector<InFlight> slow_candidates(const Node& node) {
   std::vector<InFlight> begun;
   for (const auto& [source, remote] : node.remotes)
     for (const auto& [slot, outstanding] : remote->outstanding)
-      if (!outstanding.is_given_up && !outstanding.is_cancelled) (outstanding.has_begun ? begun : waiting).push_back({slot, source, outstanding.expected_at});
+      if (!outstanding.is_given_up && !outstanding.is_cancelled)
+        (outstanding.has_begun ? begun : waiting).push_back({slot, source, outstanding.expected_at});
   const bool is_the_end = waiting.size() + begun.size() >= node.picker.missing();
   if (is_the_end) waiting.insert(waiting.end(), begun.begin(), begun.end());
   return waiting;

@@ -1,7 +1,7 @@
 module;
 
-#include <boost/asio/awaitable.hpp>
 #include <fmt/format.h>
+#include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -40,8 +40,10 @@ Remote* source_of_hashes(Node& node, const Content& content) {
   std::vector<Remote*> whole;
   std::vector<Remote*> some;
   for (const auto& [source, remote] : node.remotes) {
-    if (remote->complete.contains(content.index)) whole.push_back(remote.get());
-    else if (remote->handle_of.contains(content.index)) some.push_back(remote.get());
+    if (remote->complete.contains(content.index))
+      whole.push_back(remote.get());
+    else if (remote->handle_of.contains(content.index))
+      some.push_back(remote.get());
   }
   auto& candidates = whole.empty() ? some : whole;
   return candidates.empty() ? nullptr : candidates[node.world.random() % candidates.size()];
@@ -72,7 +74,8 @@ void ask_for_hashes(Node& node, Content& content) {
 
 void on_hash_request(Node& node, Remote& remote, const HashRequest& request) {
   const Content* content = find_content(node, ContentIndex(request.handle));
-  if (!content || !content->hashes || request.span >= span_count(content->chunks)) return tell(remote, HashReply{request.handle, request.span, {}, {}});
+  if (!content || !content->hashes || request.span >= span_count(content->chunks))
+    return tell(remote, HashReply{request.handle, request.span, {}, {}});
   node.tasks.spawn(node.strand, "hashes", send_hashes(node, remote.source, request.handle, request.span, content->hashes));
 }
 
@@ -86,11 +89,14 @@ Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply) {
     return {};
   }
   if (reply.span >= content.spans.size() || content.spans[reply.span]) return {};
-  if (!span_is_valid({reply.span, reply.hashes, reply.proof}, content.root, content.size)) return fail(Errc::wrong_digest, "chunk hashes that do not lead to the root");
+  if (!span_is_valid({reply.span, reply.hashes, reply.proof}, content.root, content.size))
+    return fail(Errc::wrong_digest, "chunk hashes that do not lead to the root");
   std::ranges::copy(reply.hashes, content.gathered.begin() + std::ptrdiff_t{reply.span} * kSpanChunks);
   content.spans[reply.span] = true;
-  if (std::ranges::all_of(content.spans, [](bool is_here) { return is_here; })) on_hashes_complete(node, content);
-  else ask_for_hashes(node, content);
+  if (std::ranges::all_of(content.spans, [](bool is_here) { return is_here; }))
+    on_hashes_complete(node, content);
+  else
+    ask_for_hashes(node, content);
   return {};
 }
 

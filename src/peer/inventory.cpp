@@ -31,7 +31,9 @@ constexpr std::size_t kMessageRoom = kControlLimit - 1024;
 constexpr std::uint32_t kBitsPerHolding = 32 * 1024 * 8;  // half a message's worth of bits
 constexpr std::uint64_t kLargestFile = std::uint64_t{1} << 50;
 
-bool is_interested(const Remote& remote, const Content& content) { return remote.wants_everything || remote.wanted_roots.contains(content.root); }
+bool is_interested(const Remote& remote, const Content& content) {
+  return remote.wants_everything || remote.wanted_roots.contains(content.root);
+}
 
 /// What we have of a content, in one holding or, for very long files, several.
 std::vector<Holding> holdings_of(const Node& node, const Content& content) {
@@ -146,8 +148,10 @@ void flush_haves(Node& node) {
       }
       const std::uint32_t chunk = chunk_of(content, slot);
       const bool goes_on = !runs.empty() && runs.back().handle == content.index.value && runs.back().first + runs.back().count == chunk;
-      if (goes_on) ++runs.back().count;
-      else runs.push_back({content.index.value, chunk, 1});
+      if (goes_on)
+        ++runs.back().count;
+      else
+        runs.push_back({content.index.value, chunk, 1});
     }
     writer.flush();  // a handle is introduced before it is used
     send_haves(*remote, runs);
@@ -177,8 +181,10 @@ std::vector<ChunkRun> runs_of(const Holding& holding) {
   for (std::size_t bit = 0; bit < holding.bits.size() * 8; ++bit) {
     if ((holding.bits[bit / 8] >> bit % 8 & 1) == 0) continue;
     const auto chunk = static_cast<std::uint32_t>(holding.first_chunk + bit);
-    if (!runs.empty() && runs.back().first + runs.back().count == chunk) ++runs.back().count;
-    else runs.push_back({holding.handle, chunk, 1});
+    if (!runs.empty() && runs.back().first + runs.back().count == chunk)
+      ++runs.back().count;
+    else
+      runs.push_back({holding.handle, chunk, 1});
   }
   return runs;
 }
@@ -195,11 +201,13 @@ Result<> note_runs(Node& node, Remote& remote, const Content& content, std::span
 Result<> bind_handle(Remote& remote, std::uint32_t handle, const Content& content) {
   const auto [known, is_new] = remote.their_handles.try_emplace(handle, content.index);
   const auto [back, is_first] = remote.handle_of.try_emplace(content.index, handle);
-  if (known->second != content.index || back->second != handle) return fail(Errc::malformed, fmt::format("handle {} does not stand for one content", handle));
+  if (known->second != content.index || back->second != handle)
+    return fail(Errc::malformed, fmt::format("handle {} does not stand for one content", handle));
   return {};
 }
 
-Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_t handle, bool is_complete, std::span<const ChunkRun> runs) {
+Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_t handle, bool is_complete,
+                      std::span<const ChunkRun> runs) {
   if (auto bound = bind_handle(remote, handle, content); !bound) return bound;
   if (is_complete) {
     remote.complete.insert(content.index);
@@ -224,7 +232,8 @@ void keep_unplaced(Remote& remote, const Holding& holding) {
 }
 
 Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
-  if (holding.size == 0 || holding.size >= kLargestFile) return fail(Errc::malformed, fmt::format("an inventory of {} bytes", holding.size));
+  if (holding.size == 0 || holding.size >= kLargestFile)
+    return fail(Errc::malformed, fmt::format("an inventory of {} bytes", holding.size));
   if (Content* content = known_content(node, holding.root, holding.size)) {
     const auto taken = note_holding(node, remote, *content, holding.handle, holding.is_complete, runs_of(holding));
     if (taken && content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);

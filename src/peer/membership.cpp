@@ -1,8 +1,8 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -34,7 +34,8 @@ namespace shoal {
 
 void tell_tracker(Node& node, Message message) {
   if (!node.tracker) return;
-  asio::post(node.tracker->link->executor(), [tracker = node.tracker, message = std::move(message)]() mutable { tracker->outbox.push(std::move(message)); });
+  asio::post(node.tracker->link->executor(),
+             [tracker = node.tracker, message = std::move(message)]() mutable { tracker->outbox.push(std::move(message)); });
 }
 
 void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Registered& registered) {

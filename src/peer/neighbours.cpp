@@ -1,10 +1,10 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
-#include <tl/expected.hpp>
 #include <system_error>
+#include <tl/expected.hpp>
 
 #include <cstdint>
 #include <map>
@@ -42,7 +42,8 @@ Remote* remote_of(Node& node, const SessionPtr& session) {
 }
 
 void tell(Remote& remote, Message message) {
-  asio::post(remote.session->link->executor(), [session = remote.session, message = std::move(message)]() mutable { session->outbox.push(std::move(message)); });
+  asio::post(remote.session->link->executor(),
+             [session = remote.session, message = std::move(message)]() mutable { session->outbox.push(std::move(message)); });
 }
 
 namespace {
@@ -97,9 +98,12 @@ void part(Node& node, const SessionPtr& session, const std::optional<Error>& why
   if (!remote || remote->session != session) return;
   node.report.detail("peer_gone", {{"peer", session->id}, {"why", why ? why->message() : "left"}});
   if (why && !node.outcome) {
-    if (why->code == std::errc::connection_reset) node.report.note(fmt::format("peer {}: connection was forcibly closed", session->id));
-    else if (why->code == make_error_code(Errc::closed)) node.report.debug(fmt::format("peer {}: connection closed", session->id));
-    else node.report.warn(fmt::format("peer {}: {}", session->id, why->message()));
+    if (why->code == std::errc::connection_reset)
+      node.report.note(fmt::format("peer {}: connection was forcibly closed", session->id));
+    else if (why->code == make_error_code(Errc::closed))
+      node.report.debug(fmt::format("peer {}: connection closed", session->id));
+    else
+      node.report.warn(fmt::format("peer {}: {}", session->id, why->message()));
   }
   forget(node, *remote);
   give_up_lost(node);
@@ -112,16 +116,26 @@ Result<> on_message(Node& node, const SessionPtr& session, const Message& messag
   Remote* remote = remote_of(node, session);
   if (!remote) return fail(Errc::closed, "the session was replaced");
   Result<> result;
-  if (const auto* have = std::get_if<Have>(&message)) result = on_have(node, *remote, *have);
-  else if (const auto* request = std::get_if<Request>(&message)) result = on_request(node, *remote, *request);
-  else if (const auto* inventory = std::get_if<Inventory>(&message)) result = on_inventory(node, *remote, *inventory);
-  else if (const auto* cancel = std::get_if<Cancel>(&message)) on_cancel(node, *remote, *cancel);
-  else if (const auto* reject = std::get_if<Reject>(&message)) on_reject(node, *remote, *reject);
-  else if (const auto* hashes = std::get_if<HashRequest>(&message)) on_hash_request(node, *remote, *hashes);
-  else if (const auto* reply = std::get_if<HashReply>(&message)) result = on_hash_reply(node, *remote, *reply);
-  else if (const auto* gone = std::get_if<Gone>(&message)) on_gone(node, *remote, *gone);
-  else if (const auto* subscribe = std::get_if<Subscribe>(&message)) on_subscribe(node, *remote, *subscribe);
-  else return fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
+  if (const auto* have = std::get_if<Have>(&message))
+    result = on_have(node, *remote, *have);
+  else if (const auto* request = std::get_if<Request>(&message))
+    result = on_request(node, *remote, *request);
+  else if (const auto* inventory = std::get_if<Inventory>(&message))
+    result = on_inventory(node, *remote, *inventory);
+  else if (const auto* cancel = std::get_if<Cancel>(&message))
+    on_cancel(node, *remote, *cancel);
+  else if (const auto* reject = std::get_if<Reject>(&message))
+    on_reject(node, *remote, *reject);
+  else if (const auto* hashes = std::get_if<HashRequest>(&message))
+    on_hash_request(node, *remote, *hashes);
+  else if (const auto* reply = std::get_if<HashReply>(&message))
+    result = on_hash_reply(node, *remote, *reply);
+  else if (const auto* gone = std::get_if<Gone>(&message))
+    on_gone(node, *remote, *gone);
+  else if (const auto* subscribe = std::get_if<Subscribe>(&message))
+    on_subscribe(node, *remote, *subscribe);
+  else
+    return fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
   return result;
 }
 

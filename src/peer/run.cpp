@@ -1,9 +1,9 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -71,7 +71,8 @@ constexpr int kSlowEvery = 20;  // ticks between the slower chores
 
 bool is_busy(const Node& node) {
   if (node.queue.waiting() > 0 || node.open_contents > 0 || !node.fresh_haves.empty()) return true;
-  return std::ranges::any_of(node.remotes, [](const auto& remote) { return !remote.second->outstanding.empty() || remote.second->is_sending; });
+  return std::ranges::any_of(node.remotes,
+                             [](const auto& remote) { return !remote.second->outstanding.empty() || remote.second->is_sending; });
 }
 
 void do_slow_chores(Node& node) {
@@ -117,7 +118,8 @@ void draw_progress(Node& node) {
     lines.push_back({content.targets.front().entry.name, done, content.size, 0, sources_of(content)});
   }
   const auto active = std::ranges::count_if(node.remotes, [](const auto& remote) { return !remote.second->outstanding.empty(); });
-  node.report.progress(lines, {"total", node.bytes_have, node.bytes_wanted, node.down.rate(node.world.now()), static_cast<std::uint32_t>(active)});
+  node.report.progress(lines,
+                       {"total", node.bytes_have, node.bytes_wanted, node.down.rate(node.world.now()), static_cast<std::uint32_t>(active)});
 }
 
 // ---- the run ------------------------------------------------------------------------------------------
@@ -148,9 +150,15 @@ void tell_of_scan(Node& node, const ScanReport& scanned) {
   for (const auto& file : scanned.files) bytes += file.entry.size;
   for (const auto& problem : scanned.problems) node.report.warn(problem.message());
   if (!scanned.symlinks.empty())
-    node.report.note(fmt::format("skipped {} symbolic link{} ({}{})", scanned.symlinks.size(), scanned.symlinks.size() == 1 ? "" : "s", scanned.symlinks.front(), scanned.symlinks.size() > 1 ? ", ..." : ""));
-  node.report.note(fmt::format("{}: offers {} files, {}; {} digested anew", node.options.id, scanned.files.size(), format_bytes(bytes), format_bytes(scanned.bytes_hashed)));
-  node.report.event("scanned", {{"files", std::uint64_t{scanned.files.size()}}, {"bytes", bytes}, {"digested", scanned.bytes_hashed}, {"symlinks", std::uint64_t{scanned.symlinks.size()}}, {"problems", std::uint64_t{scanned.problems.size()}}});
+    node.report.note(fmt::format("skipped {} symbolic link{} ({}{})", scanned.symlinks.size(), scanned.symlinks.size() == 1 ? "" : "s",
+                                 scanned.symlinks.front(), scanned.symlinks.size() > 1 ? ", ..." : ""));
+  node.report.note(fmt::format("{}: offers {} files, {}; {} digested anew", node.options.id, scanned.files.size(), format_bytes(bytes),
+                               format_bytes(scanned.bytes_hashed)));
+  node.report.event("scanned", {{"files", std::uint64_t{scanned.files.size()}},
+                                {"bytes", bytes},
+                                {"digested", scanned.bytes_hashed},
+                                {"symlinks", std::uint64_t{scanned.symlinks.size()}},
+                                {"problems", std::uint64_t{scanned.problems.size()}}});
 }
 
 Result<std::shared_ptr<Listener>> listen(Node& node) {
@@ -174,14 +182,17 @@ Task<> say_goodbye(Node& node, ExitCode exit) {
 Task<> wind_up(Node& node, std::shared_ptr<Listener> listener) {
   co_await run_on(node.strand, [&] {
     if (listener) listener->close();
-    for (const auto& [source, remote] : node.remotes) asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
+    for (const auto& [source, remote] : node.remotes)
+      asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
   });
   node.tasks.cancel();
   co_await node.tasks.join();
   co_await run_on(node.strand, [] {});  // what tasks posted last comes before this
 }
 
-PeerOutcome tally(const Node& node, ExitCode exit) { return {exit, node.files_published, node.bytes_fetched, node.bytes_wasted, node.swarm_time, node.percent_of_bound}; }
+PeerOutcome tally(const Node& node, ExitCode exit) {
+  return {exit, node.files_published, node.bytes_fetched, node.bytes_wasted, node.swarm_time, node.percent_of_bound};
+}
 
 /// Runs what is common to all kinds of run, until something finishes the node.
 Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listener, Task<> tracker_side) {
@@ -221,7 +232,8 @@ Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& stor
   co_return co_await run_node(node, *listener, follow_tracker(node));
 }
 
-Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns, Signal& stop) {
+Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
+                                  Signal& stop) {
   Node node(world, report, storage, std::move(options));
   node.ends_when_done = true;
   std::atomic<bool> is_stopped = false;

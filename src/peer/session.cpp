@@ -1,11 +1,11 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/system/system_error.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -44,7 +44,7 @@ namespace {
 constexpr Nanoseconds kGreetingPatience = 10s;
 constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kPingInterval = 4s;
-constexpr double kPieceSeconds = 0.005;         // a piece of a chunk takes about this long, so that control messages get between
+constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
 constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
 constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
@@ -61,7 +61,8 @@ Task<> greet_as_initiator(Node& node, PeerSession& session) {
   hello.instance = node.instance;
   co_await step(send(*session.link, std::move(hello)));
   const Welcome welcome = co_await step(receive<Welcome>(*session.link, kGreetingPatience));
-  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion) throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting", {}});
+  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
+    throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting", {}});
   session.id = welcome.id;
   session.instance = welcome.instance;
 }
@@ -127,8 +128,10 @@ Task<> open_sources(Node& node, std::vector<UploadJob>& jobs) {
     for (auto& job : jobs) {
       if (job.source || !job.served_as) continue;
       auto opened = node.storage.open(*job.served_as);
-      if (opened) job.source = std::move(*opened);
-      else job.is_changed = opened.error().code == make_error_code(Errc::changed) || opened.error().code == make_error_code(Errc::not_found);
+      if (opened)
+        job.source = std::move(*opened);
+      else
+        job.is_changed = opened.error().code == make_error_code(Errc::changed) || opened.error().code == make_error_code(Errc::not_found);
     }
   });
 }
@@ -142,8 +145,10 @@ Task<> send_uploads(Node& node, SessionPtr session) {
   std::vector<UploadJob> unsent;
   for (auto& job : jobs) {
     const bool is_sent = job.source && co_await send_job(node, *session, job);
-    if (is_sent) bytes += job.length;
-    else unsent.push_back(std::move(job));
+    if (is_sent)
+      bytes += job.length;
+    else
+      unsent.push_back(std::move(job));
   }
   session->in_hand.clear();
   session->cancelled.clear();
@@ -155,8 +160,10 @@ Task<> write_to(Node& node, SessionPtr session) {
   try {
     while (!session->is_over) {
       co_await send_control(*session);
-      if (!session->uploads.empty()) co_await send_uploads(node, session);
-      else if (session->outbox.is_empty()) co_await session->outbox.wait_for_work();
+      if (!session->uploads.empty())
+        co_await send_uploads(node, session);
+      else if (session->outbox.is_empty())
+        co_await session->outbox.wait_for_work();
     }
   } catch (...) {
     session->link->close();
@@ -185,7 +192,8 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   if (found == session->expected.end()) out_of_order(fmt::format("a chunk {} that was not asked for", header.chunk));
   const std::shared_ptr<Expected> kept = found->second;  // a later request for the same chunk replaces the entry
   Expected& expected = *kept;
-  if (header.offset != expected.filled || header.length > expected.length - expected.filled) out_of_order("a piece that does not follow the last one");
+  if (header.offset != expected.filled || header.length > expected.length - expected.filled)
+    out_of_order("a piece that does not follow the last one");
   if (expected.filled == 0) {
     if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
     post_to(node, [&node, session, slot = expected.slot] { on_chunk_begun(node, session, slot); });
@@ -196,7 +204,8 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   if (expected.filled < expected.length) co_return;
   --session->begun_chunks;
   Arrival arrival{session, expected.slot, std::move(expected.buffer)};
-  if (const auto entry = session->expected.find(ref); entry != session->expected.end() && entry->second == kept) session->expected.erase(entry);
+  if (const auto entry = session->expected.find(ref); entry != session->expected.end() && entry->second == kept)
+    session->expected.erase(entry);
   post_to(node, [&node, arrival = std::move(arrival)]() mutable { on_arrival(node, std::move(arrival)); });
 }
 
@@ -230,7 +239,8 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
 Task<> read_from(Node& node, SessionPtr session) {
   for (;;) {
     // Two peers that both stopped reading until the other takes what they say would wait for ever.
-    if (session->outbox.bytes() > kMostUnsent) throw StepFailed(Error{make_error_code(Errc::too_large), "it does not take what it is sent", {}});
+    if (session->outbox.bytes() > kMostUnsent)
+      throw StepFailed(Error{make_error_code(Errc::too_large), "it does not take what it is sent", {}});
     Incoming incoming = co_await step(session->link->receive(kIdlePatience));
     if (const auto* header = std::get_if<ChunkHeader>(&incoming)) {
       co_await take_piece(node, session, *header);
@@ -270,7 +280,8 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   } else if (why) {
     node.report.detail("stranger", {{"address", to_string(session->link->remote())}, {"why", why->message()}});
     const bool is_worth_a_line = !session->is_initiator && why->code != make_error_code(Errc::closed);
-    if (is_worth_a_line) node.report.warn(fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
+    if (is_worth_a_line)
+      node.report.warn(fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
   }
 }
 

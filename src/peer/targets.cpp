@@ -1,7 +1,7 @@
 module;
 
-#include <boost/asio/awaitable.hpp>
 #include <fmt/format.h>
+#include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -70,8 +70,10 @@ void open_contents(Node& node) {
     content.stage = Stage::opening;
     ++node.open_contents;
     content.gathered.resize(content.chunks);
-    if (content.hashes || std::ranges::all_of(content.spans, [](bool is_here) { return is_here; })) on_hashes_complete(node, content);
-    else ask_for_hashes(node, content);
+    if (content.hashes || std::ranges::all_of(content.spans, [](bool is_here) { return is_here; }))
+      on_hashes_complete(node, content);
+    else
+      ask_for_hashes(node, content);
   }
 }
 
@@ -84,7 +86,8 @@ void on_hashes_complete(Node& node, Content& content) {
 namespace {
 
 /// What an earlier run left, chunk by chunk: those that are right. On a worker, in slices.
-std::vector<std::uint32_t> right_chunks(const PartialFile& file, const std::vector<Sha256Digest>& hashes, std::uint32_t begin, std::uint32_t end) {
+std::vector<std::uint32_t> right_chunks(const PartialFile& file, const std::vector<Sha256Digest>& hashes, std::uint32_t begin,
+                                        std::uint32_t end) {
   std::vector<std::uint32_t> right;
   std::vector<std::byte> bytes(kChunkSize);
   for (std::uint32_t chunk = begin; chunk < end; ++chunk) {
@@ -127,7 +130,9 @@ Task<> open_content(Node& node, ContentIndex index) {
       chunk = stop;
     }
   }
-  if (resumed > 0) node.report.note(fmt::format("{}: {} of {} are here from an earlier run", entry.name, format_bytes(resumed), format_bytes(content.size)));
+  if (resumed > 0)
+    node.report.note(
+        fmt::format("{}: {} of {} are here from an earlier run", entry.name, format_bytes(resumed), format_bytes(content.size)));
   introduce(node, content);
   if (has_all(content)) co_return;
   content.stage = Stage::fetching;
@@ -144,7 +149,8 @@ void on_md5(Node& node, Content& content, const Md5Digest& md5) {
     Target& target = content.targets[i];
     if (target.is_published || target.is_failed || target.is_publishing) continue;
     if (target.entry.md5 != md5) {
-      const std::string what = fmt::format("{}: MD5 is {}, but {} said {}", target.entry.name, to_hex(md5), target.owner, to_hex(target.entry.md5));
+      const std::string what =
+          fmt::format("{}: MD5 is {}, but {} said {}", target.entry.name, to_hex(md5), target.owner, to_hex(target.entry.md5));
       fail_target(node, content, target, {make_error_code(Errc::wrong_digest), what, {}});
       continue;
     }
@@ -163,7 +169,8 @@ void give_up_target(Node& node, Content& content, Target& target) {
   --node.unfinished;
   if (!std::ranges::all_of(content.targets, [](const Target& other) { return other.is_failed; })) return;
   if (content.stage == Stage::complete) return;
-  if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content)) --node.open_contents;
+  if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content))
+    --node.open_contents;
   content.stage = Stage::failed;
   content.partial.reset();
   content.descriptor = {};
@@ -204,7 +211,11 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
   content.stage = Stage::complete;
   if (!content.served_as) content.served_as = target.entry;
   const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
-  node.report.event("file", {{"name", target.entry.name}, {"bytes", content.size}, {"md5", to_hex(target.entry.md5)}, {"seconds", seconds}, {"owner", target.owner}});
+  node.report.event("file", {{"name", target.entry.name},
+                             {"bytes", content.size},
+                             {"md5", to_hex(target.entry.md5)},
+                             {"seconds", seconds},
+                             {"owner", target.owner}});
   node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
 }
 
@@ -213,7 +224,9 @@ Task<> publish_copy(Node& node, ToPublish job) {
   Content& content = *find_content(node, job.content);
   if (!content.served_as) {
     Target& target = content.targets[job.target];
-    co_return fail_target(node, content, target, {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
+    co_return fail_target(
+        node, content, target,
+        {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
   }
   const StoredFile from{*content.served_as, content.hashes};
   const FileEntry to = content.targets[job.target].entry;
@@ -250,14 +263,17 @@ Task<> publish_contents(Node& node) {
       const ToPublish job = node.to_publish.front();
       node.to_publish.pop_front();
       Content& content = *find_content(node, job.content);
-      const bool is_first = !content.served_as && content.partial && std::ranges::find(batch, job.content, &ToPublish::content) == batch.end();
+      const bool is_first =
+          !content.served_as && content.partial && std::ranges::find(batch, job.content, &ToPublish::content) == batch.end();
       (is_first ? batch : copies).push_back(job);
     }
     if (!batch.empty()) co_await publish_batch(node, std::move(batch));
     for (const ToPublish& copy : copies) {
       const Content& content = *find_content(node, copy.content);
-      if (!content.served_as && content.partial) co_await publish_batch(node, {copy});  // the first name could not be given
-      else co_await publish_copy(node, copy);
+      if (!content.served_as && content.partial)
+        co_await publish_batch(node, {copy});  // the first name could not be given
+      else
+        co_await publish_copy(node, copy);
     }
     check_done(node);
   }
@@ -265,10 +281,13 @@ Task<> publish_contents(Node& node) {
 
 void give_up_lost(Node& node) {
   // Only who is connected can be judged by: wait for those that are here.
-  const auto is_unreached = [&](const auto& peer) { return peer.second.is_here && peer.first != node.options.id && !node.by_id.contains(peer.first); };
+  const auto is_unreached = [&](const auto& peer) {
+    return peer.second.is_here && peer.first != node.options.id && !node.by_id.contains(peer.first);
+  };
   if (std::ranges::any_of(node.roster, is_unreached)) return;
   for (const auto& content : node.contents) {
-    const bool is_asked = std::ranges::any_of(content->targets, [](const Target& target) { return target.is_lost && !target.is_failed && !target.is_published; });
+    const bool is_asked = std::ranges::any_of(
+        content->targets, [](const Target& target) { return target.is_lost && !target.is_failed && !target.is_published; });
     if (!is_asked || content->stage == Stage::complete || content->stage == Stage::checking) continue;
     const auto is_out_of_reach = [&](std::uint32_t chunk) {
       const Slot slot = slot_of(*content, chunk);
@@ -279,7 +298,10 @@ void give_up_lost(Node& node) {
     if (!is_lost) continue;
     for (auto& target : content->targets) {
       if (!target.is_lost) continue;
-      fail_target(node, *content, target, {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry.name, target.owner), "run again when it is back; what was fetched is kept"});
+      fail_target(
+          node, *content, target,
+          {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry.name, target.owner),
+           "run again when it is back; what was fetched is kept"});
     }
   }
 }
@@ -293,11 +315,14 @@ void check_done(Node& node) {
   report_progress(node);
   const auto upload = node.options.upload_limit > 0 ? node.options.upload_limit : static_cast<std::uint64_t>(node.up.peak());
   const auto at = node.clock.at(node.world.now()).count();
-  tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(node.failed_targets), at, upload, static_cast<std::uint64_t>(node.down.peak())});
+  tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(node.failed_targets), at, upload,
+                              static_cast<std::uint64_t>(node.down.peak())});
   if (!is_first) return;
-  node.report.event("complete", {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{node.failed_targets}}});
+  node.report.event("complete",
+                    {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{node.failed_targets}}});
   node.report.end_progress();
-  node.report.note(fmt::format("all complete: {} files, {} fetched; still serving", node.files_published, format_bytes(node.bytes_fetched)));
+  node.report.note(
+      fmt::format("all complete: {} files, {} fetched; still serving", node.files_published, format_bytes(node.bytes_fetched)));
 }
 
 }  // namespace shoal

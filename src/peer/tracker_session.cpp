@@ -1,9 +1,9 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -42,8 +42,8 @@ constexpr Nanoseconds kFirstBackoff = 100ms;
 constexpr Nanoseconds kLongestBackoff = 1s;
 constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kPollInterval = 2s;
-constexpr int kQuickPings = 6;                  // at first, for a clock that is good at once
-constexpr int kMostRefusals = 20;               // a connection of ours that died may still be known as here
+constexpr int kQuickPings = 6;     // at first, for a clock that is good at once
+constexpr int kMostRefusals = 20;  // a connection of ours that died may still be known as here
 constexpr std::size_t kOfferBytes = kControlLimit - 4096;
 
 using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
@@ -57,14 +57,17 @@ Task<> greet(Node& node, Link& link) {
   hello.instance = node.instance;
   co_await step(send(link, std::move(hello)));
   const Welcome welcome = co_await step(receive<Welcome>(link, kIdlePatience));
-  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion) throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
+  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
+    throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
   link.established();
 }
 
 Task<> write_to(TrackerLinkPtr tracker) {
   while (!tracker->is_over) {
-    if (tracker->outbox.is_empty()) co_await tracker->outbox.wait_for_work();
-    else co_await step(tracker->link->send(tracker->outbox.take_now(kControlLimit)));
+    if (tracker->outbox.is_empty())
+      co_await tracker->outbox.wait_for_work();
+    else
+      co_await step(tracker->link->send(tracker->outbox.take_now(kControlLimit)));
   }
 }
 
@@ -131,8 +134,10 @@ Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
     const Incoming incoming = co_await step(tracker->link->receive(kIdlePatience));
     const auto* message = std::get_if<Message>(&incoming);
     if (!message) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from the tracker", {}});
-    if (const auto* pong = std::get_if<Pong>(message)) on_pong(node, *pong);
-    else unwrap(co_await in_node(node, [&] { return on_tracker_message(node, *message); }));
+    if (const auto* pong = std::get_if<Pong>(message))
+      on_pong(node, *pong);
+    else
+      unwrap(co_await in_node(node, [&] { return on_tracker_message(node, *message); }));
   }
 }
 
@@ -266,7 +271,8 @@ Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns,
     auto findings = co_await ask(link, ++query, pattern);
     const bool is_had = std::ranges::any_of(findings, [](const Finding& finding) { return !finding.holders.empty(); });
     if (is_first && findings.empty())
-      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
+      throw StepFailed(
+          Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
     if (is_first && !is_had) node.report.note(fmt::format("'{}' is known, but nobody who is here has all of it; waiting", pattern));
     for (auto& finding : findings) co_await take_finding(node, std::move(finding));
   }
@@ -312,7 +318,8 @@ Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options,
     auto link = co_await world.connect(options.tracker, strand, kConnectPatience);
     if (!link) {
       if (options.wait && world.now() - since >= *options.wait)
-        co_return fail(link.error().code, fmt::format("no tracker at {}", to_string(options.tracker)), "start one with shoal-tracker, or say where it is with --tracker");
+        co_return fail(link.error().code, fmt::format("no tracker at {}", to_string(options.tracker)),
+                       "start one with shoal-tracker, or say where it is with --tracker");
       co_await world.sleep(kFirstBackoff);
       continue;
     }

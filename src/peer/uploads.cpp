@@ -1,8 +1,8 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ namespace {
 constexpr std::size_t kActiveUploads = 2;
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;
-constexpr double kStuckLeast = 0.1;            // seconds
+constexpr double kStuckLeast = 0.1;                // seconds
 constexpr std::uint64_t kBatchBytes = kChunkSize;  // small chunks go out together
 
 bool is_stuck(const Node& node, const Remote& remote) {
@@ -44,7 +44,8 @@ bool is_stuck(const Node& node, const Remote& remote) {
 }
 
 std::size_t active_uploads(const Node& node) {
-  return static_cast<std::size_t>(std::ranges::count_if(node.remotes, [&](const auto& remote) { return remote.second->is_sending && !is_stuck(node, *remote.second); }));
+  return static_cast<std::size_t>(std::ranges::count_if(
+      node.remotes, [&](const auto& remote) { return remote.second->is_sending && !is_stuck(node, *remote.second); }));
 }
 
 UploadJob job_for(const Content& content, Slot slot) {
@@ -60,7 +61,9 @@ UploadJob job_for(const Content& content, Slot slot) {
   return job;
 }
 
-bool can_serve(const Node& node, const Content& content, Slot slot) { return node.picker.has(slot) && (content.served_as || content.partial); }
+bool can_serve(const Node& node, const Content& content, Slot slot) {
+  return node.picker.has(slot) && (content.served_as || content.partial);
+}
 
 /// Takes the next chunk for one of the neighbours that `is_ready`; requests that cannot be served any more are rejected.
 std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::function<bool(Source)>& is_ready) {
@@ -96,7 +99,8 @@ Result<> on_request(Node& node, Remote& remote, const Request& request) {
   Reject refused;
   for (const ChunkRef& ref : request.chunks) {
     const Content* content = find_content(node, ContentIndex(ref.handle));
-    if (!content || ref.chunk >= content->chunks) return fail(Errc::malformed, fmt::format("a request for chunk {} of the unknown handle {}", ref.chunk, ref.handle));
+    if (!content || ref.chunk >= content->chunks)
+      return fail(Errc::malformed, fmt::format("a request for chunk {} of the unknown handle {}", ref.chunk, ref.handle));
     const Slot slot = slot_of(*content, ref.chunk);
     if (!can_serve(node, *content, slot) || !node.queue.add(remote.source, slot)) refused.chunks.push_back(ref);
   }
@@ -109,8 +113,10 @@ void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
   Reject rejected;
   for (const ChunkRef& ref : cancel.chunks) {
     const Content* content = find_content(node, ContentIndex(ref.handle));
-    if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk))) rejected.chunks.push_back(ref);
-    else if (remote.is_sending) cancel_sending(remote, ref);
+    if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk)))
+      rejected.chunks.push_back(ref);
+    else if (remote.is_sending)
+      cancel_sending(remote, ref);
   }
   if (!rejected.chunks.empty()) tell(remote, std::move(rejected));
 }
@@ -150,7 +156,8 @@ void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::ve
   if (!rejected.chunks.empty()) tell(*remote, std::move(rejected));
   remote->bytes_sent += bytes;
   remote->is_sending = false;
-  if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote)) node.batch_seconds += (Seconds(now - remote->sending_since).count() - node.batch_seconds) / 16;
+  if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote))
+    node.batch_seconds += (Seconds(now - remote->sending_since).count() - node.batch_seconds) / 16;
   serve_next(node);
 }
 

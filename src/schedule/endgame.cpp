@@ -16,9 +16,7 @@ namespace shoal {
 namespace {
 
 /// How much longer a request will take. One that is late is expected to take as long again as it is late.
-Nanoseconds time_left(const InFlight& request, Instant now) {
-  return std::max(request.expected_at - now, now - request.expected_at);
-}
+Nanoseconds time_left(const InFlight& request, Instant now) { return std::max(request.expected_at - now, now - request.expected_at); }
 
 }  // namespace
 

@@ -14,11 +14,11 @@ import shoal.base;
 namespace shoal {
 namespace {
 
-constexpr double kMemory = 1.0;                       ///< Seconds of busy time after which 1/e of a sample is left.
-constexpr double kShortest = 1e-3;                    ///< Nobody is believed a rate that was measured over less.
-constexpr double kLongestSilence = 2.0;               ///< Seconds that one stall counts at most, so that it can be lived down.
-constexpr Seconds kSlack{0.008};                      ///< Answers that wait for us, beyond a round trip.
-constexpr Seconds kLongest{3600};                     ///< No expectation goes beyond it, so that no sum overflows.
+constexpr double kMemory = 1.0;          ///< Seconds of busy time after which 1/e of a sample is left.
+constexpr double kShortest = 1e-3;       ///< Nobody is believed a rate that was measured over less.
+constexpr double kLongestSilence = 2.0;  ///< Seconds that one stall counts at most, so that it can be lived down.
+constexpr Seconds kSlack{0.008};         ///< Answers that wait for us, beyond a round trip.
+constexpr Seconds kLongest{3600};        ///< No expectation goes beyond it, so that no sum overflows.
 constexpr double kFewestChunks = 2;
 constexpr double kMostChunks = 64;
 
@@ -86,8 +86,6 @@ Nanoseconds SourceRate::expected(std::uint64_t bytes) const {
   return to_nanoseconds(transfer + Seconds(min_rtt_.value_or(Nanoseconds(0))));
 }
 
-Nanoseconds SourceRate::patience(std::uint64_t bytes) const {
-  return std::max<Nanoseconds>(3 * expected(bytes), std::chrono::seconds(2));
-}
+Nanoseconds SourceRate::patience(std::uint64_t bytes) const { return std::max<Nanoseconds>(3 * expected(bytes), std::chrono::seconds(2)); }
 
 }  // namespace shoal

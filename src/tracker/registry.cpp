@@ -39,7 +39,8 @@ constexpr Nanoseconds kLongestSwarm = std::chrono::hours(24 * 365);
 }  // namespace
 
 Result<> check_peer_id(std::string_view id) {
-  if (id.size() > kMaxPeerId) return fail(Errc::usage, fmt::format("the peer name is {} bytes long", id.size()), fmt::format("use at most {}", kMaxPeerId));
+  if (id.size() > kMaxPeerId)
+    return fail(Errc::usage, fmt::format("the peer name is {} bytes long", id.size()), fmt::format("use at most {}", kMaxPeerId));
   if (id.find('/') != std::string_view::npos || !check_name(id))
     return fail(Errc::usage, fmt::format("'{}' cannot name a peer", id), "use letters, digits, '-', '_' and '.'");
   return {};
@@ -63,13 +64,15 @@ std::string_view Registry::name_of_peer(PeerId peer) const {
 std::optional<Registry::Denial> Registry::objection_to(const Hello& hello, const Register& request) const {
   if (outcome_) return deny(RefusalReason::swarm_over, "the swarm is over", "start a new tracker");
   if (request.host.size() > kMaxHost)
-    return deny(RefusalReason::bad_register, fmt::format("an address of {} bytes", request.host.size()), fmt::format("use at most {}", kMaxHost));
+    return deny(RefusalReason::bad_register, fmt::format("an address of {} bytes", request.host.size()),
+                fmt::format("use at most {}", kMaxHost));
   const auto known = by_id_.find(hello.id);
   const Member* namesake = known == by_id_.end() ? nullptr : member(known->second);
   if (namesake && namesake->is_here && namesake->instance != hello.instance)
     return deny(RefusalReason::id_in_use, fmt::format("a peer named '{}' is here already", hello.id), "choose another name with --id");
   if (request.expect != 0 && options_.expect != 0 && request.expect != options_.expect)
-    return deny(RefusalReason::bad_register, fmt::format("this swarm is of {} peers, not {}", options_.expect, request.expect), "start all with the same --expect");
+    return deny(RefusalReason::bad_register, fmt::format("this swarm is of {} peers, not {}", options_.expect, request.expect),
+                "start all with the same --expect");
   return std::nullopt;
 }
 
@@ -83,7 +86,8 @@ Registry::Member& Registry::enlist(const std::string& id) {
   return members_[place->second.value];
 }
 
-tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session, Instant now) {
+tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request,
+                                                                    const std::string& seen_host, std::uint64_t session, Instant now) {
   if (auto objection = objection_to(hello, request)) return tl::unexpected(std::move(*objection));
   if (request.expect != 0) options_.expect = request.expect;
   if (!clock_zero_) {
@@ -147,7 +151,8 @@ bool Registry::is_held(const FileEntry& entry) const {
   if (chunks == 0) return true;
   const auto holders = counts_.find(entry.root);
   if (holders == counts_.end()) return false;
-  return std::ranges::any_of(holders->second, [&](const auto& holder) { return holder.second >= chunks && members_[holder.first.value].is_here; });
+  return std::ranges::any_of(holders->second,
+                             [&](const auto& holder) { return holder.second >= chunks && members_[holder.first.value].is_here; });
 }
 
 // ---- the catalogue ------------------------------------------------------------------------------------
@@ -157,7 +162,8 @@ Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
   if (!member) return no_member(peer);
   for (const FileEntry& entry : offer.entries) {
     if (auto sound = check_entry(entry); !sound) return sound;
-    if (member->offers.size() >= kMaxOffers) return fail(Errc::too_large, fmt::format("'{}' offers more than {} files", member->id, kMaxOffers));
+    if (member->offers.size() >= kMaxOffers)
+      return fail(Errc::too_large, fmt::format("'{}' offers more than {} files", member->id, kMaxOffers));
     member->unconfirmed.erase(entry.name);
     if (const std::uint64_t chunks = chunk_count(entry.size); chunks > 0) counts_[entry.root][peer] = static_cast<std::uint32_t>(chunks);
     const auto [place, is_new] = member->offers.try_emplace(entry.name, entry);
@@ -220,7 +226,8 @@ Result<> Registry::progress(PeerId peer, const Progress& progress) {
 Result<> Registry::complete(PeerId peer, const Complete& complete, Instant now) {
   Member* member = this->member(peer);
   if (!member) return no_member(peer);
-  if (complete.revision > revision_) return fail(Errc::malformed, fmt::format("'{}' is complete up to a revision that is not there yet", member->id));
+  if (complete.revision > revision_)
+    return fail(Errc::malformed, fmt::format("'{}' is complete up to a revision that is not there yet", member->id));
   const bool is_news = !member->is_complete;
   member->is_complete = true;
   member->complete_revision = complete.revision;
@@ -312,8 +319,8 @@ std::size_t room_for(const RosterEntry& entry) { return 32 + entry.id.size() + e
 /// Gathers news into messages: neighbours of a kind share one.
 struct Registry::Batch {
   std::vector<Message> messages;
-  std::size_t bytes = 0;        ///< Of all messages.
-  std::size_t last_bytes = 0;   ///< Of the last one.
+  std::size_t bytes = 0;       ///< Of all messages.
+  std::size_t last_bytes = 0;  ///< Of the last one.
 
   /// The message that the next element of `size` bytes goes into.
   template <class M, class Fits>
@@ -357,7 +364,8 @@ std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revi
                             message.owner = item.owner;
                             message.lost = item.lost;
                             // A later offer of the same name is what counts; then only the revision moves on.
-                            if (item.owner != peer && !members_[item.owner.value].offers.contains(item.name)) message.names.push_back(item.name);
+                            if (item.owner != peer && !members_[item.owner.value].offers.contains(item.name))
+                              message.names.push_back(item.name);
                           }},
                place->second);
   }

@@ -1,10 +1,10 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -29,11 +29,11 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kGreetingPatience = 10s;   // for a stranger
-constexpr Nanoseconds kIdlePatience = 15s;       // for a peer, which pings every few seconds
-constexpr Nanoseconds kRefusalLinger = 200ms;     // for a refusal to get through before the connection closes
-constexpr Nanoseconds kFarewellPatience = 2s;    // for peers to hear that the swarm is over
-constexpr std::size_t kNewsBytes = 256 * 1024;   // gathered at a time for one peer
+constexpr Nanoseconds kGreetingPatience = 10s;  // for a stranger
+constexpr Nanoseconds kIdlePatience = 15s;      // for a peer, which pings every few seconds
+constexpr Nanoseconds kRefusalLinger = 200ms;   // for a refusal to get through before the connection closes
+constexpr Nanoseconds kFarewellPatience = 2s;   // for peers to hear that the swarm is over
+constexpr std::size_t kNewsBytes = 256 * 1024;  // gathered at a time for one peer
 constexpr std::size_t kMostSessions = 20'000;
 
 /// One connection. Its members belong to the strand of its link; `peer` is set before others learn of it.
@@ -50,7 +50,7 @@ struct Session {
   std::uint64_t begun_revision = 0;
   bool has_left = false;
   bool is_told_the_end = false;
-  bool is_over = false;        ///< The reader has ended; the writer is to end, too.
+  bool is_over = false;  ///< The reader has ended; the writer is to end, too.
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -81,7 +81,7 @@ struct Tracker {
   Executor strand;
   Registry registry;
   std::map<std::uint64_t, SessionPtr> sessions;
-  std::set<std::uint64_t> member_sessions;      ///< Those of registered peers.
+  std::set<std::uint64_t> member_sessions;         ///< Those of registered peers.
   std::atomic<Instant::rep> clock_zero{kNoClock};  ///< When the swarm clock was 0; any thread.
   std::uint64_t next_session = 1;
   Signal over;
@@ -96,8 +96,7 @@ auto in_registry(Tracker& tracker, F f) {
 
 /// Lets every session look for news. On the tracker's strand.
 void wake_all(Tracker& tracker) {
-  for (const auto& [number, session] : tracker.sessions)
-    asio::post(session->link->executor(), [session] { session->outbox.wake(); });
+  for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->outbox.wake(); });
   if (tracker.registry.outcome()) tracker.over.notify();
 }
 
@@ -111,7 +110,8 @@ struct Outgoing {
 };
 
 /// What the registry has for a member. On the tracker's strand.
-Outgoing gather(const Registry& registry, PeerId peer, std::uint64_t revision, std::optional<std::uint64_t> begun_at, bool is_told_the_end) {
+Outgoing gather(const Registry& registry, PeerId peer, std::uint64_t revision, std::optional<std::uint64_t> begun_at,
+                bool is_told_the_end) {
   Outgoing out;
   out.revision = revision;
   if (auto news = registry.news_for(peer, revision, kNewsBytes)) {
@@ -140,9 +140,10 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
     Outgoing out;
     if (session->peer) {
       const auto begun_at = session->was_begun ? std::optional(session->begun_revision) : std::nullopt;
-      out = co_await in_registry(tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at, told = session->is_told_the_end] {
-        return gather(tracker.registry, peer, revision, begun_at, told);
-      });
+      out = co_await in_registry(
+          tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at, told = session->is_told_the_end] {
+            return gather(tracker.registry, peer, revision, begun_at, told);
+          });
     }
     if (out.messages.empty()) {
       co_await session->outbox.wait_for_work();
@@ -183,14 +184,22 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
   const bool was_over = registry.outcome().has_value();
   const std::uint64_t revision = registry.revision();
   Result<> result;
-  if (const auto* offer = std::get_if<Offer>(&message)) result = registry.offer(peer, *offer, now);
-  else if (const auto* names = std::get_if<Withdraw>(&message)) result = registry.withdraw(peer, *names, now);
-  else if (std::holds_alternative<OfferEnd>(message)) result = registry.offer_end(peer, now);
-  else if (const auto* progress = std::get_if<Progress>(&message)) result = registry.progress(peer, *progress);
-  else if (const auto* complete = std::get_if<Complete>(&message)) result = registry.complete(peer, *complete, now);
-  else result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
+  if (const auto* offer = std::get_if<Offer>(&message))
+    result = registry.offer(peer, *offer, now);
+  else if (const auto* names = std::get_if<Withdraw>(&message))
+    result = registry.withdraw(peer, *names, now);
+  else if (std::holds_alternative<OfferEnd>(message))
+    result = registry.offer_end(peer, now);
+  else if (const auto* progress = std::get_if<Progress>(&message))
+    result = registry.progress(peer, *progress);
+  else if (const auto* complete = std::get_if<Complete>(&message))
+    result = registry.complete(peer, *complete, now);
+  else
+    result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
   if (const auto* complete = std::get_if<Complete>(&message); complete && result)
-    tracker.report.event("complete", {{"peer", std::string(registry.name_of_peer(peer))}, {"bytes", complete->bytes_fetched}, {"failed", std::uint64_t{complete->failed}}});
+    tracker.report.event("complete", {{"peer", std::string(registry.name_of_peer(peer))},
+                                      {"bytes", complete->bytes_fetched},
+                                      {"failed", std::uint64_t{complete->failed}}});
   if (!had_begun && registry.has_begun()) tracker.report.event("begin", {{"peers", std::uint64_t{registry.summary().here}}});
   if (registry.revision() != revision || registry.has_begun() != had_begun || registry.outcome().has_value() != was_over) wake_all(tracker);
   return result;
@@ -207,7 +216,8 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
   } else if (session->peer) {
     unwrap(co_await in_registry(tracker, [&] { return apply(tracker, *session->peer, message); }));
   } else {
-    throw StepFailed(Error{make_error_code(Errc::out_of_order), fmt::format("got {} before a registration", name_of(type_of(message))), {}});
+    throw StepFailed(
+        Error{make_error_code(Errc::out_of_order), fmt::format("got {} before a registration", name_of(type_of(message))), {}});
   }
 }
 
@@ -221,7 +231,8 @@ Task<Hello> greet(Tracker& tracker, SessionPtr session) {
   const Hello hello = co_await step(receive<Hello>(*session->link, kGreetingPatience));
   if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
   if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
-    co_await refuse(session, RefusalReason::version, fmt::format("this tracker speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
+    co_await refuse(session, RefusalReason::version,
+                    fmt::format("this tracker speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
   if (hello.role != Role::peer_to_tracker) co_await refuse(session, RefusalReason::wrong_role, "this is a tracker, not a peer");
   if (auto named = check_peer_id(hello.id); !named) co_await refuse(session, RefusalReason::bad_register, named.error().message());
   session->id = hello.id;
@@ -248,7 +259,8 @@ Entry enter(Tracker& tracker, const Session& session, const Hello& hello, const 
   tracker.member_sessions.insert(session.number);
   entry.registered = {entry.admission->peer, tracker.registry.epoch(), clock.count(), tracker.registry.expect(), seen_host};
   if (entry.admission->replaced_session)
-    if (const auto old = tracker.sessions.find(*entry.admission->replaced_session); old != tracker.sessions.end()) entry.replaced = old->second;
+    if (const auto old = tracker.sessions.find(*entry.admission->replaced_session); old != tracker.sessions.end())
+      entry.replaced = old->second;
   const Endpoint address{request.host.empty() ? seen_host : request.host, request.port};
   tracker.report.event("registered", {{"peer", hello.id}, {"address", to_string(address)}});
   wake_all(tracker);
@@ -280,7 +292,8 @@ Task<> read_from(Tracker& tracker, SessionPtr session) {
   while (!session->has_left) {
     co_await session->outbox.wait_for_room();
     Incoming incoming = co_await step(session->link->receive(kIdlePatience));
-    if (!std::holds_alternative<Message>(incoming)) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
+    if (!std::holds_alternative<Message>(incoming))
+      throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
     co_await handle(tracker, session, std::get<Message>(std::move(incoming)));
   }
 }
@@ -308,8 +321,10 @@ void log_end(Tracker& tracker, const Session& session, const Error& error) {
     tracker.report.debug(fmt::format("peer {}: connection closed", who));
     return;
   }
-  if (error.code == std::errc::connection_reset) tracker.report.note(fmt::format("peer {}: connection was forcibly closed", who));
-  else tracker.report.warn(fmt::format("peer {}: {}", who, error.message()));
+  if (error.code == std::errc::connection_reset)
+    tracker.report.note(fmt::format("peer {}: connection was forcibly closed", who));
+  else
+    tracker.report.warn(fmt::format("peer {}: {}", who, error.message()));
 }
 
 Task<> serve(Tracker& tracker, SessionPtr session) {
@@ -348,7 +363,8 @@ Task<> keep_house(Tracker& tracker) {
     if (!tracker.report.wants_progress()) continue;
     const auto summary = tracker.registry.summary();
     if (summary.bytes_wanted == 0) continue;
-    tracker.report.progress({}, {fmt::format("{} of {} peers complete", summary.complete, summary.here), summary.bytes_have, summary.bytes_wanted, 0, 0});
+    tracker.report.progress(
+        {}, {fmt::format("{} of {} peers complete", summary.complete, summary.here), summary.bytes_have, summary.bytes_wanted, 0, 0});
   }
 }
 
@@ -367,7 +383,8 @@ Task<> say_farewell(Tracker& tracker) {
 ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
   const auto seconds = Seconds(Nanoseconds(outcome.total_ns)).count();
   const auto peers = tracker.registry.summary().members;
-  Fields fields{{"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
+  Fields fields{
+      {"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
   tracker.report.end_progress();
   for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything", id));
   const double percent = outcome.percent_of_bound_x100 / 100.0;

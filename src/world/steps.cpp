@@ -1,5 +1,6 @@
 module;
 
+#include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
@@ -7,7 +8,6 @@ module;
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <fmt/format.h>
 #include <tl/expected.hpp>
 
 #include <exception>
@@ -46,7 +46,8 @@ Task<> run_on(Executor executor, std::function<void()> work) {
 Error unexpected_message(const Incoming& incoming, MessageType wanted) {
   if (const auto* message = std::get_if<Message>(&incoming)) {
     if (const auto* refusal = std::get_if<Refusal>(message)) return Error{make_error_code(Errc::refused), refusal->text, {}};
-    return Error{make_error_code(Errc::out_of_order), fmt::format("got {} where {} was due", name_of(type_of(*message)), name_of(wanted)), {}};
+    return Error{
+        make_error_code(Errc::out_of_order), fmt::format("got {} where {} was due", name_of(type_of(*message)), name_of(wanted)), {}};
   }
   return Error{make_error_code(Errc::out_of_order), fmt::format("got a chunk where {} was due", name_of(wanted)), {}};
 }

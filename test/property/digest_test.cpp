@@ -26,7 +26,8 @@ using Hashes = std::vector<Sha256Digest>;
 /// A size near one that matters, or any below five chunks.
 std::size_t any_file_size() {
   const auto edge = *rc::gen::element<std::size_t>(0, kLeafSize, 2 * kLeafSize, kChunkSize, 2 * kChunkSize, 4 * kChunkSize);
-  return *rc::gen::oneOf(rc::gen::inRange<std::size_t>(edge == 0 ? 0 : edge - 2, edge + 3), rc::gen::inRange<std::size_t>(0, 5 * kChunkSize));
+  return *rc::gen::oneOf(rc::gen::inRange<std::size_t>(edge == 0 ? 0 : edge - 2, edge + 3),
+                         rc::gen::inRange<std::size_t>(0, 5 * kChunkSize));
 }
 
 Bytes made_up_file(std::size_t size) {

@@ -18,11 +18,12 @@ using namespace shoal;
 namespace {
 
 rc::Gen<std::string> text_over(std::vector<std::string> alphabet) {
-  return rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(alphabet)), [](const std::vector<std::string>& pieces) {
-    std::string text;
-    for (const auto& piece : pieces) text += piece;
-    return text;
-  });
+  return rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(alphabet)),
+                      [](const std::vector<std::string>& pieces) {
+                        std::string text;
+                        for (const auto& piece : pieces) text += piece;
+                        return text;
+                      });
 }
 
 /// Anything at all, and much that is nearly a name.
@@ -111,8 +112,8 @@ TEST_CASE("Names that are made of safe parts are safe") {
 TEST_CASE("What makes a name unsafe does so at any place in it") {
   REQUIRE(rc::check("any name and place", [] {
     std::string name = safe_name();
-    const auto bad = *rc::gen::element<std::string>("//", "/./", "/../", "/.shoal-", "\n", "\x7f", "\u0085", "\u202e", "\u2028", "\xff", "\xc3",
-                                                    "\xed\xa0\x80", std::string(1, '\0'));
+    const auto bad = *rc::gen::element<std::string>("//", "/./", "/../", "/.shoal-", "\n", "\x7f", "\u0085", "\u202e", "\u2028", "\xff",
+                                                    "\xc3", "\xed\xa0\x80", std::string(1, '\0'));
     name.insert(*rc::gen::inRange<std::size_t>(0, name.size() + 1), bad);
     RC_ASSERT_FALSE(check_name(name).has_value());
   }));

@@ -1,5 +1,5 @@
-#include <catch2/catch_test_macros.hpp>
 #include <rapidcheck.h>
+#include <catch2/catch_test_macros.hpp>
 
 #include <algorithm>
 #include <array>
@@ -60,18 +60,34 @@ struct NaivePicker {
 
 std::uint32_t below(std::size_t end) { return *rc::gen::inRange<std::uint32_t>(0, static_cast<std::uint32_t>(end)); }
 
-std::uint32_t some_source(const NaivePicker& naive) {
-  return std::next(naive.theirs.begin(), below(naive.theirs.size()))->first;
-}
+std::uint32_t some_source(const NaivePicker& naive) { return std::next(naive.theirs.begin(), below(naive.theirs.size()))->first; }
 
 void change_own(Picker& picker, NaivePicker& naive, std::uint32_t slot) {
   switch (below(6)) {
-    case 0: picker.want(Slot(slot)); naive.wanted.insert(slot); break;
-    case 1: picker.unwant(Slot(slot)); naive.wanted.erase(slot); break;
-    case 2: picker.set_have(Slot(slot)); naive.have.insert(slot); break;
-    case 3: picker.clear_have(Slot(slot)); naive.have.erase(slot); break;
-    case 4: picker.begin(Slot(slot)); ++naive.in_flight[slot]; break;
-    default: picker.end(Slot(slot)); naive.in_flight[slot] = std::max(0, naive.in_flight[slot] - 1); break;
+    case 0:
+      picker.want(Slot(slot));
+      naive.wanted.insert(slot);
+      break;
+    case 1:
+      picker.unwant(Slot(slot));
+      naive.wanted.erase(slot);
+      break;
+    case 2:
+      picker.set_have(Slot(slot));
+      naive.have.insert(slot);
+      break;
+    case 3:
+      picker.clear_have(Slot(slot));
+      naive.have.erase(slot);
+      break;
+    case 4:
+      picker.begin(Slot(slot));
+      ++naive.in_flight[slot];
+      break;
+    default:
+      picker.end(Slot(slot));
+      naive.in_flight[slot] = std::max(0, naive.in_flight[slot] - 1);
+      break;
   }
 }
 
@@ -236,7 +252,9 @@ TEST_CASE("whatever happens, the upload queue serves what a plain search would")
           for (auto& [each, count] : availability) count -= std::min(count, below(2));
           break;
         }
-        case 4: case 5: case 6: {
+        case 4:
+        case 5:
+        case 6: {
           const auto is_ready = [&](Source each) { return each.value != to; };
           const auto served = queue.next(is_ready, availability_of);
           const auto expected = naive.next(is_ready, availability_of);

@@ -118,8 +118,16 @@ TEST_CASE("A number that means a full disk elsewhere means nothing in another ca
 
 TEST_CASE("Sizes are read with units that are powers of 1024") {
   const auto [text, expected] = GENERATE(table<std::string_view, std::uint64_t>({
-      {"0", 0}, {"1000", 1000}, {"512B", 512}, {"1K", 1024}, {"1k", 1024}, {"64KiB", 65536}, {"1.5M", 1572864},
-      {"128MB", 134217728}, {"2G", 2147483648}, {"0.5T", 549755813888},
+      {"0", 0},
+      {"1000", 1000},
+      {"512B", 512},
+      {"1K", 1024},
+      {"1k", 1024},
+      {"64KiB", 65536},
+      {"1.5M", 1572864},
+      {"128MB", 134217728},
+      {"2G", 2147483648},
+      {"0.5T", 549755813888},
   }));
   CHECK(parse_bytes(text).value() == expected);
 }
@@ -132,9 +140,17 @@ TEST_CASE("What is no size is refused as wrong usage") {
 
 TEST_CASE("Sizes are shown with three significant digits") {
   const auto [bytes, expected] = GENERATE(table<std::uint64_t, std::string>({
-      {0, "0 B"}, {1023, "1023 B"}, {kKiB, "1.00 KiB"}, {kKiB + 512, "1.50 KiB"}, {12 * kMiB, "12.0 MiB"},
-      {128 * kMiB, "128 MiB"}, {999 * kKiB, "999 KiB"}, {1000 * kKiB, "0.977 MiB"}, {kGiB * 3 / 2, "1.50 GiB"},
-      {1024 * kGiB, "1.00 TiB"}, {std::numeric_limits<std::uint64_t>::max(), "16.0 EiB"},
+      {0, "0 B"},
+      {1023, "1023 B"},
+      {kKiB, "1.00 KiB"},
+      {kKiB + 512, "1.50 KiB"},
+      {12 * kMiB, "12.0 MiB"},
+      {128 * kMiB, "128 MiB"},
+      {999 * kKiB, "999 KiB"},
+      {1000 * kKiB, "0.977 MiB"},
+      {kGiB * 3 / 2, "1.50 GiB"},
+      {1024 * kGiB, "1.00 TiB"},
+      {std::numeric_limits<std::uint64_t>::max(), "16.0 EiB"},
   }));
   CHECK(format_bytes(bytes) == expected);
 }
@@ -172,8 +188,8 @@ TEST_CASE("Loopback is this machine alone") {
 }
 
 TEST_CASE("A host that only looks like loopback is not") {
-  const auto host = GENERATE(as<std::string_view>{}, "", "0.0.0.0", "::", "::2", "128.0.0.1", "127", "127.evil.example", "127.0.0.1.evil.example",
-                             "localhost.example", "::ffff:10.0.0.1");
+  const auto host = GENERATE(as<std::string_view>{}, "", "0.0.0.0", "::", "::2", "128.0.0.1", "127", "127.evil.example",
+                             "127.0.0.1.evil.example", "localhost.example", "::ffff:10.0.0.1");
   CHECK_FALSE(is_loopback(host));
 }
 
@@ -181,20 +197,36 @@ TEST_CASE("A host that only looks like loopback is not") {
 
 TEST_CASE("Durations are read with their unit, and a bare number is seconds") {
   const auto [text, expected] = GENERATE(table<std::string_view, Nanoseconds>({
-      {"0", 0s}, {"3", 3s}, {"1.5s", 1500ms}, {"10ms", 10ms}, {"250us", 250us}, {"7ns", 7ns}, {"5m", 5min}, {"5min", 5min}, {"2h", 2h},
+      {"0", 0s},
+      {"3", 3s},
+      {"1.5s", 1500ms},
+      {"10ms", 10ms},
+      {"250us", 250us},
+      {"7ns", 7ns},
+      {"5m", 5min},
+      {"5min", 5min},
+      {"2h", 2h},
   }));
   CHECK(parse_duration(text).value() == expected);
 }
 
 TEST_CASE("What is no duration is refused as wrong usage") {
-  const auto text = GENERATE(as<std::string_view>{}, "", "s", "-1s", "1d", "1 s", "1ss", "1e3", "nan", "9999999h", "99999999999999999999ns");
+  const auto text =
+      GENERATE(as<std::string_view>{}, "", "s", "-1s", "1d", "1 s", "1ss", "1e3", "nan", "9999999h", "99999999999999999999ns");
   CHECK(parse_duration(text).error().code == Errc::usage);
 }
 
 TEST_CASE("Durations are shown in the unit that a person would use") {
   const auto [duration, expected] = GENERATE(table<Nanoseconds, std::string>({
-      {0ns, "0 ms"}, {350ms, "350 ms"}, {999400us, "999 ms"}, {999600us, "1.0 s"}, {12340ms, "12.3 s"}, {59960ms, "1 min 00 s"},
-      {245s, "4 min 05 s"}, {3599600ms, "1 h 00 min"}, {3h + 7min, "3 h 07 min"},
+      {0ns, "0 ms"},
+      {350ms, "350 ms"},
+      {999400us, "999 ms"},
+      {999600us, "1.0 s"},
+      {12340ms, "12.3 s"},
+      {59960ms, "1 min 00 s"},
+      {245s, "4 min 05 s"},
+      {3599600ms, "1 h 00 min"},
+      {3h + 7min, "3 h 07 min"},
   }));
   CHECK(format_duration(duration) == expected);
 }

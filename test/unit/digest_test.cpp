@@ -185,10 +185,11 @@ TEST_CASE("Threads hash without disturbing each other") {
   std::vector<FileDigest> results(4);
   {
     std::vector<std::jthread> threads;
-    for (auto& result : results) threads.emplace_back([&file, &result] {
-      FileHasher hasher(file.size());
-      if (hasher.update(file)) result = hasher.finish().value();
-    });
+    for (auto& result : results)
+      threads.emplace_back([&file, &result] {
+        FileHasher hasher(file.size());
+        if (hasher.update(file)) result = hasher.finish().value();
+      });
   }
   CHECK(std::count(results.begin(), results.end(), expected) == 4);
 }
@@ -197,7 +198,12 @@ TEST_CASE("Threads hash without disturbing each other") {
 
 TEST_CASE("A file is cut into chunks of 256 KiB") {
   const auto [size, expected] = GENERATE(table<std::uint64_t, std::uint64_t>({
-      {0, 0}, {1, 1}, {kChunkSize - 1, 1}, {kChunkSize, 1}, {kChunkSize + 1, 2}, {10 * kChunkSize, 10},
+      {0, 0},
+      {1, 1},
+      {kChunkSize - 1, 1},
+      {kChunkSize, 1},
+      {kChunkSize + 1, 2},
+      {10 * kChunkSize, 10},
       {std::numeric_limits<std::uint64_t>::max(), std::uint64_t{1} << 46},
   }));
   CHECK(chunk_count(size) == expected);
@@ -256,8 +262,8 @@ TEST_CASE("Chunk hashes past the end are those of chunks without leaves") {
 }
 
 TEST_CASE("Roots and chunk hashes are those that libtorrent writes into a v2 torrent") {
-  const std::size_t size = GENERATE(1u, 16'383u, 16'384u, 16'385u, 49'152u, 100'000u, 262'143u, 262'144u, 262'145u, 524'288u, 1'000'000u,
-                                    3'145'733u);
+  const std::size_t size =
+      GENERATE(1u, 16'383u, 16'384u, 16'385u, 49'152u, 100'000u, 262'143u, 262'144u, 262'145u, 524'288u, 1'000'000u, 3'145'733u);
   const Torrent torrent;
   const FileDigest digest = digest_of(content(size));
   CHECK(raw(digest.root) == torrent.pieces_root(size));
@@ -293,7 +299,13 @@ TEST_CASE("A hasher for an enormous file takes no memory in advance") {
 
 TEST_CASE("Chunk hashes fall into spans of 1024") {
   const auto [chunks, expected] = GENERATE(table<std::uint64_t, std::uint32_t>({
-      {0, 0}, {1, 1}, {1024, 1}, {1025, 2}, {2048, 2}, {2049, 3}, {0xffffffff, 0x400000},
+      {0, 0},
+      {1, 1},
+      {1024, 1},
+      {1025, 2},
+      {2048, 2},
+      {2049, 3},
+      {0xffffffff, 0x400000},
   }));
   CHECK(span_count(chunks) == expected);
 }
@@ -338,6 +350,4 @@ TEST_CASE("A span is refused for a file of another shape") {
   CHECK_FALSE(span_is_valid(span, merkle_root(hashes), size));
 }
 
-TEST_CASE("An empty file has no valid span") {
-  CHECK_FALSE(span_is_valid(HashSpan{}, Sha256Digest{}, 0));
-}
+TEST_CASE("An empty file has no valid span") { CHECK_FALSE(span_is_valid(HashSpan{}, Sha256Digest{}, 0)); }

@@ -110,9 +110,9 @@ class Swarm {
     for (NodeIndex other = 0; other < nodes_.size(); ++other)
       for (const Asked& asked : node.asked[other])
         if (!is_coming(node, Source(other), asked.slot)) in_flight.push_back({asked.slot, Source(other), asked.expected_at});
-    return pick_duplicate(in_flight, idle, now_, node.rates[idle.value].expected(kChunkSize),
-                          [&](Slot slot) { return node.picker.knows(idle, slot); },
-                          [&](Slot slot) { return node.picker.in_flight(slot); });
+    return pick_duplicate(
+        in_flight, idle, now_, node.rates[idle.value].expected(kChunkSize), [&](Slot slot) { return node.picker.knows(idle, slot); },
+        [&](Slot slot) { return node.picker.in_flight(slot); });
   }
 
   static bool is_coming(const Node& node, Source from, Slot slot) { return node.coming == std::pair(from, slot); }

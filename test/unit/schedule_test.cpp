@@ -87,21 +87,17 @@ TEST_CASE("a slot past the end is not in the set") {
 // ---- the picker ---------------------------------------------------------------------------------------
 
 TEST_CASE("the rarest chunk that the source has is picked") {
-  const Picker picker = picture({"xxx.x",
-                                 "xx.xx",
-                                 "xxx.x"});
+  const Picker picker = picture({"xxx.x", "xx.xx", "xxx.x"});
   CHECK(lowest_pick(picker, Source(1)) == Slot(3));
 }
 
 TEST_CASE("among equally rare chunks the lowest is picked in order") {
-  const Picker picker = picture({"..xxx",
-                                 "xxxxx"});
+  const Picker picker = picture({"..xxx", "xxxxx"});
   CHECK(lowest_pick(picker, Source(0)) == Slot(2));
 }
 
 TEST_CASE("nothing is picked of a source that has nothing we need") {
-  Picker picker = picture({"xx..",
-                           "xxxx"});
+  Picker picker = picture({"xx..", "xxxx"});
   picker.set_have(Slot(0));
   picker.set_have(Slot(1));
   CHECK(lowest_pick(picker, Source(0)) == std::nullopt);
@@ -155,8 +151,7 @@ TEST_CASE("a chunk that was lost twice is uncounted once") {
 }
 
 TEST_CASE("what a source had is uncounted when it leaves") {
-  Picker picker = picture({"xx.",
-                           ".xx"});
+  Picker picker = picture({"xx.", ".xx"});
   picker.remove_source(Source(0));
   CHECK(std::vector{picker.availability(Slot(0)), picker.availability(Slot(1)), picker.availability(Slot(2))} ==
         std::vector<std::uint32_t>{0, 1, 1});
@@ -224,9 +219,7 @@ TEST_CASE("the window is two chunks before there is a rate") { CHECK(SourceRate{
 
 TEST_CASE("an answer is expected within a second before there is a rate") { CHECK(SourceRate{}.expected(kChunkSize) == 1s); }
 
-TEST_CASE("steady answers give their rate") {
-  CHECK(after_steady_answers(10ms, 500).rate() == Catch::Approx(kChunkSize / 0.010));
-}
+TEST_CASE("steady answers give their rate") { CHECK(after_steady_answers(10ms, 500).rate() == Catch::Approx(kChunkSize / 0.010)); }
 
 TEST_CASE("answers that each take seconds give their rate") {
   CHECK(after_steady_answers(3s, 20).rate() == Catch::Approx(kChunkSize / 3.0));
@@ -306,9 +299,7 @@ TEST_CASE("the window holds what arrives in a round trip and 8 ms, and the chunk
   CHECK(source.window() == 10 * kChunkSize);
 }
 
-TEST_CASE("the window is never more than 64 chunks") {
-  CHECK(after_steady_answers(20us, 2000).window() == 64 * std::uint64_t{kChunkSize});
-}
+TEST_CASE("the window is never more than 64 chunks") { CHECK(after_steady_answers(20us, 2000).window() == 64 * std::uint64_t{kChunkSize}); }
 
 TEST_CASE("the window grows until it fills a long link") {
   // 100 Mbit and 100 ms: a chunk takes 21 ms, so the link holds about 6 of them.
@@ -361,8 +352,8 @@ const Instant kNow = Instant{} + 100s;
 
 std::optional<Slot> duplicated(const std::vector<InFlight>& in_flight, Nanoseconds idle_expected, std::uint32_t copies = 1,
                                bool idle_has = true) {
-  const auto picked = pick_duplicate(in_flight, Source(9), kNow, idle_expected, [&](Slot) { return idle_has; },
-                                     [&](Slot) { return copies; });
+  const auto picked =
+      pick_duplicate(in_flight, Source(9), kNow, idle_expected, [&](Slot) { return idle_has; }, [&](Slot) { return copies; });
   return picked ? std::optional(picked->slot) : std::nullopt;
 }
 
@@ -382,7 +373,9 @@ TEST_CASE("a third copy is never asked for") { CHECK(duplicated({{Slot(1), Sourc
 
 TEST_CASE("a source does not duplicate its own request") { CHECK(duplicated({{Slot(1), Source(9), kNow + 9s}}, 1s) == std::nullopt); }
 
-TEST_CASE("a source does not duplicate what it lacks") { CHECK(duplicated({{Slot(1), Source(1), kNow + 9s}}, 1s, 1, false) == std::nullopt); }
+TEST_CASE("a source does not duplicate what it lacks") {
+  CHECK(duplicated({{Slot(1), Source(1), kNow + 9s}}, 1s, 1, false) == std::nullopt);
+}
 
 TEST_CASE("a newcomer that owes two chunks less is asked instead") {
   SourceRate asked;

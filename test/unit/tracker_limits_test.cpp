@@ -1,5 +1,5 @@
-#include <catch2/catch_test_macros.hpp>
 #include <fmt/format.h>
+#include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -52,7 +52,8 @@ void hold(Registry& registry, PeerId peer, const FileEntry& entry) {
 
 std::vector<RosterEntry> roster_of(std::size_t peers) {
   std::vector<RosterEntry> roster;
-  for (std::size_t i = 0; i < peers; ++i) roster.push_back({PeerId(static_cast<std::uint32_t>(i)), fmt::format("{:064}", i), std::string(kMaxHost, 'h'), 1, true, false});
+  for (std::size_t i = 0; i < peers; ++i)
+    roster.push_back({PeerId(static_cast<std::uint32_t>(i)), fmt::format("{:064}", i), std::string(kMaxHost, 'h'), 1, true, false});
   return roster;
 }
 
@@ -71,7 +72,8 @@ TEST_CASE("A roster of many peers travels in messages that fit a frame") {
 
 TEST_CASE("A roster that is split is whole and in order") {
   std::vector<RosterEntry> together;
-  for (const Message& message : split_roster(roster_of(2000))) std::ranges::copy(std::get<Roster>(message).peers, std::back_inserter(together));
+  for (const Message& message : split_roster(roster_of(2000)))
+    std::ranges::copy(std::get<Roster>(message).peers, std::back_inserter(together));
   CHECK(together == roster_of(2000));
 }
 
