@@ -250,6 +250,9 @@ class RateMeter {
   double peak_ = 0;
 };
 
+/// How long a ping and its answer were on their way; nothing when the answer makes no sense.
+std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now);
+
 /// The tracker's clock, from the answer with the least delay among the last ones. Any thread reads.
 class SwarmClock {
  public:

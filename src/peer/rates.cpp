@@ -8,6 +8,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <tuple>
@@ -18,6 +19,7 @@ module shoal.peer;
 
 import :node;
 import shoal.base;
+import shoal.wire;
 
 using namespace std::chrono_literals;
 
@@ -47,6 +49,15 @@ double RateMeter::rate(Instant now) const {
   std::uint64_t bytes = 0;
   for (auto sample = recent_.rbegin(); sample != recent_.rend() && sample->first > now - kWindow; ++sample) bytes += sample->second;
   return static_cast<double>(bytes) / Seconds(kWindow).count();
+}
+
+std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now) {
+  // What comes from outside may be any number: no sum is formed before it is known to be a small one.
+  constexpr std::int64_t kLatest = std::int64_t{1} << 61;
+  const std::int64_t received = now.time_since_epoch().count();
+  const bool is_sound = pong.t1 >= 0 && pong.t1 <= received && pong.t2 >= 0 && pong.t3 >= pong.t2 && pong.t3 < kLatest;
+  if (!is_sound || pong.t3 - pong.t2 > received - pong.t1) return std::nullopt;
+  return Nanoseconds(received - pong.t1 - (pong.t3 - pong.t2));
 }
 
 void SwarmClock::restart() { samples_.clear(); }

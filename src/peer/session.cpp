@@ -226,9 +226,10 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
     co_return;
   }
   if (const auto* pong = std::get_if<Pong>(&message)) {
-    const Nanoseconds rtt = node.world.now().time_since_epoch() - Nanoseconds(pong->t1) - Nanoseconds(pong->t3 - pong->t2);
+    const auto rtt = round_trip(*pong, node.world.now());
+    if (!rtt) co_return;
     co_await run_on(node.strand, [&] {
-      if (Remote* remote = remote_of(node, session); remote && rtt > Nanoseconds::zero()) remote->rate.on_round_trip(rtt);
+      if (Remote* remote = remote_of(node, session); remote) remote->rate.on_round_trip(*rtt);
     });
     co_return;
   }

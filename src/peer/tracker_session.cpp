@@ -79,6 +79,7 @@ Task<> ping_regularly(Node& node, TrackerLinkPtr tracker) {
 }
 
 void on_pong(Node& node, const Pong& pong) {
+  if (!round_trip(pong, node.world.now())) return;
   const Nanoseconds middle(pong.t2 + (pong.t3 - pong.t2) / 2);
   node.clock.sample(Instant(Nanoseconds(pong.t1)), middle, node.world.now());
 }

@@ -264,21 +264,25 @@ void Registry::update(Instant now) {
   outcome_ = std::move(outcome);
 }
 
-/// How near the swarm came to the best that its peers' rates allow (see lower_bound in shoal.schedule).
+/// How near the swarm came to the best that its links allow (see lower_bound in shoal.schedule), 0 when that cannot be told. A peer
+/// that was never busy does not show what its link can do, so all are taken to be as fast as the fastest was seen to be.
 double Registry::percent_of_lower_bound(Nanoseconds total) const {
   std::map<Sha256Digest, std::set<PeerId>> owners;
   for (const Member& member : members_)
     for (const auto& [name, entry] : member.offers) owners[entry.root].insert(member.peer);
+  std::uint64_t fastest = 0;
+  for (const Member& member : members_) fastest = std::max({fastest, member.upload_rate, member.download_rate});
   std::vector<BoundPeer> peers;
   for (const Member& member : members_) {
-    BoundPeer peer{0, member.bytes_fetched, static_cast<double>(member.upload_rate), static_cast<double>(member.download_rate)};
+    BoundPeer peer{0, member.bytes_fetched, static_cast<double>(fastest), static_cast<double>(fastest)};
     std::set<Sha256Digest> counted;
     for (const auto& [name, entry] : member.offers)
       if (owners.at(entry.root).size() == 1 && counted.insert(entry.root).second) peer.offers += entry.size;
     peers.push_back(peer);
   }
   const auto bound = lower_bound(peers);
-  return bound ? percent_of_bound(*bound, Seconds(total)) : 0.0;
+  const double percent = bound ? percent_of_bound(*bound, Seconds(total)) : 0.0;
+  return percent <= 100.0 ? percent : 0.0;  // more: no rate was seen that says anything
 }
 
 // ---- news ---------------------------------------------------------------------------------------------
