@@ -3,8 +3,10 @@ module;
 #include <fmt/format.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -395,6 +397,19 @@ ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
   return outcome.failed.empty() ? ExitCode::done : ExitCode::partial;
 }
 
+/// The end of a run. On the tracker's strand, where its sessions are.
+Task<ExitCode> conclude(Tracker& tracker, std::shared_ptr<Listener> listener, bool& is_stopped) {
+  co_await tracker.over.wait();
+  ExitCode exit = ExitCode::interrupted;
+  if (!is_stopped && tracker.registry.outcome()) {
+    exit = announce_outcome(tracker, *tracker.registry.outcome());
+    co_await say_farewell(tracker);
+  }
+  listener->close();
+  for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->link->close(); });
+  co_return exit;
+}
+
 }  // namespace
 
 Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions options, Signal& stop) {
@@ -410,14 +425,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
   tracker.tasks.spawn(tracker.strand, "stop", wait_for_stop(tracker, stop, is_stopped));
-  co_await tracker.over.wait();
-  ExitCode exit = ExitCode::interrupted;
-  if (!is_stopped && tracker.registry.outcome()) {
-    exit = announce_outcome(tracker, *tracker.registry.outcome());
-    co_await say_farewell(tracker);
-  }
-  listener->close();
-  for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->link->close(); });
+  const ExitCode exit = co_await asio::co_spawn(tracker.strand, conclude(tracker, listener, is_stopped), asio::use_awaitable_t<Executor>{});
   tracker.tasks.cancel();
   co_await tracker.tasks.join();
   report.set_clock([end = Seconds(tracker.clock()).count()] { return end; });
