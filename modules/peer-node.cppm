@@ -204,6 +204,7 @@ struct Remote {
   std::unordered_map<Sha256Digest, Unplaced> unplaced;
   std::unordered_map<std::uint32_t, Sha256Digest> unplaced_handles;
   std::size_t unplaced_runs = 0;
+  bool has_let_go = false;  ///< There was more than is remembered.
   std::unordered_map<std::uint32_t, ContentIndex> their_handles;
   std::unordered_map<ContentIndex, std::uint32_t> handle_of;
   std::unordered_set<ContentIndex> complete;    ///< Contents that it has all of.

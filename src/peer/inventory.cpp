@@ -218,10 +218,16 @@ Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_
 }
 
 /// Remembers what may be offered later. What is too much to remember is let go: then it is only not fetched from there.
-void keep_unplaced(Remote& remote, const Holding& holding) {
+Result<> keep_unplaced(Remote& remote, const Holding& holding) {
   constexpr std::size_t kMostUnplaced = 1'000'000;  // contents, and runs of chunks
   auto runs = runs_of(holding);
-  if (remote.unplaced.size() >= kMostUnplaced || remote.unplaced_runs + runs.size() > kMostUnplaced) return;
+  const auto named = remote.unplaced_handles.find(holding.handle);
+  if (remote.their_handles.contains(holding.handle) || (named != remote.unplaced_handles.end() && named->second != holding.root))
+    return fail(Errc::malformed, fmt::format("handle {} does not stand for one content", holding.handle));
+  if (remote.unplaced.size() >= kMostUnplaced || remote.unplaced_runs + runs.size() > kMostUnplaced) {
+    remote.has_let_go = true;
+    return {};
+  }
   Unplaced& unplaced = remote.unplaced[holding.root];
   unplaced.handle = holding.handle;
   unplaced.size = holding.size;
@@ -229,6 +235,7 @@ void keep_unplaced(Remote& remote, const Holding& holding) {
   unplaced.runs.insert(unplaced.runs.end(), runs.begin(), runs.end());
   remote.unplaced_runs += runs.size();
   remote.unplaced_handles[holding.handle] = holding.root;
+  return {};
 }
 
 Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
@@ -239,8 +246,10 @@ Result<> take_holding(Node& node, Remote& remote, const Holding& holding) {
     if (taken && content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
     return taken;
   }
-  keep_unplaced(remote, holding);
-  return {};
+  for (const ChunkRun& run : runs_of(holding))
+    if (std::uint64_t{run.first} + run.count > chunk_count(holding.size))
+      return fail(Errc::malformed, "an inventory with chunks past the end");
+  return keep_unplaced(remote, holding);
 }
 
 }  // namespace
@@ -270,8 +279,12 @@ Result<> on_have(Node& node, Remote& remote, const Have& have) {
     if (const auto index = content_for(remote, run.handle)) {
       if (auto noted = note_runs(node, remote, *find_content(node, *index), {&run, 1}); !noted) return noted;
     } else if (const auto root = remote.unplaced_handles.find(run.handle); root != remote.unplaced_handles.end()) {
-      remote.unplaced[root->second].runs.push_back(run);
+      Unplaced& unplaced = remote.unplaced[root->second];
+      if (std::uint64_t{run.first} + run.count > chunk_count(unplaced.size)) return fail(Errc::malformed, "a have past the end");
+      unplaced.runs.push_back(run);
       if (++remote.unplaced_runs > 2'000'000) return fail(Errc::too_large, "too many haves for what nobody offers");
+    } else if (!remote.has_let_go) {
+      return fail(Errc::malformed, fmt::format("a have for the unknown handle {}", run.handle));
     }
   }
   refill(node, remote);
