@@ -235,8 +235,9 @@ Task<Result<>> TcpLink::write_file(std::span<const std::byte> head, const ChunkS
     const std::size_t of_data = done - of_head;
     const auto sent = send_file(connection_->socket.native_handle(), head.subspan(of_head), source, offset + of_data, length - of_data);
     if (!sent && sent.error().code == make_error_code(Errc::changed)) {
-      // The frame's length is promised: fill it up. The receiver's hash refuses it, and the connection lives on.
-      if (auto filled = co_await write_zeros(total - done); !filled) co_return filled;
+      // The frame may have begun: end it as its header says. The receiver's hash refuses it, and the connection lives on.
+      if (auto headed = co_await write_all(head.subspan(of_head)); !headed) co_return headed;
+      if (auto filled = co_await write_zeros(length - of_data); !filled) co_return filled;
       co_return Failure(sent.error());
     }
     if (!sent) co_return Failure(sent.error());
