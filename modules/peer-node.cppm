@@ -219,6 +219,13 @@ struct Remote {
   std::uint64_t bytes_sent = 0;
 };
 
+/// A chunk that a neighbour has, and would rather be asked for later.
+struct Postponed {
+  Instant until;
+  Source source;
+  Slot slot;
+};
+
 /// A chunk that came in, whole.
 struct Arrival {
   SessionPtr session;  ///< That it came by.
@@ -325,6 +332,8 @@ struct Node {
   // Neighbours.
   Picker picker;
   UploadQueue queue;
+  FirstCopies first_copies;
+  std::deque<Postponed> postponed;  ///< The soonest first.
   std::unordered_map<Source, std::unique_ptr<Remote>> remotes;
   std::map<std::string, Source> by_id;
   std::vector<Slot> fresh_haves;                            ///< Not told yet.
@@ -469,6 +478,8 @@ void on_arrival(Node& node, Arrival arrival);
 /// is confirmed the slot is free for `remote`. Asking it at once would often bring the chunk twice.
 void ask_instead(Node& node, Remote& remote, Slot slot);
 void on_reject(Node& node, Remote& remote, const Reject& reject);
+/// Neighbours may be asked again for what they had us come back for later.
+void resume_postponed(Node& node);
 /// Requests that were not answered in time are made free for others.
 void expire_requests(Node& node);
 /// Neighbours with room and nothing fresh to ask for take over what waits elsewhere, and at the very end double what is slow.

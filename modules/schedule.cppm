@@ -6,6 +6,7 @@
 /// slots. Everything below speaks of slots.
 module;
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -47,7 +48,8 @@ class SlotSet {
   std::vector<std::uint64_t> words_;
 };
 
-/// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random among the first 128 of them.
+/// Which chunk to ask a neighbour for: the rarest that it has and we need, ties at random among the first 128 of them, the lower
+/// the likelier.
 ///
 /// A count a slot of the neighbours that have it, and eight bit-planes by rarity (counts 0-1, 2, 3, 4, 5-6, 7-10, 11-20, more),
 /// so that a pick is an n-th bit of `plane & theirs & needed`, n drawn at random. How many such bits a neighbour has in
@@ -205,6 +207,31 @@ class UploadQueue {
  private:
   struct State;
   std::unique_ptr<State> state_;
+};
+
+/// What nobody else has leaves once before it leaves twice: while a neighbour is getting the first copy of a chunk, the
+/// others that ask for it are sent away to ask for something else. They get it from that neighbour afterwards. It is
+/// super-seeding (BEP 16) without its waiting: a copy is promised to whoever asks first. Without it a source's queue
+/// fills with requests for what it sent to others, and it sends 25 % of its file twice (docs/decisions/0005).
+class FirstCopies {
+ public:
+  /// A promise that has not come true after this long holds nobody up any more.
+  static constexpr Nanoseconds kPatience = std::chrono::seconds(1);
+  /// Whether `asker` may have `slot`, which nobody else has, now; then it is promised to it, anew where it was already.
+  bool promise(Slot slot, Source asker, Instant now);
+  /// Somebody has it: no promise is needed any more.
+  void keep(Slot slot);
+  /// `asker` does not want it any more.
+  void withdraw(Slot slot, Source asker);
+  /// The neighbour is gone.
+  void remove(Source asker);
+
+ private:
+  struct Promise {
+    Source to;
+    Instant since;
+  };
+  std::unordered_map<Slot, Promise> promises_;
 };
 
 /// The least expected time over the sources; before there is a rate, the score latency_ms + 10 * load decides.

@@ -363,7 +363,8 @@ struct Cancel {
 struct Reject {
   static constexpr auto kType = MessageType::reject;
   std::vector<ChunkRef> chunks;
-  static constexpr auto fields() { return std::tuple{&Reject::chunks}; }
+  bool is_for_now = false;  ///< It has them, but another is getting them: they are better asked for there, or later.
+  static constexpr auto fields() { return std::tuple{&Reject::chunks, &Reject::is_for_now}; }
 };
 
 /// The head of a frame with file data: `length` bytes of chunk `chunk`, from `offset` in the chunk on, follow in the

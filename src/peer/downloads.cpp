@@ -35,6 +35,9 @@ namespace asio = boost::asio;
 namespace shoal {
 namespace {
 
+/// By then somebody else should have what a neighbour would not give us at once.
+constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
+
 std::uint32_t length_of(const Content& content, std::uint32_t chunk) { return chunk_length(content.size, ChunkIndex(chunk)); }
 
 ChunkRef ref_of(const Remote& remote, const Content& content, Slot slot) {
@@ -266,11 +269,24 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
     const auto outstanding = remote.outstanding.find(slot);
     if (outstanding == remote.outstanding.end()) continue;
     remote.rate.on_dropped(node.world.now(), outstanding->second.length);
-    // A rejection of what we did not cancel means that it does not have it after all.
-    if (!outstanding->second.is_given_up && !outstanding->second.is_cancelled) node.picker.source_lost(remote.source, slot);
+    // A rejection of what we did not cancel means that it does not have it after all, or not for us now.
+    if (!outstanding->second.is_given_up && !outstanding->second.is_cancelled) {
+      node.picker.source_lost(remote.source, slot);
+      if (reject.is_for_now) node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});
+    }
     settle(node, remote, outstanding);
   }
   refill_all(node);
+}
+
+void resume_postponed(Node& node) {
+  const Instant now = node.world.now();
+  std::set<Source> sources;
+  for (; !node.postponed.empty() && node.postponed.front().until <= now; node.postponed.pop_front()) {
+    const Postponed& resumed = node.postponed.front();
+    if (node.picker.source_has(resumed.source, resumed.slot)) sources.insert(resumed.source);
+  }
+  for (const Source source : sources) refill(node, *find_remote(node, source));
 }
 
 void release_requests(Node& node, Remote& remote) {

@@ -6,6 +6,7 @@ module;
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -165,6 +166,7 @@ namespace {
 void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
   if (!node.picker.source_has(remote.source, slot)) return;
+  node.first_copies.keep(slot);
   ask_instead(node, remote, slot);
   // Somebody who has it does not need it from us any more.
   if (node.queue.cancel(remote.source, slot)) tell(remote, Reject{{{content.index.value, chunk}}});
@@ -302,6 +304,9 @@ void on_gone(Node& node, Remote& remote, const Gone& gone) {
     if (!index) continue;
     const Content& content = *find_content(node, *index);
     for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.source_lost(remote.source, slot_of(content, chunk));
+    std::erase_if(node.postponed, [&](const Postponed& each) {
+      return each.source == remote.source && content_at(node, each.slot).index == content.index;
+    });
     release_requests(node, remote, content);  // their rejections name a handle that stands for nothing by then
     remote.complete.erase(*index);
     remote.handle_of.erase(*index);

@@ -7,6 +7,7 @@ module;
 #include <tl/expected.hpp>
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -63,6 +64,8 @@ bool is_better(const Node& node, const PeerSession& fresh, const PeerSession& ol
 void forget(Node& node, Remote& remote) {
   release_requests(node, remote);
   node.queue.remove(remote.source);
+  node.first_copies.remove(remote.source);
+  std::erase_if(node.postponed, [&](const Postponed& each) { return each.source == remote.source; });
   node.picker.remove_source(remote.source);
   if (const auto known = node.by_id.find(remote.id); known != node.by_id.end() && known->second == remote.source) node.by_id.erase(known);
   node.remotes.erase(remote.source);

@@ -88,6 +88,7 @@ void do_slow_chores(Node& node) {
 
 void tick(Node& node) {
   flush_haves(node);
+  resume_postponed(node);
   expire_requests(node);
   duplicate_slow(node);
   serve_next(node);

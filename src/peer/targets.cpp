@@ -291,7 +291,8 @@ void give_up_lost(Node& node) {
     if (!is_asked || content->stage == Stage::complete || content->stage == Stage::checking) continue;
     const auto is_out_of_reach = [&](std::uint32_t chunk) {
       const Slot slot = slot_of(*content, chunk);
-      return !node.picker.has(slot) && node.picker.availability(slot) == 0;
+      const auto is_it = [&](const Postponed& each) { return each.slot == slot; };
+      return !node.picker.has(slot) && node.picker.availability(slot) == 0 && std::ranges::none_of(node.postponed, is_it);
     };
     bool is_lost = false;
     for (std::uint32_t chunk = 0; chunk < content->chunks && !is_lost; ++chunk) is_lost = is_out_of_reach(chunk);

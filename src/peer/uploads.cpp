@@ -65,13 +65,21 @@ bool can_serve(const Node& node, const Content& content, Slot slot) {
   return node.picker.has(slot) && (content.served_as || content.partial);
 }
 
+/// False where another is getting the first copy of it.
+bool may_have_now(Node& node, const Remote& remote, Slot slot) {
+  return node.picker.availability(slot) > 0 || node.first_copies.promise(slot, remote.source, node.world.now());
+}
+
 /// Takes the next chunk for one of the neighbours that `is_ready`; requests that cannot be served any more are rejected.
 std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::function<bool(Source)>& is_ready) {
   const auto availability = [&](Slot slot) { return node.picker.availability(slot); };
   while (const auto serve = node.queue.next(is_ready, availability)) {
     Remote& remote = *find_remote(node, serve->to);
     const Content& content = content_at(node, serve->slot);
-    if (can_serve(node, content, serve->slot)) return std::pair(&remote, job_for(content, serve->slot));
+    if (can_serve(node, content, serve->slot)) {
+      may_have_now(node, remote, serve->slot);  // the promise counts from here on
+      return std::pair(&remote, job_for(content, serve->slot));
+    }
     tell(remote, Reject{{{content.index.value, chunk_of(content, serve->slot)}}});
   }
   return std::nullopt;
@@ -97,14 +105,20 @@ void hand_over(Node& node, Remote& remote, std::vector<UploadJob> jobs) {
 
 Result<> on_request(Node& node, Remote& remote, const Request& request) {
   Reject refused;
+  Reject postponed;
+  postponed.is_for_now = true;
   for (const ChunkRef& ref : request.chunks) {
     const Content* content = find_content(node, ContentIndex(ref.handle));
     if (!content || ref.chunk >= content->chunks)
       return fail(Errc::malformed, fmt::format("a request for chunk {} of the unknown handle {}", ref.chunk, ref.handle));
     const Slot slot = slot_of(*content, ref.chunk);
-    if (!can_serve(node, *content, slot) || !node.queue.add(remote.source, slot)) refused.chunks.push_back(ref);
+    if (!can_serve(node, *content, slot))
+      refused.chunks.push_back(ref);
+    else if (!may_have_now(node, remote, slot) || !node.queue.add(remote.source, slot))
+      postponed.chunks.push_back(ref);
   }
   if (!refused.chunks.empty()) tell(remote, std::move(refused));
+  if (!postponed.chunks.empty()) tell(remote, std::move(postponed));
   serve_next(node);
   return {};
 }
@@ -113,10 +127,12 @@ void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
   Reject rejected;
   for (const ChunkRef& ref : cancel.chunks) {
     const Content* content = find_content(node, ContentIndex(ref.handle));
-    if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk)))
+    if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk))) {
+      node.first_copies.withdraw(slot_of(*content, ref.chunk), remote.source);
       rejected.chunks.push_back(ref);
-    else if (remote.is_sending)
+    } else if (remote.is_sending) {
       cancel_sending(remote, ref);
+    }
   }
   if (!rejected.chunks.empty()) tell(remote, std::move(rejected));
 }

@@ -539,3 +539,47 @@ TEST_CASE("without any rate there is no bound") { CHECK(lower_bound(std::vector<
 TEST_CASE("twice the bound is 50 percent of it") { CHECK(percent_of_bound(Seconds(5), Seconds(10)) == Catch::Approx(50.0)); }
 
 TEST_CASE("no time at all is no percentage") { CHECK(percent_of_bound(Seconds(5), Seconds(0)) == 0); }
+
+// ---- first copies -------------------------------------------------------------------------------------
+
+TEST_CASE("a first copy is promised to one neighbour at a time") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(10ms)));
+}
+
+TEST_CASE("whoever a first copy is promised to may ask for it again") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  CHECK(copies.promise(Slot(7), Source(1), Instant(10ms)));
+}
+
+TEST_CASE("a promise that does not come true holds nobody up for longer than its time") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  CHECK(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience)));
+}
+
+TEST_CASE("a promise counts from when it was given last") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(900ms)));
+  CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience)));
+}
+
+TEST_CASE("a first copy is free for others when the one it was promised to has gone or wants it no more, or somebody has it") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  SECTION("gone") { copies.remove(Source(1)); }
+  SECTION("not wanted") { copies.withdraw(Slot(7), Source(1)); }
+  SECTION("had") { copies.keep(Slot(7)); }
+  CHECK(copies.promise(Slot(7), Source(2), Instant(10ms)));
+}
+
+TEST_CASE("another neighbour that goes, or wants a first copy no more, breaks no promise") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  copies.remove(Source(2));
+  copies.withdraw(Slot(7), Source(3));
+  CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(10ms)));
+}
