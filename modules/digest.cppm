@@ -44,21 +44,39 @@ std::optional<Sha256Digest> parse_sha256(std::string_view hex);
 Md5Digest md5(std::span<const std::byte> data);
 Sha256Digest sha256(std::span<const std::byte> data);
 
+struct Md5Piece;
+
+/// As many streams advance side by side; more than that take turns.
+inline constexpr std::size_t kMd5Lanes = 8;
+
 /// MD5 of bytes that come piece by piece.
 class Md5Stream {
  public:
-  Md5Stream();
-  ~Md5Stream();
-  Md5Stream(Md5Stream&&) noexcept;
-  Md5Stream& operator=(Md5Stream&&) noexcept;
-
   void update(std::span<const std::byte> data);
+  /// Updates several streams, side by side in the lanes of vectors: eight take hardly longer than one. Each stream stands in one
+  /// piece only. It pays most for pieces of one length, because a lane is idle once its piece is over.
+  static void update_together(std::span<const Md5Piece> pieces);
   /// The digest of everything so far. The stream is spent: call nothing else on it.
   Md5Digest finish();
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  static constexpr std::size_t kBlockSize = 64;
+  class Lanes;
+
+  /// Completes the block that has begun, as far as `data` reaches. Returns the rest of it.
+  std::span<const std::byte> complete_block(std::span<const std::byte> data);
+  /// Keeps less than a block until more comes.
+  void begin_block(std::span<const std::byte> rest);
+
+  std::array<std::uint32_t, 4> state_{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+  std::uint64_t length_ = 0;
+  std::array<std::byte, kBlockSize> block_{};  ///< Its first length_ % kBlockSize bytes count.
+};
+
+/// What a stream is to be updated with.
+struct Md5Piece {
+  Md5Stream* stream = nullptr;
+  std::span<const std::byte> data;
 };
 
 // ---- the Merkle tree of a file (BEP 52, "pieces root") ------------------------------------------------

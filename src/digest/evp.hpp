@@ -22,11 +22,6 @@ inline const EVP_MD* fetch(const char* name) {
   return algorithm;
 }
 
-inline const EVP_MD* md5_algorithm() {
-  static const EVP_MD* const algorithm = fetch("MD5");
-  return algorithm;
-}
-
 inline const EVP_MD* sha256_algorithm() {
   static const EVP_MD* const algorithm = fetch("SHA256");
   return algorithm;
@@ -66,15 +61,9 @@ class Hasher {
   std::unique_ptr<EVP_MD_CTX, Free> context_;
 };
 
-using Md5 = Hasher<16>;
 using Sha256 = Hasher<32>;
 
 /// This thread's own context, for messages that are hashed in one go.
-inline Md5& thread_md5() {
-  thread_local Md5 hasher(md5_algorithm());
-  return hasher;
-}
-
 inline Sha256& thread_sha256() {
   thread_local Sha256 hasher(sha256_algorithm());
   return hasher;

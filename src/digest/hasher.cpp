@@ -22,7 +22,7 @@ namespace shoal {
 Sha256Digest chunk_hash_over(std::span<const Sha256Digest> leaf_hashes, std::uint64_t file_size);  // merkle.cpp
 
 struct FileHasher::State {
-  evp::Md5 whole{evp::md5_algorithm()};
+  Md5Stream whole;
   evp::Sha256 leaf{evp::sha256_algorithm()};
   std::vector<Sha256Digest> leaf_hashes;  ///< Of the chunk that has begun.
   std::uint64_t bytes_hashed = 0;
@@ -74,7 +74,7 @@ Result<FileDigest> FileHasher::finish() {
   State& state = *state_;
   if (state.has_overflowed || !state.is_at_end())
     return fail(Errc::changed, fmt::format("{} bytes came where {} were expected", state.bytes_hashed, state.result.size));
-  state.result.md5 = Md5Digest{state.whole.finish()};
+  state.result.md5 = state.whole.finish();
   state.result.root = merkle_root(state.result.chunks);
   return std::move(state.result);
 }

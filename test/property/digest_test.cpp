@@ -1,5 +1,6 @@
 #include <catch2/catch_test_macros.hpp>
 
+#include <openssl/evp.h>
 #include <rapidcheck.h>
 
 #include <algorithm>
@@ -85,6 +86,37 @@ Sample any_sample() {
   return {hashes.size() * std::uint64_t{kChunkSize}, merkle_root(hashes), make_span(hashes, index)};
 }
 
+Md5Digest md5_of_openssl(const Bytes& bytes) {
+  Md5Digest digest;
+  RC_ASSERT(EVP_Digest(bytes.data(), bytes.size(), digest.bytes.data(), nullptr, EVP_md5(), nullptr) == 1);
+  return digest;
+}
+
+std::size_t any_piece_length() {
+  return *rc::gen::oneOf(rc::gen::inRange<std::size_t>(0, 3), rc::gen::inRange<std::size_t>(54, 67), rc::gen::inRange<std::size_t>(0, 300),
+                         rc::gen::inRange<std::size_t>(0, 9000), rc::gen::element<std::size_t>(64, 128, 4096, 65536));
+}
+
+/// A stream, and all that it was given.
+struct Followed {
+  Md5Stream stream;
+  Bytes bytes;
+};
+
+/// Gives some of the streams a new piece each, all at once.
+void advance_any(std::vector<Followed>& streams) {
+  std::vector<Bytes> data;
+  std::vector<Md5Piece> pieces;
+  data.reserve(streams.size());
+  for (Followed& followed : streams) {
+    if (*rc::gen::weightedElement<bool>({{1, true}, {4, false}})) continue;
+    data.push_back(made_up_file(any_piece_length()));
+    followed.bytes.insert(followed.bytes.end(), data.back().begin(), data.back().end());
+    pieces.push_back({&followed.stream, data.back()});
+  }
+  Md5Stream::update_together(pieces);
+}
+
 void flip_any_bit(Sha256Digest& digest) {
   const auto bit = *rc::gen::inRange<std::size_t>(0, 256);
   digest.bytes[bit / 8] = static_cast<std::uint8_t>(digest.bytes[bit / 8] ^ 1u << bit % 8);
@@ -104,6 +136,22 @@ TEST_CASE("A file has one digest, whatever the lengths of the pieces it comes in
       rest = rest.subspan(piece.size());
     }
     RC_ASSERT(hasher.finish().value() == digest_in_one_piece(file));
+  }));
+}
+
+TEST_CASE("The MD5 of any bytes is what OpenSSL says") {
+  REQUIRE(rc::check("any length", [] {
+    const Bytes bytes = made_up_file(any_piece_length());
+    RC_ASSERT(md5(bytes) == md5_of_openssl(bytes));
+  }));
+}
+
+TEST_CASE("Streams that advance together have the MD5s that they would have alone") {
+  REQUIRE(rc::check("any number of streams, pieces of any length", [] {
+    std::vector<Followed> streams(*rc::gen::inRange<std::size_t>(1, 3 * kMd5Lanes));
+    const int steps = *rc::gen::inRange(0, 6);
+    for (int i = 0; i < steps; ++i) advance_any(streams);
+    for (Followed& followed : streams) RC_ASSERT(followed.stream.finish() == md5_of_openssl(followed.bytes));
   }));
 }
 

@@ -179,6 +179,16 @@ TEST_CASE("A stream can be moved in the middle of its message") {
   CHECK(to_hex(second.finish()) == "f96b697d7cb7938d525a2f31aaf161d0");
 }
 
+TEST_CASE("More streams than there are lanes advance together, with pieces of any length") {
+  std::vector<Md5Stream> streams(kMd5Lanes + 3);
+  std::vector<Bytes> data;
+  std::vector<Md5Piece> pieces;
+  for (std::size_t i = 0; i < streams.size(); ++i) data.push_back(content(i * 100));
+  for (std::size_t i = 0; i < streams.size(); ++i) pieces.push_back({&streams[i], data[i]});
+  Md5Stream::update_together(pieces);
+  for (std::size_t i = 0; i < streams.size(); ++i) CHECK(streams[i].finish() == md5(data[i]));
+}
+
 TEST_CASE("Threads hash without disturbing each other") {
   const Bytes file = content(3 * kChunkSize);
   const FileDigest expected = digest_of(file);
