@@ -125,9 +125,10 @@ struct Content {
   std::uint32_t have = 0;              ///< Chunks that are here.
 
   // The MD5 follows the chunks as far as they are here without a gap.
-  std::optional<Md5Stream> md5;
-  std::uint32_t md5_next = 0;
-  bool is_hashing = false;
+  Md5Stream md5;
+  std::uint32_t md5_next = 0;  ///< Chunks before it are digested, ...
+  std::uint32_t md5_end = 0;   ///< ... and those from there up to here can be.
+  bool is_hashing = false;     ///< A worker has it in hand.
   std::optional<Md5Digest> md5_found;
 
   std::uint32_t life = 0;        ///< Counts how often it was begun anew.
@@ -325,6 +326,8 @@ struct Node {
   std::size_t failed_targets = 0;
   ExitCode failure = ExitCode::partial;  ///< What targets failed of: checksum where one did of that.
   std::uint64_t files_published = 0;
+  std::vector<ContentIndex> to_follow;  ///< Contents with chunks for their MD5, which no worker has in hand.
+  std::size_t followers = 0;            ///< Tasks that hand them to workers.
   std::deque<ToPublish> to_publish;
   Signal publish_signal;
   std::map<std::pair<ContentIndex, std::uint32_t>, Instant> hash_requests;  ///< Spans that were asked for, and when.
@@ -431,9 +434,14 @@ void give_up_lost(Node& node);
 void check_done(Node& node);
 
 Task<> open_content(Node& node, ContentIndex index);
-Task<> follow_md5(Node& node, ContentIndex index);
 Task<> publish_contents(Node& node);
 Task<> digest_again(Node& node, FileEntry entry);
+
+// ---- MD5: src/peer/following.cpp ----------------------------------------------------------------------
+
+/// More chunks of a content came, so that its MD5 may go on.
+void follow_md5(Node& node, Content& content);
+void forget_md5(Node& node, Content& content);
 
 // ---- neighbours: src/peer/neighbours.cpp, inventory.cpp -----------------------------------------------
 

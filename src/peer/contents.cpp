@@ -12,7 +12,6 @@ module;
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <tuple>
 #include <unordered_map>
@@ -70,10 +69,7 @@ void begin_anew(Node& node, Content& content) {
   content.partial.reset();
   content.descriptor = {};
   content.have = 0;
-  content.md5.reset();
-  content.md5_next = 0;
-  content.md5_found.reset();
-  content.is_hashing = false;
+  forget_md5(node, content);
 }
 
 // ---- our own files ------------------------------------------------------------------------------------
@@ -207,8 +203,8 @@ void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   node.counts_changed.insert(content.index);
   if (has_all(content))
     on_all_chunks(node, content);
-  else if (content.chunks > 1 && !content.is_hashing && chunk == content.md5_next)
-    node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
+  else if (content.chunks > 1 && chunk == content.md5_end)
+    follow_md5(node, content);
 }
 
 void on_all_chunks(Node& node, Content& content) {
@@ -220,55 +216,8 @@ void on_all_chunks(Node& node, Content& content) {
   }
   if (content.md5_found)
     on_md5(node, content, *content.md5_found);
-  else if (content.chunks > 1 && !content.is_hashing)
-    node.tasks.spawn(node.strand, "md5", follow_md5(node, content.index));
-}
-
-namespace {
-
-constexpr std::uint32_t kMd5Batch = 16;  // chunks that a worker digests in one go
-
-/// Digests chunks [begin, end) of a partial file, on a worker.
-Result<> digest_range(const PartialFile& file, Md5Stream& md5, std::uint64_t size, std::uint32_t begin, std::uint32_t end) {
-  constexpr std::size_t kBlock = 64 * 1024;  // stays in the nearest caches
-  thread_local std::vector<std::byte> block(kBlock);
-  const std::uint64_t stop = std::min<std::uint64_t>(size, std::uint64_t{end} * kChunkSize);
-  for (std::uint64_t at = std::uint64_t{begin} * kChunkSize; at < stop;) {
-    const auto part = std::span(block).first(std::min<std::uint64_t>(kBlock, stop - at));
-    if (auto read = file.read(at, part); !read) return read;
-    md5.update(part);
-    at += part.size();
-  }
-  return {};
-}
-
-}  // namespace
-
-/// Follows the chunks of a content, as far as they are here without a gap.
-Task<> follow_md5(Node& node, ContentIndex index) {
-  Content& content = *find_content(node, index);
-  if (content.is_hashing || content.md5_found) co_return;
-  content.is_hashing = true;
-  const std::uint32_t life = content.life;
-  Md5Stream md5 = content.md5 ? std::move(*content.md5) : Md5Stream();
-  content.md5.reset();
-  while (content.md5_next < content.chunks) {
-    std::uint32_t end = content.md5_next;
-    while (end < content.chunks && end - content.md5_next < kMd5Batch && node.picker.has(slot_of(content, end))) ++end;
-    const auto file = content.partial;
-    if (end == content.md5_next || !file) break;
-    const auto digested =
-        co_await offload(node.world, [&, begin = content.md5_next] { return digest_range(*file, md5, content.size, begin, end); });
-    if (content.life != life) co_return;  // it was given up meanwhile
-    if (!digested) co_return finish(node, Failure(digested.error()));
-    content.md5_next = end;
-  }
-  content.is_hashing = false;
-  if (content.md5_next < content.chunks)
-    content.md5 = std::move(md5);
-  else
-    content.md5_found = md5.finish();
-  if (content.md5_found && has_all(content)) on_md5(node, content, *content.md5_found);
+  else if (content.chunks > 1)
+    follow_md5(node, content);
 }
 
 }  // namespace shoal

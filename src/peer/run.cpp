@@ -39,7 +39,7 @@ namespace shoal {
 namespace {
 
 /// Tasks that a run cannot go on without.
-const std::set<std::string> kVital{"accepting", "connecting", "publishing", "ticking", "tracker"};
+const std::set<std::string> kVital{"accepting", "connecting", "md5", "publishing", "ticking", "tracker"};
 
 }  // namespace
 

@@ -1,0 +1,149 @@
+module;
+
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.schedule;
+import shoal.world;
+
+namespace shoal {
+namespace {
+
+constexpr std::uint32_t kMostChunks = 16;      // of each content, that a worker digests in one go
+constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
+
+/// What a worker is to digest of one content.
+struct Followed {
+  ContentIndex content;
+  std::uint32_t life = 0;
+  std::shared_ptr<const PartialFile> file;
+  std::uint64_t at = 0;
+  std::uint64_t stop = 0;
+  std::uint32_t next_chunk = 0;
+  Md5Stream md5;
+  Result<> digested;
+};
+
+std::uint32_t backlog_of(const Content& content) { return content.md5_end - content.md5_next; }
+
+/// One worker at a time, as contents that are digested side by side cost a fraction of what they cost apart; several only where
+/// there is enough for all lanes of each.
+bool is_worth_a_worker(const Node& node) { return node.to_follow.size() >= (node.followers > 0 ? kMd5Lanes : 1); }
+
+/// What is nearest to its end, or farthest behind, comes first.
+void sort_by_need(Node& node) {
+  const auto need = [&](ContentIndex index) {
+    const Content& content = *node.contents[index.value];
+    return std::tuple(content.md5_end == content.chunks, backlog_of(content));
+  };
+  std::ranges::sort(node.to_follow, std::greater(), need);
+}
+
+Followed hand_out(Content& content, std::uint32_t chunks) {
+  content.is_hashing = true;
+  const std::uint32_t end = content.md5_next + chunks;
+  const std::uint64_t stop = std::min<std::uint64_t>(content.size, std::uint64_t{end} * kChunkSize);
+  return {content.index, content.life, content.partial, std::uint64_t{content.md5_next} * kChunkSize, stop, end, content.md5, {}};
+}
+
+/// What another worker is to digest, if any is worth it: as many contents as there are lanes, and as many chunks of each as the one
+/// with the fewest has, so that no lane is idle.
+std::vector<Followed> next_batch(Node& node) {
+  if (!is_worth_a_worker(node)) return {};
+  std::erase_if(node.to_follow, [&](ContentIndex index) { return !node.contents[index.value]->partial; });  // given up
+  sort_by_need(node);
+  const auto taken = std::span(node.to_follow).first(std::min(kMd5Lanes, node.to_follow.size()));
+  std::uint32_t chunks = kMostChunks;
+  for (const ContentIndex index : taken) chunks = std::min(chunks, backlog_of(*node.contents[index.value]));
+  std::vector<Followed> batch;
+  for (const ContentIndex index : taken) batch.push_back(hand_out(*node.contents[index.value], chunks));
+  node.to_follow.erase(node.to_follow.begin(), node.to_follow.begin() + static_cast<std::ptrdiff_t>(taken.size()));
+  if (!batch.empty()) ++node.followers;
+  return batch;
+}
+
+/// Reads the next piece of a content; none where it is at its end, or cannot be read.
+std::span<const std::byte> read_piece(Followed& followed, std::span<std::byte> buffer) {
+  const auto piece = buffer.first(std::min<std::uint64_t>(buffer.size(), followed.stop - followed.at));
+  followed.digested = followed.file->read(followed.at, piece);
+  followed.at = followed.digested ? followed.at + piece.size() : followed.stop;
+  return followed.digested ? piece : piece.first(0);
+}
+
+/// On a worker.
+void digest_together(std::span<Followed> batch) {
+  thread_local std::vector<std::byte> buffers(kMd5Lanes * kPieceSize);
+  std::vector<Md5Piece> pieces;
+  do {
+    pieces.clear();
+    for (Followed& followed : batch)
+      if (followed.at < followed.stop)
+        pieces.push_back({&followed.md5, read_piece(followed, std::span(buffers).subspan(pieces.size() * kPieceSize, kPieceSize))});
+    Md5Stream::update_together(pieces);
+  } while (!pieces.empty());
+}
+
+/// Queues a content where there is something to be digested.
+void queue_up(Node& node, Content& content) {
+  const bool is_queued = std::ranges::find(node.to_follow, content.index) != node.to_follow.end();
+  if (!content.is_hashing && !content.md5_found && !is_queued && backlog_of(content) > 0) node.to_follow.push_back(content.index);
+}
+
+/// Takes back what a worker had in hand.
+void take_in(Node& node, Followed& followed) {
+  Content& content = *find_content(node, followed.content);
+  if (content.life != followed.life) return;  // it was given up meanwhile
+  content.is_hashing = false;
+  if (!followed.digested) return finish(node, Failure(followed.digested.error()));
+  content.md5 = followed.md5;
+  content.md5_next = followed.next_chunk;
+  if (content.md5_next < content.chunks) return queue_up(node, content);
+  content.md5_found = content.md5.finish();
+  if (has_all(content)) on_md5(node, content, *content.md5_found);
+}
+
+/// Has contents digested for as long as it is worth it.
+Task<> follow_contents(Node& node, std::vector<Followed> batch) {
+  while (!batch.empty()) {
+    co_await run_on(node.world.workers(), [&] { digest_together(batch); });
+    for (Followed& followed : batch) take_in(node, followed);
+    --node.followers;
+    batch = next_batch(node);
+  }
+}
+
+}  // namespace
+
+void follow_md5(Node& node, Content& content) {
+  while (content.md5_end < content.chunks && node.picker.has(slot_of(content, content.md5_end))) ++content.md5_end;
+  queue_up(node, content);
+  auto batch = next_batch(node);
+  if (!batch.empty()) node.tasks.spawn(node.strand, "md5", follow_contents(node, std::move(batch)));
+}
+
+void forget_md5(Node& node, Content& content) {
+  std::erase(node.to_follow, content.index);
+  content.md5 = {};
+  content.md5_next = 0;
+  content.md5_end = 0;
+  content.md5_found.reset();
+  content.is_hashing = false;
+}
+
+}  // namespace shoal
