@@ -212,7 +212,7 @@ class UploadQueue {
 /// What nobody else has leaves once before it leaves twice: while a neighbour is getting the first copy of a chunk, the
 /// others that ask for it are sent away to ask for something else. They get it from that neighbour afterwards. It is
 /// super-seeding (BEP 16) without its waiting: a copy is promised to whoever asks first. Without it a source's queue
-/// fills with requests for what it sent to others, and it sends 25 % of its file twice (docs/decisions/0005).
+/// fills with requests for what it sent to others, and it sends 25 % of its file twice (docs/decisions/0006).
 class FirstCopies {
  public:
   /// A promise that has not come true after this long holds nobody up any more.

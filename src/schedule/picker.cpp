@@ -267,7 +267,7 @@ namespace {
 
 // Among the first of those that are equally rare, the lower the likelier: far enough apart for variety, near enough that files
 // become whole from the front, where the MD5 can follow. With all of them to choose from, the MD5 was 6 to 8 s behind the last
-// chunk of the classic run; with the first 128 alike, chunk 0 of 256 came after two thirds of the time (docs/decisions/0005).
+// chunk of the classic run; with the first 128 alike, chunk 0 of 256 came after two thirds of the time (docs/decisions/0006).
 constexpr std::size_t kNear = 128;
 
 std::size_t draw(const Random& random, std::size_t choices) {
