@@ -171,7 +171,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   kept.name = place->name;
   if (chunk_count(entry.size) == 0) {
     ++node.unfinished;
-    node.tasks.spawn(node.strand, "making " + kept.name, make_empty_target(node, std::move(kept)));
+    node.tasks.spawn(node.strand, "making " + place->name, make_empty_target(node, std::move(kept)));
     return;
   }
   want(node, content_of(node, entry.root, entry.size), {std::move(kept), owner});

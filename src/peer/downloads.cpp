@@ -174,6 +174,8 @@ Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t 
 
 void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
+  // What was under way when it was dropped adds nothing to that.
+  if (remote && node.dropped.contains({remote->id, session->instance})) return node.picker.source_lost(remote->source, slot);
   const Content& content = content_at(node, slot);
   const std::string from = remote ? remote->id : "a peer that left";
   node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot),
