@@ -219,7 +219,7 @@ class Swarm:
     def start(self):
         count = str(len(self.folders))
         program = self.options.bin / "shoal-tracker"
-        command = [program, "--listen", "127.0.0.1:0", "--expect", count, "--state", ":memory:"]
+        command = [program, "--listen", "127.0.0.1:0", "--expect", count]
         self.tracker = Process("tracker", command, self.work, self.environment, self.on_tracker_line)
         self.wait_for_address()
         for folder in self.folders:
