@@ -319,7 +319,7 @@ struct Node {
   std::map<std::pair<Sha256Digest, std::uint64_t>, ContentIndex> by_root;
   std::map<std::uint32_t, ContentIndex> by_slot;  ///< By first slot.
   std::map<std::string, FileEntry> own;           ///< What we offer.
-  std::deque<ContentIndex> to_open;               ///< Wanted contents of several chunks.
+  std::deque<ContentIndex> to_open;               ///< Wanted contents of several chunks that some neighbour has.
   std::size_t open_contents = 0;
   std::unordered_set<ContentIndex> fetching;  ///< Contents of several chunks that are asked for now.
   std::size_t unfinished = 0;                 ///< Targets that are wanted, and neither published nor failed.
@@ -420,7 +420,9 @@ void begin_anew(Node& node, Content& content);
 
 /// Wants `content` under one more name.
 void want(Node& node, Content& content, Target target);
-/// Begins wanted contents, as many as may be open at once.
+/// Whether a neighbour has any of it.
+bool has_holder(const Node& node, const Content& content);
+/// Begins wanted contents, as many as may be open at once. What nobody has is left out; it is queued again when somebody does.
 void open_contents(Node& node);
 void on_hashes_complete(Node& node, Content& content);
 void on_all_chunks(Node& node, Content& content);

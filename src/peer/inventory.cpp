@@ -210,7 +210,9 @@ Result<> bind_handle(Remote& remote, std::uint32_t handle, const Content& conten
 
 Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_t handle, bool is_complete,
                       std::span<const ChunkRun> runs) {
+  const bool had_holder = has_holder(node, content);
   if (auto bound = bind_handle(remote, handle, content); !bound) return bound;
+  if (!had_holder && content.stage == Stage::wanted && content.chunks > 1) node.to_open.push_back(content.index);
   if (is_complete) {
     remote.complete.insert(content.index);
     const ChunkRun all{handle, 0, content.chunks};
@@ -272,6 +274,7 @@ void place_holdings(Node& node, const Content& content) {
 Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory) {
   for (const Holding& holding : inventory.holdings)
     if (auto taken = take_holding(node, remote, holding); !taken) return taken;
+  open_contents(node);
   refill(node, remote);
   return {};
 }

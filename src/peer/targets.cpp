@@ -60,13 +60,17 @@ void want(Node& node, Content& content, Target target) {
   }
 }
 
+bool has_holder(const Node& node, const Content& content) {
+  return std::ranges::any_of(node.remotes, [&](const auto& remote) { return remote.second->handle_of.contains(content.index); });
+}
+
 void open_contents(Node& node) {
   while (!node.to_open.empty() && node.open_contents < kMostOpenContents) {
     // Any of them: peers that begin at different files have more to give each other.
     std::swap(node.to_open.front(), node.to_open[node.world.random() % node.to_open.size()]);
     Content& content = *find_content(node, node.to_open.front());
     node.to_open.pop_front();
-    if (content.stage != Stage::wanted) continue;
+    if (content.stage != Stage::wanted || !has_holder(node, content)) continue;
     content.stage = Stage::opening;
     ++node.open_contents;
     content.gathered.resize(content.chunks);

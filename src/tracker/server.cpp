@@ -83,8 +83,9 @@ struct Tracker {
   Executor strand;
   Registry registry;
   std::map<std::uint64_t, SessionPtr> sessions;
-  std::set<std::uint64_t> member_sessions;         ///< Those of registered peers.
-  std::atomic<Instant::rep> clock_zero{kNoClock};  ///< When the swarm clock was 0; any thread.
+  std::set<std::uint64_t> member_sessions;                                ///< Those of registered peers.
+  std::map<PeerId, std::pair<std::uint64_t, std::uint32_t>> completions;  ///< Bytes and failed files, as told last.
+  std::atomic<Instant::rep> clock_zero{kNoClock};                         ///< When the swarm clock was 0; any thread.
   std::uint64_t next_session = 1;
   Signal over;
   TaskGroup tasks;
@@ -178,6 +179,16 @@ Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
   }
 }
 
+/// Peers say that they are complete for each revision of the catalogue; an event says what is new in that.
+void tell_of_completion(Tracker& tracker, PeerId peer, const Complete& complete) {
+  const std::pair told(complete.bytes_fetched, complete.failed);
+  const auto [before, is_first] = tracker.completions.try_emplace(peer, told);
+  if (!is_first && std::exchange(before->second, told) == told) return;
+  tracker.report.event("complete", {{"peer", std::string(tracker.registry.name_of_peer(peer))},
+                                    {"bytes", complete.bytes_fetched},
+                                    {"failed", std::uint64_t{complete.failed}}});
+}
+
 /// A message of a member for the registry. On the tracker's strand.
 Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
   Registry& registry = tracker.registry;
@@ -198,10 +209,7 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
     result = registry.complete(peer, *complete, now);
   else
     result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
-  if (const auto* complete = std::get_if<Complete>(&message); complete && result)
-    tracker.report.event("complete", {{"peer", std::string(registry.name_of_peer(peer))},
-                                      {"bytes", complete->bytes_fetched},
-                                      {"failed", std::uint64_t{complete->failed}}});
+  if (const auto* complete = std::get_if<Complete>(&message); complete && result) tell_of_completion(tracker, peer, *complete);
   if (!had_begun && registry.has_begun()) tracker.report.event("begin", {{"peers", std::uint64_t{registry.summary().here}}});
   if (registry.revision() != revision || registry.has_begun() != had_begun || registry.outcome().has_value() != was_over) wake_all(tracker);
   return result;
@@ -309,6 +317,7 @@ Task<> part(Tracker& tracker, SessionPtr session) {
     tracker.sessions.erase(session->number);
     tracker.member_sessions.erase(session->number);
     if (!session->peer) return;
+    tracker.completions.erase(*session->peer);
     tracker.registry.gone(*session->peer, session->number, session->has_left, tracker.world.now());
     tracker.report.event("left", {{"peer", session->id}, {"clean", session->has_left}});
     wake_all(tracker);
