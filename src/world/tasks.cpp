@@ -11,13 +11,14 @@ module;
 #include <tl/expected.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <utility>
 
 module shoal.world;
@@ -30,12 +31,14 @@ struct TaskGroup::State {
   struct Running {
     Executor executor;
     std::string name;
+    std::uint64_t number = 0;
     asio::cancellation_signal signal;
   };
 
   OnFailure on_failure;
   mutable std::mutex mutex;
-  std::unordered_set<std::shared_ptr<Running>> running;
+  std::map<std::uint64_t, std::shared_ptr<Running>> running;  ///< By number, so that they are stopped in the same order every time.
+  std::uint64_t next_number = 0;
   bool is_cancelled = false;
   Signal changed;
 
@@ -78,14 +81,15 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
   running->name = std::move(name);
   {
     const std::lock_guard lock(state_->mutex);
-    state_->running.insert(running);
+    running->number = state_->next_number++;
+    state_->running.emplace(running->number, running);
   }
   auto on_end = [state = state_, running](std::exception_ptr exception) {
     if (exception)
       if (const auto error = reason_of(exception)) state->on_failure(running->name, *error);
     {
       const std::lock_guard lock(state->mutex);
-      state->running.erase(running);
+      state->running.erase(running->number);
     }
     state->changed.notify();
   };
@@ -99,7 +103,7 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
 void TaskGroup::cancel() {
   const std::lock_guard lock(state_->mutex);
   state_->is_cancelled = true;
-  for (const auto& task : state_->running) State::stop(task);
+  for (const auto& [number, task] : state_->running) State::stop(task);
 }
 
 std::size_t TaskGroup::running() const {
