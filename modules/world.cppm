@@ -169,6 +169,19 @@ class Storage {
 
 // ---- the world ----------------------------------------------------------------------------------------
 
+/// What the bytes of files hash to. A seam for simulations of many peers, where a short mark stands in for a chunk's bytes:
+/// hashing what thousands of peers move would take hours. Any thread.
+class Digester {
+ public:
+  virtual ~Digester() = default;
+  /// chunk_hash of shoal.digest.
+  virtual Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) const;
+  /// Goes on with a file's MD5 by the bytes from `offset` on. No call crosses a chunk's end.
+  virtual void update(Md5Stream& md5, std::uint64_t offset, std::span<const std::byte> bytes) const;
+  /// The same for several files side by side; a piece an offset.
+  virtual void update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t> offsets) const;
+};
+
 class World {
  public:
   virtual ~World() = default;
@@ -177,6 +190,8 @@ class World {
   virtual Executor executor() = 0;
   /// Where blocking work runs: hashing, disk.
   virtual Executor workers() = 0;
+  /// How the bytes of this world's files are digested. Any thread.
+  virtual const Digester& digester() const;
   virtual Instant now() const = 0;
   /// Nanoseconds since 1970-01-01 UTC; may jump.
   virtual std::int64_t wall_clock_ns() const = 0;

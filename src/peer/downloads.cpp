@@ -153,10 +153,10 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
 }
 
 /// On a worker: is it right, and if so, on disk. A content of one chunk is opened, digested and written in one go.
-Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t chunk, std::span<const std::byte> bytes,
-                        const FileEntry* single) {
+Stored verify_and_write(const Digester& digester, Storage& storage, const Content& content, std::uint32_t chunk,
+                        std::span<const std::byte> bytes, const FileEntry* single) {
   Stored stored;
-  stored.is_right = chunk_hash(bytes, content.size) == hash_of(content, chunk);
+  stored.is_right = digester.chunk_hash(bytes, content.size) == hash_of(content, chunk);
   if (!stored.is_right) return stored;
   stored.partial = content.partial;
   if (single) {
@@ -166,7 +166,9 @@ Stored verify_and_write(Storage& storage, const Content& content, std::uint32_t 
       return stored;
     }
     stored.partial = std::move(*opened);
-    stored.md5 = md5(bytes);
+    Md5Stream md5;
+    digester.update(md5, 0, bytes);
+    stored.md5 = md5.finish();
   }
   stored.written = stored.partial->write(std::uint64_t{chunk} * kChunkSize, bytes);
   return stored;
@@ -221,8 +223,9 @@ Task<> store_arrival(Node& node, Arrival arrival) {
     single = content.targets.front().entry;
     descriptor = co_await node.descriptors.take(1);
   }
-  Stored stored = co_await offload(
-      node.world, [&] { return verify_and_write(node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr); });
+  Stored stored = co_await offload(node.world, [&] {
+    return verify_and_write(node.world.digester(), node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr);
+  });
   if (stored.partial && single) content.descriptor = std::move(descriptor);
   on_stored(node, arrival, std::move(stored));
   Remote* remote = remote_of(node, arrival.session);

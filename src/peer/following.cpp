@@ -87,15 +87,19 @@ std::span<const std::byte> read_piece(Followed& followed, std::span<std::byte> b
 }
 
 /// On a worker.
-void digest_together(std::span<Followed> batch) {
+void digest_together(const Digester& digester, std::span<Followed> batch) {
   thread_local std::vector<std::byte> buffers(kMd5Lanes * kPieceSize);
   std::vector<Md5Piece> pieces;
+  std::vector<std::uint64_t> offsets;
   do {
     pieces.clear();
-    for (Followed& followed : batch)
-      if (followed.at < followed.stop)
-        pieces.push_back({&followed.md5, read_piece(followed, std::span(buffers).subspan(pieces.size() * kPieceSize, kPieceSize))});
-    Md5Stream::update_together(pieces);
+    offsets.clear();
+    for (Followed& followed : batch) {
+      if (followed.at >= followed.stop) continue;
+      offsets.push_back(followed.at);
+      pieces.push_back({&followed.md5, read_piece(followed, std::span(buffers).subspan(pieces.size() * kPieceSize, kPieceSize))});
+    }
+    digester.update_together(pieces, offsets);
   } while (!pieces.empty());
 }
 
@@ -121,7 +125,7 @@ void take_in(Node& node, Followed& followed) {
 /// Has contents digested for as long as it is worth it.
 Task<> follow_contents(Node& node, std::vector<Followed> batch) {
   while (!batch.empty()) {
-    co_await run_on(node.world.workers(), [&] { digest_together(batch); });
+    co_await run_on(node.world.workers(), [&] { digest_together(node.world.digester(), batch); });
     for (Followed& followed : batch) take_in(node, followed);
     --node.followers;
     batch = next_batch(node);

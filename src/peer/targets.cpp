@@ -90,13 +90,14 @@ void on_hashes_complete(Node& node, Content& content) {
 namespace {
 
 /// What an earlier run left, chunk by chunk: those that are right. On a worker, in slices.
-std::vector<std::uint32_t> right_chunks(const PartialFile& file, const std::vector<Sha256Digest>& hashes, std::uint32_t begin,
-                                        std::uint32_t end) {
+std::vector<std::uint32_t> right_chunks(const Digester& digester, const PartialFile& file, const std::vector<Sha256Digest>& hashes,
+                                        std::uint32_t begin, std::uint32_t end) {
   std::vector<std::uint32_t> right;
   std::vector<std::byte> bytes(kChunkSize);
   for (std::uint32_t chunk = begin; chunk < end; ++chunk) {
     const auto part = std::span(bytes).first(chunk_length(file.size(), ChunkIndex(chunk)));
-    if (file.read(std::uint64_t{chunk} * kChunkSize, part) && chunk_hash(part, file.size()) == hashes[chunk]) right.push_back(chunk);
+    if (file.read(std::uint64_t{chunk} * kChunkSize, part) && digester.chunk_hash(part, file.size()) == hashes[chunk])
+      right.push_back(chunk);
   }
   return right;
 }
@@ -125,7 +126,7 @@ Task<> open_content(Node& node, ContentIndex index) {
     const auto end = static_cast<std::uint32_t>(chunk_count(range.end));
     for (auto chunk = static_cast<std::uint32_t>(range.begin / kChunkSize); chunk < end;) {
       const std::uint32_t stop = std::min(chunk + 64, end);
-      const auto right = co_await offload(node.world, [&] { return right_chunks(*file, *hashes, chunk, stop); });
+      const auto right = co_await offload(node.world, [&] { return right_chunks(node.world.digester(), *file, *hashes, chunk, stop); });
       if (is_given_up()) co_return;
       for (const std::uint32_t had : right) {
         resumed += chunk_length(content.size, ChunkIndex(had));

@@ -10,9 +10,12 @@ module;
 #include <boost/asio/use_awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -23,6 +26,19 @@ module shoal.world;
 namespace asio = boost::asio;
 
 namespace shoal {
+
+Sha256Digest Digester::chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) const {
+  return shoal::chunk_hash(chunk, file_size);
+}
+
+void Digester::update(Md5Stream& md5, std::uint64_t, std::span<const std::byte> bytes) const { md5.update(bytes); }
+
+void Digester::update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t>) const { Md5Stream::update_together(pieces); }
+
+const Digester& World::digester() const {
+  static const Digester real;
+  return real;
+}
 
 Executor make_strand(World& world) { return asio::make_strand(world.executor()); }
 
