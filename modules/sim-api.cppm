@@ -1,0 +1,194 @@
+/// The simulated world: virtual time, modelled machines and links, faults, all of it from one seed. The tracker's and the
+/// peer's coroutines run here as they ship. One thread; the same seed gives the same run, down to the order of each step.
+///
+/// What is modelled, and how far it is from a real network:
+/// - A host has an uplink and a downlink. The uplink serves its connections in turn, at most `quantum` bytes at a time; the
+///   downlink serves what arrives in order of arrival, and begins with a burst when its first bytes are there. So shares are fair to
+///   within one quantum a connection, and a small message waits for at most one quantum of each other connection.
+/// - A connection has at most `window` bytes and one round trip's worth on their way or unread. There is no slow start, no loss
+///   of packets and no retransmission: a connection takes up a rate at once, where TCP needs some round trips.
+/// - A send completes when less than a piece (16 to 256 KiB) of what was said before waits in the sender's buffer, as it
+///   does on sockets with TCP_NOTSENT_LOWAT.
+/// - Work takes `Host::work` for each piece of it, on as many workers as there is work; running coroutines takes no time.
+module;
+
+#include <boost/asio/awaitable.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+export module shoal.sim:api;
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.wire;
+import shoal.world;
+
+export namespace shoal::sim {
+
+using HostId = Index<struct HostTag>;
+
+/// What stands for the bytes of files.
+enum class Bytes : std::uint8_t {
+  real,   ///< Bytes drawn from the content's seed, really hashed: what a few peers and MiB are tested with.
+  marks,  ///< The first 32 bytes of a chunk are its hash, and the others are not looked at: for thousands of peers.
+};
+
+/// How messages travel.
+enum class Messages : std::uint8_t {
+  encoded,  ///< As frames, through the codec and the frame reader.
+  values,   ///< As they are; only their size is computed.
+};
+
+struct Options {
+  std::uint64_t seed = 1;
+  Bytes bytes = Bytes::real;
+  Messages messages = Messages::encoded;
+  std::uint32_t quantum = 64 * 1024;  ///< Bytes that an uplink sends of one connection in a turn.
+  std::uint32_t window = 512 * 1024;  ///< What a receiver takes in unread.
+};
+
+/// What a lying host says, each with its probability.
+struct Lies {
+  double chunks = 0;  ///< A piece of a chunk is sent with other bytes.
+  double hashes = 0;  ///< A reply with chunk hashes has a false one.
+  double haves = 0;   ///< An inventory claims all of a file.
+};
+
+struct HostOptions {
+  double up = 0;  ///< Bytes a second; 0: no limit.
+  double down = 0;
+  Nanoseconds latency{100'000};  ///< To the middle of the network: between two hosts it is the sum of theirs.
+  Nanoseconds jitter{0};         ///< At most so much more for each burst that it sends.
+  Nanoseconds work{0};           ///< That a piece of work on the workers takes.
+  double drift_ppm = 0;          ///< By how much its clock runs too fast.
+  Nanoseconds wall_offset{0};    ///< By how much its wall clock is ahead.
+  std::uint64_t disk_bytes = std::numeric_limits<std::uint64_t>::max();
+  Lies lies;
+};
+
+/// How a host dies.
+enum class Death : std::uint8_t {
+  killed,  ///< The process: the system closes its connections and keeps what was written.
+  power,   ///< The machine: it falls silent, and of each partial file some of what was written lately is lost.
+};
+
+/// A file's content, drawn from a seed. Equal seeds and sizes are equal contents.
+struct Content {
+  std::uint64_t seed = 0;
+  std::uint64_t size = 0;
+  Md5Digest md5;
+  Sha256Digest root;
+  ChunkHashes chunks;  ///< Also of a single chunk.
+};
+using ContentPtr = std::shared_ptr<const Content>;
+
+/// A file that got its name on a host's disk.
+struct Published {
+  HostId host;
+  std::string name;
+  Nanoseconds at;
+};
+
+/// What a process does: its coroutine ends by itself, or soon after `stop` was notified.
+using Main = std::function<Task<>(World& world, Storage& storage, Signal& stop)>;
+
+/// How a run of the simulation ended.
+enum class Ending : std::uint8_t {
+  reached,   ///< The goal.
+  deadlock,  ///< Nothing is left that could happen.
+  too_long,  ///< The virtual time that was allowed is over.
+  too_many,  ///< As many steps were done as were allowed.
+};
+std::string_view name_of(Ending ending);
+
+struct Limits {
+  Nanoseconds time = std::chrono::hours(1);  ///< From now on.
+  std::uint64_t steps = std::numeric_limits<std::uint64_t>::max();
+};
+
+/// What crossed the network.
+struct Traffic {
+  std::uint64_t messages = 0;       ///< But for chunks.
+  std::uint64_t control_bytes = 0;  ///< Of those, and of the heads of chunks.
+  std::uint64_t pieces = 0;         ///< Frames with bytes of a chunk.
+  std::uint64_t data_bytes = 0;
+  std::uint64_t connections = 0;
+};
+
+class Simulation {
+ public:
+  explicit Simulation(const Options& options);
+  ~Simulation();
+  Simulation(const Simulation&) = delete;
+  Simulation& operator=(const Simulation&) = delete;
+
+  // ---- machines
+  HostId add_host(const HostOptions& options);
+  /// Its address, for endpoints.
+  std::string address_of(HostId host) const;
+  /// Starts a process on the machine, which must not have one that runs. Its disk is as the last one left it.
+  void start(HostId host, const Main& main);
+  bool is_running(HostId host) const;
+  /// Asks the process to stop in good order.
+  void stop(HostId host);
+  /// The process is gone from the network and the disk at once. Its coroutines end by the way that a stop takes them, in a
+  /// world where nobody hears them: so their clean-up is run, and has no effect.
+  void kill(HostId host, Death death);
+  /// What ended processes by an exception, if any did.
+  const std::vector<std::string>& failures() const;
+
+  // ---- files
+  ContentPtr content(std::uint64_t seed, std::uint64_t size);
+  /// Puts a file on a host's disk. It has to be done before the process scans.
+  FileEntry put(HostId host, const std::string& name, const ContentPtr& content);
+  /// Whether the host has published, under that name, exactly this content.
+  bool has(HostId host, const std::string& name, const Content& content) const;
+  /// Everything that was published so far, in order.
+  const std::vector<Published>& published() const;
+  /// Names of published files whose bytes are not what their entry says. None, if the code is right.
+  std::vector<std::string> wrong_files() const;
+  /// Writes fail from now on, or no longer.
+  void break_disk(HostId host, bool is_broken);
+
+  // ---- time
+  Nanoseconds now() const;
+  /// Calls `action` at a moment from now on.
+  void after(Nanoseconds delay, std::function<void()> action);
+  /// Goes on until `goal` holds, which is looked at after every step.
+  Ending run(const std::function<bool()>& goal, const Limits& limits = {});
+  std::uint64_t steps() const;
+  /// Of everything that happened so far: what ran and when, which message went where.
+  std::uint64_t trace_hash() const;
+  /// A word of the generator for faults and scripts; sessions have generators of their own.
+  std::uint64_t random();
+
+  // ---- faults
+  /// Connections between the two sides carry nothing until heal().
+  void partition(std::span<const HostId> hosts);
+  void heal();
+  /// Resets one connection of this host, drawn by the seed. False where it has none.
+  bool cut_connection(HostId host);
+  void set_rates(HostId host, double up, double down);
+  void set_lies(HostId host, const Lies& lies);
+  /// The host's wall clock jumps by so much.
+  void jump_wall_clock(HostId host, Nanoseconds by);
+
+  Traffic traffic() const;
+
+  struct State;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shoal::sim

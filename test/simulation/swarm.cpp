@@ -1,0 +1,244 @@
+#include <fmt/format.h>
+
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+import shoal.base;
+import shoal.manifest;
+import shoal.peer;
+import shoal.report;
+import shoal.schedule;
+import shoal.sim;
+import shoal.tracker;
+import shoal.wire;
+import shoal.world;
+
+#include "simulation/swarm.hpp"
+
+using namespace std::chrono_literals;
+
+namespace shoal::simulation {
+namespace {
+
+constexpr std::uint16_t kTrackerPort = 5555;
+
+/// Where reports go: nowhere, or to the file that SHOAL_SIM_LOG names.
+std::FILE* sink() {
+  static std::FILE* const file = [] {
+    const char* const path = std::getenv("SHOAL_SIM_LOG");
+    return std::fopen(path ? path : "/dev/null", "a");
+  }();
+  return file;
+}
+
+std::unique_ptr<Report> open_report(const std::string& who) {
+  ReportOptions options;
+  options.verbosity = std::getenv("SHOAL_SIM_LOG") ? Verbosity::verbose : Verbosity::quiet;
+  options.colour = Colour::never;
+  options.program = who;
+  options.out = options.err = sink();
+  return std::move(*Report::open(std::move(options)));
+}
+
+}  // namespace
+
+struct Swarm::Peer {
+  std::string id;
+  sim::HostId host;
+  sim::HostOptions options;
+  std::vector<std::pair<std::string, sim::ContentPtr>> files;
+  std::set<std::string> has;  ///< Names of its own and of what it published.
+  std::optional<Nanoseconds> done_at;
+  bool is_excused = false;
+  std::uint64_t wasted = 0;
+};
+
+Swarm::Swarm(const sim::Options& options, std::uint32_t expect)
+    : simulation_(options), expect_(expect), tracker_(simulation_.add_host({})) {}
+Swarm::~Swarm() = default;
+
+std::size_t Swarm::add(PeerPlan plan) {
+  auto peer = std::make_unique<Peer>();
+  peer->id = fmt::format("p{:05}", peers_.size());
+  peer->host = simulation_.add_host(plan.host);
+  peer->options = plan.host;
+  for (const auto& [name, content] : plan.files) {
+    simulation_.put(peer->host, name, content);
+    peer->has.insert(name);
+  }
+  files_ += plan.files.size();
+  peer->files = std::move(plan.files);
+  peers_.push_back(std::move(peer));
+  return peers_.size() - 1;
+}
+
+sim::HostId Swarm::host_of(std::size_t peer) const { return peers_[peer]->host; }
+
+// ---- processes ----------------------------------------------------------------------------------------
+
+Task<> Swarm::run_tracker(World& world, Signal& stop) {
+  const auto report = open_report("tracker");
+  TrackerOptions options;
+  options.listen = {"0.0.0.0", kTrackerPort};
+  options.expect = expect_;
+  unwrap(co_await shoal::run_tracker(world, *report, options, stop));
+}
+
+Task<> Swarm::run_peer(std::size_t index, World& world, Storage& storage, Signal& stop) {
+  Peer& peer = *peers_[index];
+  const auto report = open_report(peer.id);
+  PeerOptions options;
+  options.tracker = {simulation_.address_of(tracker_), kTrackerPort};
+  options.listen = {"0.0.0.0", 0};
+  options.id = peer.id;
+  options.expect = expect_;
+  options.upload_limit = static_cast<std::uint64_t>(peer.options.up);
+  const auto outcome = co_await run_member(world, *report, storage, options, stop);
+  if (outcome) peer.wasted += outcome->bytes_wasted;
+}
+
+void Swarm::start_tracker() {
+  simulation_.start(tracker_, [this](World& world, Storage&, Signal& stop) { return run_tracker(world, stop); });
+}
+
+void Swarm::start(std::size_t peer) {
+  simulation_.start(host_of(peer),
+                    [this, peer](World& world, Storage& storage, Signal& stop) { return run_peer(peer, world, storage, stop); });
+}
+
+void Swarm::start_all() {
+  start_tracker();
+  for (std::size_t i = 0; i < peers_.size(); ++i) start(i);
+}
+
+void Swarm::make_whole() {
+  simulation_.heal();
+  if (!simulation_.is_running(tracker_)) start_tracker();
+  for (std::size_t i = 0; i < peers_.size(); ++i)
+    if (!simulation_.is_running(host_of(i)) && !has_all(i)) start(i);
+}
+
+// ---- how far it is ------------------------------------------------------------------------------------
+
+/// Takes into account what was published since the last look.
+void Swarm::look() {
+  if (!std::exchange(is_started_, true))
+    unfinished_ = static_cast<std::size_t>(
+        std::ranges::count_if(peers_, [this](const auto& peer) { return !peer->is_excused && peer->has.size() < files_; }));
+  const auto& published = simulation_.published();
+  for (; seen_ < published.size(); ++seen_) {
+    Peer& peer = *peers_[published[seen_].host.value - 1];  // the tracker's host is the first
+    peer.has.insert(published[seen_].name);
+    if (peer.has.size() < files_ || peer.done_at) continue;
+    peer.done_at = published[seen_].at;
+    if (!peer.is_excused) --unfinished_;
+  }
+}
+
+bool Swarm::has_all(std::size_t peer) const { return peers_[peer]->has.size() >= files_; }
+
+void Swarm::excuse(std::size_t peer) { peers_[peer]->is_excused = true; }
+
+bool Swarm::is_done() {
+  look();
+  return unfinished_ == 0;
+}
+
+Seconds Swarm::bound() const {
+  std::vector<BoundPeer> parties;
+  std::uint64_t total = 0;
+  for (const auto& peer : peers_)
+    for (const auto& [name, content] : peer->files) total += content->size;
+  for (const auto& peer : peers_) {
+    std::uint64_t own = 0;
+    for (const auto& [name, content] : peer->files) own += content->size;
+    parties.push_back({own, total - own, peer->options.up, peer->options.down});
+  }
+  return lower_bound(parties).value_or(Seconds(0));
+}
+
+namespace {
+
+Nanoseconds at_rank(const std::vector<Nanoseconds>& sorted, double rank) {
+  if (sorted.empty()) return Nanoseconds::zero();
+  return sorted[std::min(sorted.size() - 1, static_cast<std::size_t>(rank * static_cast<double>(sorted.size())))];
+}
+
+}  // namespace
+
+void Swarm::end_processes(Figures& figures) {
+  const auto is_quiet = [this] {
+    return !simulation_.is_running(tracker_) &&
+           std::ranges::none_of(peers_, [this](const auto& peer) { return simulation_.is_running(peer->host); });
+  };
+  for (const auto& peer : peers_) simulation_.stop(peer->host);
+  simulation_.stop(tracker_);
+  const sim::Ending ending = simulation_.run(is_quiet, {10min});
+  if (ending != sim::Ending::reached) figures.problems.push_back(fmt::format("stopped processes do not end: {}", name_of(ending)));
+  simulation_.run([] { return false; }, {5min});  // those that were killed, too
+}
+
+Figures Swarm::finish(const sim::Limits& limits) {
+  Figures figures;
+  figures.ending = simulation_.run([this] { return is_done(); }, limits);
+  figures.taken = simulation_.now();
+  figures.traffic = simulation_.traffic();
+  figures.steps = simulation_.steps();
+  std::vector<Nanoseconds> times;
+  for (const auto& peer : peers_) {
+    if (peer->done_at) times.push_back(*peer->done_at);
+    if (!peer->is_excused && peer->has.size() < files_)
+      figures.problems.push_back(fmt::format("{} has {} of {} files: {}", peer->id, peer->has.size(), files_, name_of(figures.ending)));
+  }
+  std::ranges::sort(times);
+  figures.median = at_rank(times, 0.5);
+  figures.p99 = at_rank(times, 0.99);
+  figures.last = times.empty() ? Nanoseconds::zero() : times.back();
+  for (const auto& peer : peers_)
+    for (const auto& [name, content] : peer->files) {
+      figures.bytes += content->size * (peers_.size() - 1);
+      figures.chunks += content->chunks->size() * (peers_.size() - 1);
+    }
+  figures.percent_of_bound = percent_of_bound(bound(), Seconds(figures.taken));
+  const auto chunks = static_cast<double>(std::max<std::uint64_t>(figures.chunks, 1));
+  const auto bytes = static_cast<double>(std::max<std::uint64_t>(figures.bytes, 1));
+  figures.duplicate_percent = 100.0 * (static_cast<double>(figures.traffic.data_bytes) / bytes - 1.0);
+  figures.messages_per_chunk = static_cast<double>(figures.traffic.messages) / chunks;
+  figures.control_bytes_per_chunk = static_cast<double>(figures.traffic.control_bytes) / chunks;
+  figures.control_percent = 100.0 * static_cast<double>(figures.traffic.control_bytes) / bytes;
+  end_processes(figures);
+  for (const auto& name : simulation_.wrong_files()) figures.problems.push_back("published with wrong bytes: " + name);
+  for (const auto& failure : simulation_.failures()) figures.problems.push_back("ended by an exception: " + failure);
+  for (const auto& owner : peers_)
+    for (const auto& [name, content] : owner->files)
+      for (const auto& peer : peers_)
+        if (!peer->is_excused && !simulation_.has(peer->host, name, *content))
+          figures.problems.push_back(fmt::format("{} does not have {} as it is", peer->id, name));
+  figures.trace = simulation_.trace_hash();
+  return figures;
+}
+
+std::string to_string(const Figures& figures) {
+  const auto seconds = [](Nanoseconds time) { return Seconds(time).count(); };
+  return fmt::format(
+      "{:.3f} s, {:.1f} % of the bound; {:.2f} % duplicates, {:.2f} messages and {:.0f} control bytes a chunk ({:.2f} %); half at "
+      "{:.3f} s, 99 % at {:.3f} s, last at {:.3f} s; {} steps, trace {:016x}",
+      seconds(figures.taken), figures.percent_of_bound, figures.duplicate_percent, figures.messages_per_chunk,
+      figures.control_bytes_per_chunk, figures.control_percent, seconds(figures.median), seconds(figures.p99), seconds(figures.last),
+      figures.steps, figures.trace);
+}
+
+}  // namespace shoal::simulation

@@ -1,0 +1,95 @@
+/// A swarm in the simulated world: a real tracker and real peers on modelled machines. Includes its std headers only; import shoal.sim,
+/// shoal.wire and shoal.report before it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace shoal::simulation {
+
+/// A peer's machine, and what is on its disk at first.
+struct PeerPlan {
+  sim::HostOptions host;
+  std::vector<std::pair<std::string, sim::ContentPtr>> files;
+};
+
+/// What a swarm came to.
+struct Figures {
+  sim::Ending ending = sim::Ending::reached;
+  Nanoseconds taken{0};          ///< From the beginning to the last file published.
+  double percent_of_bound = 0;   ///< 100 would be the time that no schedule could beat.
+  std::uint64_t bytes = 0;       ///< That had to be moved.
+  std::uint64_t chunks = 0;      ///< Likewise.
+  double duplicate_percent = 0;  ///< Of bytes sent over those that had to be.
+  double messages_per_chunk = 0;
+  double control_bytes_per_chunk = 0;
+  double control_percent = 0;  ///< Of the bytes of data.
+  Nanoseconds median{0};       ///< When half of those that fetched had everything.
+  Nanoseconds p99{0};
+  Nanoseconds last{0};
+  sim::Traffic traffic;
+  std::uint64_t steps = 0;
+  std::uint64_t trace = 0;
+  std::vector<std::string> problems;  ///< What must not be: someone who did not finish, a wrong byte, an exception.
+};
+
+/// One line for a person.
+std::string to_string(const Figures& figures);
+
+class Swarm {
+ public:
+  /// `expect` is the size of a closed swarm; 0: an open one, which ends when everybody has everything.
+  Swarm(const sim::Options& options, std::uint32_t expect);
+  ~Swarm();
+  Swarm(const Swarm&) = delete;
+  Swarm& operator=(const Swarm&) = delete;
+
+  sim::Simulation& simulation() { return simulation_; }
+  std::size_t add(PeerPlan plan);
+  std::size_t size() const { return peers_.size(); }
+  sim::HostId host_of(std::size_t peer) const;
+  sim::HostId tracker() const { return tracker_; }
+
+  void start_tracker();
+  void start(std::size_t peer);
+  /// Starts the tracker and all peers.
+  void start_all();
+  /// No faults any more: the network is whole and everyone who is not there is started again.
+  void make_whole();
+
+  /// Whether every peer has everything. Those that `excuse` are not waited for: liars.
+  bool is_done();
+  void excuse(std::size_t peer);
+  bool has_all(std::size_t peer) const;
+  /// How many of the files that were to be moved have come.
+  std::size_t published() const { return seen_; }
+
+  /// Goes on until all have everything; then all processes are stopped, and must end.
+  Figures finish(const sim::Limits& limits);
+  /// The time that no schedule could beat, at the rates that the hosts began with.
+  Seconds bound() const;
+
+ private:
+  struct Peer;
+  void look();
+  Task<> run_peer(std::size_t peer, World& world, Storage& storage, Signal& stop);
+  Task<> run_tracker(World& world, Signal& stop);
+  void end_processes(Figures& figures);
+
+  sim::Simulation simulation_;
+  std::uint32_t expect_;
+  sim::HostId tracker_;
+  std::vector<std::unique_ptr<Peer>> peers_;
+  std::size_t seen_ = 0;  ///< Of the simulation's publications.
+  std::size_t unfinished_ = 0;
+  std::size_t files_ = 0;
+  bool is_started_ = false;
+};
+
+}  // namespace shoal::simulation
