@@ -3,8 +3,9 @@
 ///
 /// What is modelled, and how far it is from a real network:
 /// - A host has an uplink and a downlink. The uplink serves its connections in turn, at most `quantum` bytes at a time; the
-///   downlink serves what arrives in order of arrival, and begins with a burst when its first bytes are there. So shares are fair to
-///   within one quantum a connection, and a small message waits for at most one quantum of each other connection.
+///   downlink serves what arrives in order of arrival, and begins with a burst when its first bytes are there. So shares of
+///   an uplink are fair to within one quantum a connection, those of a downlink to within one window, and a small message waits for at
+///   most one quantum of each other connection.
 /// - A connection has at most `window` bytes and one round trip's worth on their way or unread. There is no slow start, no loss
 ///   of packets and no retransmission: a connection takes up a rate at once, where TCP needs some round trips.
 /// - A send completes when less than a piece (16 to 256 KiB) of what was said before waits in the sender's buffer, as it

@@ -166,6 +166,14 @@ void Network::shut(HostId host, bool is_silent) {
 void Network::turn_on(HostId host) {
   port(host).is_on = true;
   offer_all();
+  // It answers what is sent again and again to connections that it has forgotten.
+  for (const auto& each : ports_)
+    for (const auto& [number, end] : each->connections) {
+      const auto connection = end.first.lock();
+      if (!connection) continue;
+      const Pipe& pipe = connection->pipe(end.second);
+      if (pipe.to == host && connection->side(1 - end.second).is_closed && pipe.queued > pipe.sent) connection->reset(end.second);
+    }
 }
 
 // ---- the way of the bytes -----------------------------------------------------------------------------

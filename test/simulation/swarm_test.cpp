@@ -1,35 +1,107 @@
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <set>
 #include <string>
+#include <vector>
 
 import shoal.base;
 import shoal.sim;
-import shoal.wire;
 import shoal.world;
 
-#include "simulation/swarm.hpp"
+#include "simulation/scenarios.hpp"
 
 using namespace shoal;
 using namespace shoal::simulation;
 using namespace std::chrono_literals;
 
-TEST_CASE("A real tracker and four real peers with a file each have everything, in virtual time and with real bytes") {
-  Swarm swarm({}, 4);
-  for (std::uint64_t i = 0; i < 4; ++i) {
-    PeerPlan plan;
-    plan.host.up = plan.host.down = 12.5e6;
-    plan.files.emplace_back("file-" + std::to_string(i), swarm.simulation().content(100 + i, 2 * kMiB + 12345));
-    swarm.add(plan);
-  }
-  swarm.start_all();
-  const Figures figures = swarm.finish({60s});
-  INFO(to_string(figures));
+namespace {
+
+/// So many peers at 100 Mbit/s, and a file of a few MiB, really hashed.
+Scale scale_of(std::size_t peers, std::uint64_t seed = 1) {
+  Scale scale;
+  scale.peers = peers;
+  scale.bytes = 2 * kMiB + 12'345;
+  scale.options.seed = seed;
+  scale.limits.time = 10min;
+  return scale;
+}
+
+Scale marked(Scale scale) {
+  scale.options.bytes = sim::Bytes::marks;
+  scale.options.messages = sim::Messages::values;
+  return scale;
+}
+
+void check_whole(const Figures& figures) {
+  CAPTURE(to_string(figures));
   for (const auto& problem : figures.problems) UNSCOPED_INFO(problem);
   CHECK(figures.ending == sim::Ending::reached);
   CHECK(figures.problems.empty());
+}
+
+}  // namespace
+
+TEST_CASE("Four real peers with a file each have everything, in virtual time and with real bytes") {
+  const Figures figures = classic(scale_of(4));
+  check_whole(figures);
+  CHECK(figures.chunks == 4 * 3 * 9);
+}
+
+TEST_CASE("One seed is one run; another seed is another") {
+  std::set<std::uint64_t> traces;
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    const Figures figures = churn(scale_of(6, seed));
+    CHECK(churn(scale_of(6, seed)).trace == figures.trace);
+    traces.insert(figures.trace);
+  }
+  CHECK(traces.size() == 5);
+}
+
+TEST_CASE("One source fills sixteen peers, with all bytes right") {
+  const Figures figures = one_source(scale_of(16));
+  check_whole(figures);
+  CHECK(figures.duplicate_percent < 25);
+}
+
+TEST_CASE("Every scenario ends with everyone complete") {
+  for (const Scenario& scenario : scenarios()) {
+    DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(scale_of(10))); }
+  }
+}
+
+TEST_CASE("Every scenario ends with everyone complete where marks stand for bytes") {
+  for (const Scenario& scenario : scenarios()) {
+    DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(marked(scale_of(20)))); }
+  }
+}
+
+TEST_CASE("Marks and values cost what bytes and frames cost: the swarm takes as long") {
+  const Figures real = classic(scale_of(4));
+  const Figures token = classic(marked(scale_of(4)));
+  CHECK(token.taken > real.taken * 9 / 10);
+  CHECK(token.taken < real.taken * 11 / 10);
+  CHECK(token.traffic.data_bytes == real.traffic.data_bytes);
+}
+
+TEST_CASE("A tenth of liars keeps no honest peer from finishing with the right bytes") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    CAPTURE(seed);
+    check_whole(liars(scale_of(20, seed), 10));
+  }
+}
+
+TEST_CASE("Swarms whose tracker died, or that were cut in two, are whole in the end") {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    CAPTURE(seed);
+    check_whole(tracker_restart(scale_of(8, seed)));
+    check_whole(partition_and_heal(scale_of(8, seed)));
+  }
 }

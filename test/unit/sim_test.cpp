@@ -1,0 +1,538 @@
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <tl/expected.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.sim;
+import shoal.wire;
+import shoal.world;
+
+using namespace shoal;
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::uint16_t kPort = 7;
+
+/// Two hosts, and what their processes share. The first listens, the second connects.
+struct Pair {
+  explicit Pair(sim::HostOptions first = {}, sim::HostOptions second = {}, const sim::Options& options = {})
+      : simulation(options), server(simulation.add_host(first)), client(simulation.add_host(second)) {}
+
+  sim::Simulation simulation;
+  sim::HostId server;
+  sim::HostId client;
+  std::optional<Error> failure;  ///< Of whichever step failed last.
+  Nanoseconds done_at{0};
+  std::vector<Nanoseconds> times;
+  int done = 0;
+
+  sim::Ending run(Nanoseconds time = 60s) {
+    return simulation.run([] { return false; }, {time});
+  }
+  double seconds() const { return Seconds(done_at).count(); }
+};
+
+using Talk = std::function<Task<>(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link)>;
+
+Task<> accept_links(Pair& pair, World& world, Storage& storage, int links, Talk talk) {
+  std::optional<Error> failure;
+  TaskGroup tasks([&failure](const std::string&, const Error& error) { failure = error; });
+  const std::shared_ptr<Listener> listener = unwrap(world.listen({"0.0.0.0", kPort}));
+  for (int i = 0; i < links; ++i) {
+    const Executor strand = make_strand(world);
+    std::shared_ptr<Link> link = co_await step(listener->accept(strand));
+    tasks.spawn(strand, "serving", talk(pair, world, storage, std::move(link)));
+  }
+  co_await tasks.join();
+  if (failure) throw StepFailed(*failure);
+}
+
+Task<> connect_and(Pair& pair, World& world, Storage& storage, Talk talk) {
+  auto link = co_await world.connect({pair.simulation.address_of(pair.server), kPort}, make_strand(world), 5s);
+  if (!link) {
+    pair.failure = link.error();
+    pair.done_at = pair.simulation.now();
+    co_return;
+  }
+  co_await talk(pair, world, storage, std::shared_ptr<Link>(std::move(*link)));
+}
+
+void start_server(Pair& pair, const Talk& talk) {
+  pair.simulation.start(pair.server,
+                        [&pair, talk](World& world, Storage& storage, Signal&) { return accept_links(pair, world, storage, 1, talk); });
+}
+
+void start_client(Pair& pair, const Talk& talk) {
+  pair.simulation.start(pair.client,
+                        [&pair, talk](World& world, Storage& storage, Signal&) { return connect_and(pair, world, storage, talk); });
+}
+
+// ---- what processes say to each other -----------------------------------------------------------------
+
+void note_end(Pair& pair) {
+  ++pair.done;
+  pair.done_at = pair.simulation.now();
+}
+
+Task<> greet(Pair&, World&, Storage&, std::shared_ptr<Link> link) {
+  Hello hello;
+  hello.id = "client";
+  co_await step(send(*link, hello));
+  co_await step(receive<Welcome>(*link, 10s));
+  link->established();
+}
+
+Task<> be_greeted(Pair&, World&, Storage&, std::shared_ptr<Link> link) {
+  co_await step(receive<Hello>(*link, 10s));
+  co_await step(send(*link, Welcome{1, 0, "server", 1}));
+  link->established();
+}
+
+Task<> ping(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await greet(pair, world, storage, link);
+  const Instant begun = world.now();
+  co_await step(send(*link, Ping{1}));
+  co_await step(receive<Pong>(*link, 10s));
+  note_end(pair);
+  pair.done_at = world.now() - begun;
+}
+
+Task<> answer(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await be_greeted(pair, world, storage, link);
+  co_await step(receive<Ping>(*link, 10s));
+  co_await step(send(*link, Pong{1, 2, 3}));
+  auto end = co_await link->receive(60s);
+  if (!end) pair.failure = end.error();
+}
+
+/// Sends the file of its folder, by chunks, and counts in `done` how many it got rid of.
+Task<> send_chunks(Pair& pair, Storage& storage, std::shared_ptr<Link> link) {
+  const auto scanned = unwrap(storage.scan({}));
+  const auto& entry = scanned.files.front().entry;
+  const auto source = unwrap(storage.open(entry));
+  for (std::uint32_t chunk = 0; chunk < chunk_count(entry.size); ++chunk) {
+    const ChunkHeader header{0, chunk, 0, chunk_length(entry.size, ChunkIndex(chunk))};
+    if (auto sent = co_await link->send_chunk(header, source, std::uint64_t{chunk} * kChunkSize); !sent) {
+      pair.failure = sent.error();
+      pair.done_at = pair.simulation.now();
+      co_return;
+    }
+    ++pair.done;
+  }
+  co_await link->receive(60s);
+}
+
+Task<> send_file(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await greet(pair, world, storage, link);
+  co_await send_chunks(pair, storage, link);
+}
+
+Task<> serve_file(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await be_greeted(pair, world, storage, link);
+  co_await send_chunks(pair, storage, link);
+}
+
+/// Receives three MiB in chunks, checks them against the content of seed 1, and says when it has them.
+Task<> receive_chunks(Pair& pair, std::shared_ptr<Link> link) {
+  const auto content = pair.simulation.content(1, 3 * kMiB);
+  std::vector<std::byte> bytes(kChunkSize);
+  for (std::uint32_t chunk = 0; chunk < 12; ++chunk) {
+    auto incoming = co_await link->receive(10s);
+    if (!incoming) {
+      pair.failure = incoming.error();
+      pair.done_at = pair.simulation.now();
+      co_return;
+    }
+    co_await step(link->receive_payload(bytes));
+    if (chunk_hash(bytes, content->size) != (*content->chunks)[chunk])
+      throw StepFailed(Error{make_error_code(Errc::wrong_digest), "a chunk", {}});
+  }
+  pair.done_at = pair.simulation.now();
+  pair.times.push_back(pair.done_at);
+}
+
+Task<> receive_file(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await be_greeted(pair, world, storage, link);
+  co_await receive_chunks(pair, link);
+}
+
+Task<> fetch_file(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await greet(pair, world, storage, link);
+  co_await receive_chunks(pair, link);
+}
+
+Task<> be_greeted_and_wait(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await be_greeted(pair, world, storage, link);
+  co_await world.sleep(20s);
+}
+
+Task<> wait_for_anything(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await greet(pair, world, storage, link);
+  auto incoming = co_await link->receive(15s);
+  if (!incoming) pair.failure = incoming.error();
+  pair.done_at = pair.simulation.now();
+}
+
+sim::HostOptions with_rates(double up, double down, Nanoseconds latency = 1ms) {
+  sim::HostOptions options;
+  options.up = up;
+  options.down = down;
+  options.latency = latency;
+  return options;
+}
+
+// ---- order --------------------------------------------------------------------------------------------
+
+Task<> sleep_and_note(World& world, std::string& order, char name) {
+  co_await world.sleep(1s);
+  order += name;
+}
+
+Task<> sleep_together(World& world, std::string& order) {
+  TaskGroup tasks([](const std::string&, const Error&) {});
+  for (char name = 'a'; name <= 'e'; ++name) tasks.spawn(make_strand(world), "sleeper", sleep_and_note(world, order, name));
+  co_await tasks.join();
+}
+
+std::string order_of(std::uint64_t seed) {
+  sim::Options options;
+  options.seed = seed;
+  sim::Simulation simulation(options);
+  const auto host = simulation.add_host({});
+  std::string order;
+  simulation.start(host, [&order](World& world, Storage&, Signal&) { return sleep_together(world, order); });
+  simulation.run([&] { return !simulation.is_running(host); });
+  return order;
+}
+
+Task<> post_in_order(World& world, std::vector<int>& order) {
+  const Executor strand = make_strand(world);
+  for (int i = 0; i < 100; ++i) asio::post(strand, [&order, i] { order.push_back(i); });
+  co_await run_on(strand, [] {});
+}
+
+Task<> wait_for(Signal& signal) { co_await signal.wait(); }
+
+Task<> keep_busy(World& world) {
+  for (;;) co_await world.sleep(1ms);
+}
+
+Task<> work_and_note(World& world, std::vector<Nanoseconds>& times, Instant begun) {
+  co_await offload(world, [] { return 0; });
+  times.push_back(world.now() - begun);
+}
+
+Task<> look_at_clocks(World& world, Nanoseconds& passed, std::int64_t& wall) {
+  const Instant begun = world.now();
+  const std::int64_t wall_before = world.wall_clock_ns();
+  co_await run_on(world.workers(), [] {});
+  passed = world.now() - begun;
+  wall = world.wall_clock_ns() - wall_before;
+}
+
+}  // namespace
+
+TEST_CASE("Timers that are due together run in an order that the seed decides") {
+  std::set<std::string> orders;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) orders.insert(order_of(seed));
+  CHECK(orders.size() > 10);
+  CHECK(order_of(7) == order_of(7));
+}
+
+TEST_CASE("What is posted to one strand runs in the order in which it was posted") {
+  sim::Simulation simulation({});
+  const auto host = simulation.add_host({});
+  std::vector<int> order;
+  simulation.start(host, [&order](World& world, Storage&, Signal&) { return post_in_order(world, order); });
+  simulation.run([&] { return !simulation.is_running(host); });
+  REQUIRE(order.size() == 100);
+  CHECK(std::vector(order.begin(), order.end()) == [] {
+    std::vector<int> sorted;
+    for (int i = 0; i < 100; ++i) sorted.push_back(i);
+    return sorted;
+  }());
+}
+
+TEST_CASE("A goal that nothing can reach any more is a deadlock") {
+  sim::Simulation simulation({});
+  const auto host = simulation.add_host({});
+  Signal never;
+  simulation.start(host, [&never](World&, Storage&, Signal&) { return wait_for(never); });
+  CHECK(simulation.run([&] { return !simulation.is_running(host); }) == sim::Ending::deadlock);
+  never.notify();
+  CHECK(simulation.run([&] { return !simulation.is_running(host); }) == sim::Ending::reached);
+}
+
+TEST_CASE("A run is bounded in virtual time and in steps") {
+  sim::Simulation simulation({});
+  const auto host = simulation.add_host({});
+  simulation.start(host, [](World& world, Storage&, Signal&) { return keep_busy(world); });
+  CHECK(simulation.run([] { return false; }, {1s}) == sim::Ending::too_long);
+  CHECK(simulation.now() <= 1s);
+  CHECK(simulation.run([] { return false; }, {1h, 100}) == sim::Ending::too_many);
+}
+
+TEST_CASE("Work takes the time of its host's workers") {
+  sim::Simulation simulation({});
+  sim::HostOptions slow;
+  slow.work = 3ms;
+  const auto host = simulation.add_host(slow);
+  std::vector<Nanoseconds> times;
+  simulation.start(host, [&times](World& world, Storage&, Signal&) { return work_and_note(world, times, world.now()); });
+  simulation.run([&] { return !simulation.is_running(host); });
+  REQUIRE(times.size() == 1);
+  CHECK(times.front() == 3ms);
+}
+
+TEST_CASE("A host's clock drifts by its rate, and its wall clock jumps when told to") {
+  sim::Simulation simulation({});
+  sim::HostOptions fast;
+  fast.drift_ppm = 100;
+  fast.work = 1000s;
+  const auto host = simulation.add_host(fast);
+  Nanoseconds passed{0};
+  std::int64_t wall = 0;
+  simulation.start(host, [&](World& world, Storage&, Signal&) { return look_at_clocks(world, passed, wall); });
+  simulation.after(10s, [&] { simulation.jump_wall_clock(host, -30s); });
+  simulation.run([&] { return !simulation.is_running(host); });
+  CHECK(passed > 1000s + 99ms);
+  CHECK(passed < 1000s + 101ms);
+  CHECK(wall == Nanoseconds(970s).count());
+}
+
+// ---- links --------------------------------------------------------------------------------------------
+
+TEST_CASE("A message takes the latency of both hosts, each way") {
+  Pair pair(with_rates(0, 0, 3ms), with_rates(0, 0, 4ms));
+  start_server(pair, answer);
+  start_client(pair, ping);
+  pair.run();
+  REQUIRE(pair.done == 1);
+  CHECK(pair.done_at == 14ms);
+}
+
+TEST_CASE("Who closes in good order is heard to") {
+  Pair pair;
+  start_server(pair, answer);
+  start_client(pair, ping);
+  pair.run();
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == make_error_code(Errc::closed));
+}
+
+TEST_CASE("A file crosses a link at the rate of the slower end, byte for byte") {
+  const bool is_up_slow = GENERATE(true, false);
+  Pair pair(with_rates(0, is_up_slow ? 0 : 1.0 * kMiB), with_rates(is_up_slow ? 1.0 * kMiB : 0, 0));
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.run();
+  CHECK(pair.simulation.failures().empty());
+  CHECK(pair.seconds() > 3.0);
+  CHECK(pair.seconds() < 3.1);
+}
+
+TEST_CASE("Connections share an uplink, and a downlink, fairly") {
+  const bool is_up_shared = GENERATE(true, false);
+  Pair pair(is_up_shared ? with_rates(3.0 * kMiB, 0) : with_rates(0, 3.0 * kMiB), {});
+  const auto other = pair.simulation.add_host({});
+  for (const auto host : {pair.server, pair.client, other}) pair.simulation.put(host, "file", pair.simulation.content(1, 3 * kMiB));
+  const Talk at_server = is_up_shared ? serve_file : receive_file;
+  const Talk at_clients = is_up_shared ? fetch_file : send_file;
+  pair.simulation.start(pair.server,
+                        [&](World& world, Storage& storage, Signal&) { return accept_links(pair, world, storage, 2, at_server); });
+  for (const auto host : {pair.client, other})
+    pair.simulation.start(host, [&](World& world, Storage& storage, Signal&) { return connect_and(pair, world, storage, at_clients); });
+  pair.run();
+  REQUIRE(pair.times.size() == 2);
+  CHECK(pair.times[0] > 1800ms);  // alone it would have taken one second; who comes first is ahead by a window
+  CHECK(pair.times[1] < 2100ms);
+}
+
+TEST_CASE("Who does not read makes the sender wait") {
+  sim::Options options;
+  options.window = 512 * 1024;
+  Pair pair({}, {}, options);
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, be_greeted_and_wait);
+  start_client(pair, send_file);
+  pair.run(10s);
+  // Two chunks in the receiver's buffer, one and a piece of another in the sender's.
+  CHECK(pair.done >= 2);
+  CHECK(pair.done <= 4);
+}
+
+TEST_CASE("A sender whose bytes nobody takes gives up after half a minute") {
+  Pair pair(with_rates(1.0 * kMiB, 0), with_rates(1.0 * kMiB, 0));
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.simulation.after(1s, [&pair] { pair.simulation.partition(std::span(&pair.server, 1)); });
+  pair.run();
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == make_error_code(Errc::timed_out));
+}
+
+TEST_CASE("A partition holds bytes back until it is healed, and they come whole") {
+  Pair pair(with_rates(1.0 * kMiB, 0), with_rates(1.0 * kMiB, 0));
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.simulation.after(1s, [&pair] { pair.simulation.partition(std::span(&pair.server, 1)); });
+  pair.simulation.after(6s, [&pair] { pair.simulation.heal(); });
+  pair.run();
+  CHECK(pair.simulation.failures().empty());
+  CHECK_FALSE(pair.failure);
+  CHECK(pair.seconds() > 7.9);
+  CHECK(pair.seconds() < 8.2);
+}
+
+TEST_CASE("A connection attempt across a partition times out, and one to a host where nobody listens is refused") {
+  Pair pair;
+  pair.simulation.partition(std::span(&pair.server, 1));
+  start_server(pair, answer);
+  start_client(pair, ping);
+  pair.run(10s);
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == make_error_code(Errc::timed_out));
+  CHECK(pair.done_at == 5s);
+  Pair alone;
+  start_client(alone, ping);
+  alone.run(10s);
+  REQUIRE(alone.failure);
+  CHECK(alone.failure->code == std::errc::connection_refused);
+}
+
+TEST_CASE("The end of a process is heard of at once, that of a machine by its silence") {
+  const auto death = GENERATE(sim::Death::killed, sim::Death::power);
+  Pair pair;
+  start_server(pair, be_greeted_and_wait);
+  start_client(pair, wait_for_anything);
+  pair.simulation.after(1s, [&pair, death] { pair.simulation.kill(pair.server, death); });
+  pair.run();
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == make_error_code(death == sim::Death::killed ? Errc::closed : Errc::timed_out));
+  CHECK((pair.seconds() < 2) == (death == sim::Death::killed));
+}
+
+TEST_CASE("A machine that is back resets connections that it does not know") {
+  Pair pair;
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, be_greeted_and_wait);
+  start_client(pair, send_file);
+  pair.simulation.after(1s, [&pair] { pair.simulation.kill(pair.server, sim::Death::power); });
+  pair.simulation.after(5s, [&pair] { start_server(pair, answer); });
+  pair.run(10s);
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == std::errc::connection_reset);
+}
+
+TEST_CASE("A connection that is cut is reset at both ends") {
+  Pair pair;
+  start_server(pair, be_greeted_and_wait);
+  start_client(pair, wait_for_anything);
+  pair.simulation.after(1s, [&pair] { CHECK(pair.simulation.cut_connection(pair.client)); });
+  pair.run(10s);
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == std::errc::connection_reset);
+}
+
+// ---- contents and disks -------------------------------------------------------------------------------
+
+TEST_CASE("A content's digests are those of its bytes") {
+  sim::Simulation simulation({});
+  const auto content = simulation.content(3, kChunkSize + 1000);
+  CHECK(content->chunks->size() == 2);
+  CHECK(content->root == merkle_root(*content->chunks));
+  CHECK(simulation.content(3, kChunkSize + 1000) == content);
+  CHECK(simulation.content(4, kChunkSize + 1000)->root != content->root);
+}
+
+namespace {
+
+/// Fetches a file into the folder, chunk by chunk, as far as `chunks`; then waits for its end.
+Task<> write_some(Pair& pair, Storage& storage, World& world, FileEntry entry, std::uint32_t chunks) {
+  const auto file = unwrap(storage.open_partial(entry));
+  const auto from = unwrap(storage.open(unwrap(storage.digest("file")).entry));
+  std::vector<std::byte> bytes(kChunkSize);
+  for (std::uint32_t chunk = 0; chunk < chunks; ++chunk) {
+    unwrap(from->read(std::uint64_t{chunk} * kChunkSize, bytes));
+    unwrap(file->write(std::uint64_t{chunk} * kChunkSize, bytes));
+    ++pair.done;
+  }
+  co_await world.sleep(1h);
+}
+
+Task<> count_right(Pair& pair, Storage& storage, World& world, FileEntry entry, sim::ContentPtr content) {
+  const auto file = unwrap(storage.open_partial(entry));
+  pair.done = 0;
+  std::vector<std::byte> bytes(kChunkSize);
+  for (const ByteRange range : file->written())
+    for (std::uint64_t at = range.begin; at < range.end; at += kChunkSize) {
+      unwrap(file->read(at, bytes));
+      if (world.digester().chunk_hash(bytes, content->size) == (*content->chunks)[at / kChunkSize]) ++pair.done;
+    }
+  co_return;
+}
+
+int right_after(sim::Death death, sim::Bytes bytes) {
+  sim::Options options;
+  options.bytes = bytes;
+  Pair pair({}, {}, options);
+  const auto content = pair.simulation.content(1, 100 * std::uint64_t{kChunkSize});
+  FileEntry entry = pair.simulation.put(pair.client, "file", content);
+  entry.name = "copy";
+  pair.simulation.start(pair.client, [&](World& world, Storage& storage, Signal&) { return write_some(pair, storage, world, entry, 60); });
+  pair.run(1s);
+  REQUIRE(pair.done == 60);
+  pair.simulation.kill(pair.client, death);
+  pair.simulation.start(pair.client,
+                        [&](World& world, Storage& storage, Signal&) { return count_right(pair, storage, world, entry, content); });
+  pair.run(1s);
+  return pair.done;
+}
+
+}  // namespace
+
+TEST_CASE("What a killed process had written is there when it starts again; a loss of power takes some of it") {
+  const auto bytes = GENERATE(sim::Bytes::real, sim::Bytes::marks);
+  CHECK(right_after(sim::Death::killed, bytes) == 60);
+  const int left = right_after(sim::Death::power, bytes);
+  CHECK(left > 5);
+  CHECK(left < 55);
+}
+
+TEST_CASE("A full disk says so") {
+  sim::HostOptions small;
+  small.disk_bytes = 100 * std::uint64_t{kChunkSize} + 10 * kChunkSize;
+  Pair pair({}, small);
+  const auto content = pair.simulation.content(1, 100 * std::uint64_t{kChunkSize});
+  FileEntry entry = pair.simulation.put(pair.client, "file", content);
+  entry.name = "copy";
+  pair.simulation.start(pair.client, [&](World& world, Storage& storage, Signal&) { return write_some(pair, storage, world, entry, 60); });
+  pair.run(1s);
+  CHECK(pair.done == 10);
+  REQUIRE(pair.simulation.failures().size() == 1);
+  CHECK(pair.simulation.failures().front().find("space") != std::string::npos);
+}
