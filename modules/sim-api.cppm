@@ -129,6 +129,7 @@ struct Traffic {
 class Simulation {
  public:
   explicit Simulation(const Options& options);
+  /// Kills what still runs and lets it end.
   ~Simulation();
   Simulation(const Simulation&) = delete;
   Simulation& operator=(const Simulation&) = delete;
@@ -140,6 +141,8 @@ class Simulation {
   /// Starts a process on the machine, which must not have one that runs. Its disk is as the last one left it.
   void start(HostId host, const Main& main);
   bool is_running(HostId host) const;
+  /// Processes whose coroutine has not ended, killed ones among them.
+  std::size_t processes() const;
   /// Asks the process to stop in good order.
   void stop(HostId host);
   /// The process is gone from the network and the disk at once. Its coroutines end by the way that a stop takes them, in a

@@ -41,7 +41,6 @@ struct Process {
   SimWorld world;
   SimStorage storage;
   Signal stop;
-  bool is_over = false;
 };
 
 Task<> run_main(Main main, std::shared_ptr<Process> process) { co_await main(process->world, process->storage, process->stop); }
@@ -78,6 +77,7 @@ struct Simulation::State {
   Network network;
   Random random;
   std::uint64_t next_process = 0;
+  std::size_t alive = 0;
   std::vector<std::shared_ptr<Disk>> disks;
   std::vector<std::shared_ptr<Process>> processes;  ///< By host: those that are there; null where none is.
   std::vector<std::string> failures;
@@ -85,7 +85,14 @@ struct Simulation::State {
 };
 
 Simulation::Simulation(const Options& options) : state_(std::make_unique<State>(options)) {}
-Simulation::~Simulation() = default;
+
+Simulation::~Simulation() {
+  for (std::uint32_t host = 0; host < state_->processes.size(); ++host) kill(HostId(host), Death::power);
+  const Limits patience{std::chrono::minutes(10), 100'000'000};
+  const Ending ending = run([this] { return state_->alive == 0; }, patience);
+  // What cannot be ended cannot be taken apart either: its coroutines hold each other.
+  if (ending != Ending::reached) static_cast<void>(state_.release());  // NOLINT(bugprone-unused-return-value)
+}
 
 // ---- machines -----------------------------------------------------------------------------------------
 
@@ -109,14 +116,17 @@ void Simulation::start(HostId host, const Main& main) {
   const std::uint64_t seed = Random::mix(state.network.options().seed + Random::mix(++state.next_process));
   auto process = std::make_shared<Process>(state.network, state.library, host, state.disks[host.value], seed);
   state.processes[host.value] = process;
+  ++state.alive;
   asio::co_spawn(make_strand(process->world), run_main(main, process), [&state, host, process](std::exception_ptr thrown) {
-    process->is_over = true;
+    --state.alive;
     if (thrown) state.failures.push_back(fmt::format("{}: {}", state.network.port(host).address, text_of(thrown)));
     if (state.processes[host.value] == process) state.processes[host.value].reset();
   });
 }
 
 bool Simulation::is_running(HostId host) const { return state_->processes[host.value] != nullptr; }
+
+std::size_t Simulation::processes() const { return state_->alive; }
 
 void Simulation::stop(HostId host) {
   if (const auto& process = state_->processes[host.value]) process->stop.notify();

@@ -115,6 +115,7 @@ void Swarm::start_tracker() {
 }
 
 void Swarm::start(std::size_t peer) {
+  if (is_ending_) return;
   simulation_.start(host_of(peer),
                     [this, peer](World& world, Storage& storage, Signal& stop) { return run_peer(peer, world, storage, stop); });
 }
@@ -180,15 +181,11 @@ Nanoseconds at_rank(const std::vector<Nanoseconds>& sorted, double rank) {
 }  // namespace
 
 void Swarm::end_processes(Figures& figures) {
-  const auto is_quiet = [this] {
-    return !simulation_.is_running(tracker_) &&
-           std::ranges::none_of(peers_, [this](const auto& peer) { return simulation_.is_running(peer->host); });
-  };
+  is_ending_ = true;
   for (const auto& peer : peers_) simulation_.stop(peer->host);
   simulation_.stop(tracker_);
-  const sim::Ending ending = simulation_.run(is_quiet, {10min});
+  const sim::Ending ending = simulation_.run([this] { return simulation_.processes() == 0; }, {10min});
   if (ending != sim::Ending::reached) figures.problems.push_back(fmt::format("stopped processes do not end: {}", name_of(ending)));
-  simulation_.run([] { return false; }, {5min});  // those that were killed, too
 }
 
 Figures Swarm::finish(const sim::Limits& limits) {

@@ -57,6 +57,7 @@ class Swarm {
   sim::HostId tracker() const { return tracker_; }
 
   void start_tracker();
+  /// Not once the swarm is being ended.
   void start(std::size_t peer);
   /// Starts the tracker and all peers.
   void start_all();
@@ -90,6 +91,7 @@ class Swarm {
   std::size_t unfinished_ = 0;
   std::size_t files_ = 0;
   bool is_started_ = false;
+  bool is_ending_ = false;
 };
 
 }  // namespace shoal::simulation

@@ -232,6 +232,11 @@ Task<> post_in_order(World& world, std::vector<int>& order) {
   co_await run_on(strand, [] {});
 }
 
+Task<> note_stop(Signal& stop, bool& was_ended) {
+  co_await stop.wait();
+  was_ended = true;
+}
+
 Task<> wait_for(Signal& signal) { co_await signal.wait(); }
 
 Task<> keep_busy(World& world) {
@@ -535,4 +540,16 @@ TEST_CASE("A full disk says so") {
   CHECK(pair.done == 10);
   REQUIRE(pair.simulation.failures().size() == 1);
   CHECK(pair.simulation.failures().front().find("space") != std::string::npos);
+}
+
+TEST_CASE("What still runs when a simulation ends is ended with it") {
+  bool was_ended = false;
+  {
+    sim::Simulation simulation({});
+    const auto host = simulation.add_host({});
+    simulation.start(host, [&was_ended](World&, Storage&, Signal& stop) { return note_stop(stop, was_ended); });
+    simulation.run([] { return false; }, {1s});
+    CHECK(simulation.processes() == 1);
+  }
+  CHECK(was_ended);
 }
