@@ -38,6 +38,9 @@ class MarkDigester final : public Digester {
   void update(Md5Stream& md5, std::uint64_t offset, std::span<const std::byte> bytes) const override {
     if (offset % kChunkSize == 0) md5.update(bytes.first(std::min(bytes.size(), kMarkSize)));
   }
+  void update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t> offsets) const override {
+    for (std::size_t i = 0; i < pieces.size(); ++i) update(*pieces[i].stream, offsets[i], pieces[i].data);
+  }
 };
 
 /// The word at place `index` of a content. Neighbouring words have nothing to do with each other.

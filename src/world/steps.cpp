@@ -33,7 +33,9 @@ Sha256Digest Digester::chunk_hash(std::span<const std::byte> chunk, std::uint64_
 
 void Digester::update(Md5Stream& md5, std::uint64_t, std::span<const std::byte> bytes) const { md5.update(bytes); }
 
-void Digester::update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t>) const { Md5Stream::update_together(pieces); }
+void Digester::update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t>) const {
+  Md5Stream::update_together(pieces);
+}
 
 const Digester& World::digester() const {
   static const Digester real;
