@@ -30,19 +30,29 @@ constexpr Nanoseconds kWallAtBeginning{1'750'000'000'000'000'000};  // some day 
 /// Resumes its waiter at a moment, or lets go of it.
 class Alarm {
  public:
-  Alarm(Loop& loop, Nanoseconds due) : loop_(loop), timer_(loop.at(due, [this] { has_rung_ = true, rings_.notify(); })) {}
+  Alarm(Loop& loop, Nanoseconds due) : loop_(loop), timer_(loop.at(due, [bell = bell_] { bell->ring(); })) {}
   ~Alarm() { loop_.cancel(timer_); }
   Alarm(const Alarm&) = delete;
   Alarm& operator=(const Alarm&) = delete;
 
   Task<> wait() {
-    while (!has_rung_) co_await rings_.wait();
+    while (!bell_->has_rung) co_await bell_->rings.wait();
   }
 
  private:
+  /// What is due cannot be cancelled any more, and may come after the Alarm is gone.
+  struct Bell {
+    bool has_rung = false;
+    Signal rings;
+
+    void ring() {
+      has_rung = true;
+      rings.notify();
+    }
+  };
+
   Loop& loop_;
-  bool has_rung_ = false;
-  Signal rings_;
+  std::shared_ptr<Bell> bell_ = std::make_shared<Bell>();
   TimerId timer_;
 };
 

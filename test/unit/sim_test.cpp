@@ -553,3 +553,30 @@ TEST_CASE("What still runs when a simulation ends is ended with it") {
   }
   CHECK(was_ended);
 }
+
+namespace {
+
+Task<> sleep_a_second(World& world) { co_await world.sleep(1s); }
+
+/// Cancels sleepers at the moment at which they are due.
+Task<> cancel_when_due(World& world) {
+  TaskGroup tasks([](const std::string&, const Error&) {});
+  for (int i = 0; i < 100; ++i) tasks.spawn(make_strand(world), "sleeper", sleep_a_second(world));
+  co_await run_on(make_strand(world), [] {});
+  co_await world.sleep(1s);
+  tasks.cancel();
+  co_await tasks.join();
+}
+
+}  // namespace
+
+TEST_CASE("Who is cancelled at the moment at which its sleep ends is gone in good order") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    sim::Options options;
+    options.seed = seed;
+    sim::Simulation simulation(options);
+    const auto host = simulation.add_host({});
+    simulation.start(host, [](World& world, Storage&, Signal&) { return cancel_when_due(world); });
+    CHECK(simulation.run([&] { return simulation.processes() == 0; }) == sim::Ending::reached);
+  }
+}
