@@ -239,8 +239,9 @@ Task<> note_stop(Signal& stop, bool& was_ended) {
 
 Task<> wait_for(Signal& signal) { co_await signal.wait(); }
 
+/// For longer than any test looks, but not for ever: a simulation ends with its processes.
 Task<> keep_busy(World& world) {
-  for (;;) co_await world.sleep(1ms);
+  for (int i = 0; i < 60'000; ++i) co_await world.sleep(1ms);
 }
 
 Task<> work_and_note(World& world, std::vector<Nanoseconds>& times, Instant begun) {
