@@ -487,7 +487,7 @@ Task<> write_some(Pair& pair, Storage& storage, World& world, FileEntry entry, s
     unwrap(file->write(std::uint64_t{chunk} * kChunkSize, bytes));
     ++pair.done;
   }
-  co_await world.sleep(1h);
+  co_await world.sleep(1min);
 }
 
 Task<> count_right(Pair& pair, Storage& storage, World& world, FileEntry entry, sim::ContentPtr content) {
