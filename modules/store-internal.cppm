@@ -5,10 +5,12 @@ module;
 #include <tl/expected.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -256,8 +258,8 @@ class FileSource final : public ChunkSource {
 /// A file that is being fetched, under its temporary name next to its final one.
 class DiskPartial final : public PartialFile {
  public:
-  DiskPartial(std::shared_ptr<FileSource> source, std::string part_name, std::vector<ByteRange> written)
-      : source_(std::move(source)), part_name_(std::move(part_name)), written_(std::move(written)) {}
+  DiskPartial(std::shared_ptr<FileSource> source, std::string part_name, std::vector<ByteRange> written, bool is_plain)
+      : source_(std::move(source)), part_name_(std::move(part_name)), written_(std::move(written)), is_plain_(is_plain) {}
 
   std::uint64_t size() const override { return source_->size(); }
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
@@ -267,11 +269,13 @@ class DiskPartial final : public PartialFile {
 
   const std::shared_ptr<FileSource>& file() const { return source_; }
   const std::string& part_name() const { return part_name_; }  ///< Relative to the shared folder.
+  bool is_plain() const { return is_plain_; }                  ///< We made it, and as one that nobody may execute.
 
  private:
   std::shared_ptr<FileSource> source_;
   std::string part_name_;
   std::vector<ByteRange> written_;
+  bool is_plain_;
 };
 
 /// The temporary name of `entry`: in the same folder, and the same for the same content after a restart.
@@ -291,7 +295,29 @@ class FreshFolders {
 
 /// Opens folder `name`, making what is missing of it. Refuses to go through a symbolic link.
 Result<Fd> make_folder(const Root& root, std::string_view name, FreshFolders& fresh);
-Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh);
+
+/// The folders that files were put into a moment ago, open: many small files share them. Any thread.
+class RecentFolders {
+ public:
+  using Folder = std::shared_ptr<const Fd>;
+
+  /// Null where there is none. It was at that name at most kTrust ago; a folder may be moved any time.
+  Folder find(std::string_view name);
+  void keep(std::string_view name, Folder folder);
+
+ private:
+  static constexpr std::chrono::milliseconds kTrust{100};
+  struct Entry {
+    Folder folder;
+    std::chrono::steady_clock::time_point opened;
+  };
+
+  std::mutex mutex_;
+  std::map<std::string, Entry, std::less<>> by_name_;
+};
+
+Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh,
+                                                       RecentFolders& recent);
 
 /// The sources that were opened last, by name. Any thread.
 class RecentSources {

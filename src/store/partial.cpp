@@ -127,33 +127,67 @@ std::string part_name_of(const FileEntry& entry) {
 
 namespace {
 
+struct OpenedPart {
+  Fd fd;
+  bool is_new = false;
+  int error = 0;  ///< Of the system, where there is no fd.
+};
+
 /// Opens or makes the file under its temporary name. The system's umask applies to the mode, as to any file of the user.
-Fd open_part(int folder, const std::string& base, bool executable, bool& is_new) {
+OpenedPart open_part(int folder, const std::string& base, bool executable) {
   constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-  Fd fd(::openat(folder, base.c_str(), kFlags | O_CREAT | O_EXCL, executable ? 0755 : 0644));
-  is_new = static_cast<bool>(fd);
-  return is_new || errno != EEXIST ? std::move(fd) : Fd(::openat(folder, base.c_str(), kFlags));
+  OpenedPart part{Fd(::openat(folder, base.c_str(), kFlags | O_CREAT | O_EXCL, executable ? 0755 : 0644)), true};
+  if (!part.fd && errno == EEXIST) part = {Fd(::openat(folder, base.c_str(), kFlags)), false};
+  if (!part.fd) part.error = errno;
+  return part;
+}
+
+/// The same in the folder of `entry`, which is made where it is missing.
+Result<OpenedPart> open_part_in(const Root& root, const FileEntry& entry, const std::string& base, FreshFolders& fresh,
+                                RecentFolders& recent) {
+  const auto name = folder_part(entry.name);
+  if (const auto folder = recent.find(name)) {
+    OpenedPart part = open_part(folder->get(), base, entry.executable);
+    if (part.error != ENOENT) return part;  // else the folder was removed a moment ago
+  }
+  auto made = make_folder(root, name, fresh);
+  if (!made) return Failure(std::move(made).error());
+  const auto folder = std::make_shared<const Fd>(std::move(*made));
+  recent.keep(name, folder);
+  return open_part(folder->get(), base, entry.executable);
+}
+
+/// Gives a new file its size; one of a single chunk gets it by being written. Nothing is written yet.
+Result<std::vector<ByteRange>> size_new(int fd, std::uint64_t size, const std::string& path) {
+  if (size > kChunkSize && ::ftruncate(fd, static_cast<off_t>(size)) != 0) return io_failure("size", path);
+  return {};
+}
+
+/// The same for one that an earlier run left; says what may be written in it.
+Result<std::vector<ByteRange>> size_old(int fd, std::uint64_t size, const std::string& path) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) return io_failure("make", path);
+  if (!S_ISREG(status.st_mode)) return io_failure(EEXIST, "make", path);
+  const auto length = static_cast<std::uint64_t>(status.st_size);
+  auto written = data_extents(fd, std::min(size, length));
+  if (length != size && ::ftruncate(fd, static_cast<off_t>(size)) != 0) return io_failure("size", path);
+  return written;
 }
 
 }  // namespace
 
-Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh) {
+Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh,
+                                                       RecentFolders& recent) {
   if (auto checked = check_name(entry.name); !checked) return Failure(std::move(checked).error());
-  const auto folder = make_folder(root, folder_part(entry.name), fresh);
-  if (!folder) return Failure(folder.error());
   std::string name = part_name_of(entry);
   std::string path = root.path_of(name);
-  bool is_new = false;
-  Fd fd = open_part(folder->get(), std::string(base_part(name)), entry.executable, is_new);
-  struct stat status{};
-  if (!fd || ::fstat(fd.get(), &status) != 0) return io_failure("make", path);
-  if (!S_ISREG(status.st_mode)) return io_failure(EEXIST, "make", path);
-  std::vector<ByteRange> written;
-  if (!is_new) written = data_extents(fd.get(), std::min(entry.size, static_cast<std::uint64_t>(status.st_size)));
-  if (static_cast<std::uint64_t>(status.st_size) != entry.size && ::ftruncate(fd.get(), static_cast<off_t>(entry.size)) != 0)
-    return io_failure("size", path);
-  auto source = std::make_shared<FileSource>(std::move(fd), std::move(path), entry.size);
-  return std::make_shared<DiskPartial>(std::move(source), std::move(name), std::move(written));
+  auto part = open_part_in(root, entry, std::string(base_part(name)), fresh, recent);
+  if (!part) return Failure(std::move(part).error());
+  if (!part->fd) return io_failure(part->error, "make", path);
+  auto written = part->is_new ? size_new(part->fd.get(), entry.size, path) : size_old(part->fd.get(), entry.size, path);
+  if (!written) return Failure(std::move(written).error());
+  auto source = std::make_shared<FileSource>(std::move(part->fd), std::move(path), entry.size);
+  return std::make_shared<DiskPartial>(std::move(source), std::move(name), std::move(*written), part->is_new && !entry.executable);
 }
 
 }  // namespace shoal

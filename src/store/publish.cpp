@@ -35,13 +35,19 @@ mode_t with_execution(mode_t mode, bool executable) {
   return executable ? permissions | ((permissions & 0444) >> 2) : permissions & ~mode_t{0111};
 }
 
-Result<> set_attributes(const Publishing& job) {
-  const int fd = job.file->file()->descriptor();
+Result<> set_mode(const Publishing& job, int fd) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return io_failure("look at", job.file->file()->path());
   const bool is_executable = (status.st_mode & S_IXUSR) != 0;
   if (is_executable != job.entry->executable && ::fchmod(fd, with_execution(status.st_mode, job.entry->executable)) != 0)
     return io_failure("set the mode of", job.file->file()->path());
+  return {};
+}
+
+Result<> set_attributes(const Publishing& job) {
+  const int fd = job.file->file()->descriptor();
+  if (job.entry->executable || !job.file->is_plain())
+    if (auto set = set_mode(job, fd); !set) return set;
   if (!set_modified(fd, job.entry->mtime_ns)) return io_failure("set the time of", job.file->file()->path());
   return {};
 }
@@ -62,7 +68,7 @@ class Renamer {
     job.result = enter(folder_part(job.entry->name));
     if (job.result) job.result = rename_into(job);
     if (job.result) job.result = take_stamp(job);
-    if (job.result) dirty_.insert(folder_name_);
+    if (job.result && !std::exchange(is_dirty_, true)) dirty_.insert(folder_name_);
   }
 
   const std::set<std::string>& dirty_folders() const { return dirty_; }
@@ -75,6 +81,7 @@ class Renamer {
     if (!folder) return Failure(std::move(folder).error());
     folder_ = std::move(*folder);
     folder_name_ = name;
+    is_dirty_ = false;
     return {};
   }
 
@@ -105,6 +112,7 @@ class Renamer {
   FreshFolders& fresh_;
   Fd folder_;
   std::string folder_name_;
+  bool is_dirty_ = false;  ///< The folder that is open is among the dirty ones.
   std::set<std::string> dirty_;
 };
 
@@ -153,6 +161,7 @@ void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& f
   if (durability == Durability::none) return;
 
   const auto failed = sync_folders(root, with_parents(renamer.dirty_folders(), fresh));
+  if (failed.empty()) return;
   for (Publishing* const job : by_folder)
     if (job->result && failed.contains(std::string(folder_part(job->entry->name))))
       job->result = io_failure(EIO, "write folder of", root.path_of(job->entry->name));

@@ -1,10 +1,13 @@
 module;
 
+#include <chrono>
 #include <cstddef>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -16,6 +19,7 @@ namespace shoal {
 namespace {
 
 constexpr std::size_t kRecentSources = 128;
+constexpr std::size_t kRecentFolders = 32;
 
 }  // namespace
 
@@ -41,6 +45,20 @@ void RecentSources::keep(const std::string& name, std::shared_ptr<const FileSour
   evicted = std::move(by_use_.back().second);
   by_name_.erase(by_use_.back().first);
   by_use_.pop_back();
+}
+
+RecentFolders::Folder RecentFolders::find(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end() || std::chrono::steady_clock::now() - found->second.opened > kTrust) return nullptr;
+  return found->second.folder;
+}
+
+void RecentFolders::keep(std::string_view name, Folder folder) {
+  std::map<std::string, Entry, std::less<>> evicted;  // are closed after the lock is released
+  const std::lock_guard lock(mutex_);
+  if (by_name_.size() >= kRecentFolders && !by_name_.contains(name)) evicted.swap(by_name_);
+  by_name_.insert_or_assign(std::string(name), Entry{std::move(folder), std::chrono::steady_clock::now()});
 }
 
 }  // namespace shoal

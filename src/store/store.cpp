@@ -120,6 +120,7 @@ class FolderStore final : public Storage {
   RecentSources recent_;
   ActivePartials active_;
   FreshFolders fresh_;
+  RecentFolders recent_folders_;
 };
 
 Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
@@ -165,7 +166,7 @@ Result<std::shared_ptr<const ChunkSource>> FolderStore::open(const FileEntry& en
 }
 
 Result<std::shared_ptr<PartialFile>> FolderStore::open_partial(const FileEntry& entry) {
-  auto partial = open_partial_file(root_, entry, fresh_);
+  auto partial = open_partial_file(root_, entry, fresh_, recent_folders_);
   if (!partial) return Failure(std::move(partial).error());
   active_.add((*partial)->part_name());
   return std::move(*partial);
@@ -207,7 +208,7 @@ void FolderStore::remember(std::span<const Publication> files, std::span<Publish
 Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {
   if (from.entry.root != to.root || from.entry.md5 != to.md5 || from.entry.size != to.size)
     return fail(Errc::wrong_digest, fmt::format("cannot copy '{}' to '{}'", from.entry.name, to.name));
-  auto partial = open_partial_file(root_, to, fresh_);
+  auto partial = open_partial_file(root_, to, fresh_, recent_folders_);
   if (!partial) return Failure(std::move(partial).error());
   active_.add((*partial)->part_name());
   auto copied = fill_copy(from, **partial);

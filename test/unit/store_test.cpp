@@ -757,6 +757,21 @@ TEST_CASE("a copy of a file that is not what it was is never published") {
   CHECK((!store->exists("to") && partials_in(scratch.folder()).empty()));
 }
 
+TEST_CASE("a file goes beneath the folder that has its name now, also when that was replaced a moment ago") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  const auto first = fetched(*store, entry_for("sub/a", "one"), "one");
+  REQUIRE(store->publish({&first, 1}).front());
+  SECTION("when it was removed") { fs::remove_all(scratch.folder() / "sub"); }
+  SECTION("when it was removed and made again") {
+    fs::remove_all(scratch.folder() / "sub");
+    fs::create_directory(scratch.folder() / "sub");
+  }
+  const auto second = fetched(*store, entry_for("sub/b", "two"), "two");
+  REQUIRE(store->publish({&second, 1}).front());
+  CHECK(read_file(scratch.folder() / "sub/b") == "two");
+}
+
 TEST_CASE("an empty file and an empty folder are made with their times") {
   const Scratch scratch;
   const auto store = opened(scratch.options());
