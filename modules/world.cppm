@@ -140,6 +140,12 @@ struct Publication {
   ChunkHashes chunks;
 };
 
+/// One more name for a file that is here already.
+struct Copying {
+  StoredFile from;
+  FileEntry to;
+};
+
 /// The files of one folder. Calls block; make them on World::workers(). Any thread, concurrently, except where two calls
 /// are about one name.
 class Storage {
@@ -159,6 +165,8 @@ class Storage {
   virtual std::vector<Result<>> publish(std::span<const Publication> files) = 0;
   /// Publishes a copy of a file that is here already, under another name.
   virtual Result<> copy(const StoredFile& from, const FileEntry& to) = 0;
+  /// Several of them, published as one group. A result for each. All are open at once.
+  virtual std::vector<Result<>> copy_all(std::span<const Copying> copies);
   /// Whether anything, of whatever content, has that name now.
   virtual bool exists(const std::string& name) const = 0;
   /// Makes an empty folder (and its parents), or an empty file.

@@ -224,19 +224,18 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
   node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
 }
 
-/// A content that is here under a name already gets its further names by copies.
-Task<> publish_copy(Node& node, ToPublish job) {
-  Content& content = *find_content(node, job.content);
-  if (!content.served_as) {
-    Target& target = content.targets[job.target];
-    co_return fail_target(
-        node, content, target,
-        {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
+/// Contents that are here under a name already get further names by copies.
+Task<> publish_copies(Node& node, std::vector<ToPublish> jobs) {
+  std::vector<Copying> copies;
+  for (const ToPublish& job : jobs) {
+    const Content& content = *find_content(node, job.content);
+    copies.push_back({{*content.served_as, content.hashes}, content.targets[job.target].entry});
   }
-  const StoredFile from{*content.served_as, content.hashes};
-  const FileEntry to = content.targets[job.target].entry;
-  const auto copied = co_await offload(node.world, [&] { return node.storage.copy(from, to); });
-  on_published(node, content, content.targets[job.target], copied);
+  const auto results = co_await offload(node.world, [&] { return node.storage.copy_all(copies); });
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    Content& content = *find_content(node, jobs[i].content);
+    on_published(node, content, content.targets[jobs[i].target], results[i]);
+  }
 }
 
 Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
@@ -255,11 +254,33 @@ Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
   }
 }
 
+/// Further names of contents, whose first names were to be given before.
+Task<> publish_further(Node& node, std::span<const ToPublish> jobs) {
+  for (const ToPublish& job : jobs) {
+    const Content& content = *find_content(node, job.content);
+    if (!content.served_as && content.partial) co_await publish_batch(node, {job});  // the first name could not be given
+  }
+  std::vector<ToPublish> copies;
+  for (const ToPublish& job : jobs) {
+    Content& content = *find_content(node, job.content);
+    Target& target = content.targets[job.target];
+    if (target.is_published || target.is_failed) continue;
+    if (content.served_as)
+      copies.push_back(job);
+    else
+      fail_target(
+          node, content, target,
+          {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
+  }
+  if (!copies.empty()) co_await publish_copies(node, std::move(copies));
+}
+
 }  // namespace
 
 /// Publishes what is verified, as much at a time as has gathered.
 Task<> publish_contents(Node& node) {
   constexpr std::size_t kBatch = 512;
+  constexpr std::size_t kCopiesAtOnce = 64;  // each holds a descriptor
   for (;;) {
     while (node.to_publish.empty()) co_await node.publish_signal.wait();
     std::vector<ToPublish> batch;
@@ -273,13 +294,8 @@ Task<> publish_contents(Node& node) {
       (is_first ? batch : copies).push_back(job);
     }
     if (!batch.empty()) co_await publish_batch(node, std::move(batch));
-    for (const ToPublish& copy : copies) {
-      const Content& content = *find_content(node, copy.content);
-      if (!content.served_as && content.partial)
-        co_await publish_batch(node, {copy});  // the first name could not be given
-      else
-        co_await publish_copy(node, copy);
-    }
+    for (std::size_t i = 0; i < copies.size(); i += kCopiesAtOnce)
+      co_await publish_further(node, std::span(copies).subspan(i, std::min(kCopiesAtOnce, copies.size() - i)));
     check_done(node);
   }
 }

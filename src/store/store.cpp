@@ -102,6 +102,7 @@ class FolderStore final : public Storage {
   Result<std::shared_ptr<PartialFile>> open_partial(const FileEntry& entry) override;
   std::vector<Result<>> publish(std::span<const Publication> files) override;
   Result<> copy(const StoredFile& from, const FileEntry& to) override;
+  std::vector<Result<>> copy_all(std::span<const Copying> copies) override;
   bool exists(const std::string& name) const override;
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
@@ -110,7 +111,9 @@ class FolderStore final : public Storage {
   void remember(std::span<const Publication> files, std::span<Publishing> jobs);
   Result<> make_empty_file(const FileEntry& entry);
   Result<> make_empty_folder(const FileEntry& entry);
-  Result<> fill_copy(const StoredFile& from, const DiskPartial& to) const;
+  Result<std::shared_ptr<DiskPartial>> make_copy(const Copying& copying, std::span<std::byte> buffer);
+  Result<> fill_copy(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const;
+  void discard(const DiskPartial& partial);
   std::vector<Result<>> publish_with(std::span<const Publication> files, Durability durability);
 
   Root root_;
@@ -206,29 +209,58 @@ void FolderStore::remember(std::span<const Publication> files, std::span<Publish
 }
 
 Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {
+  const Copying copying{from, to};
+  return copy_all({&copying, 1}).front();
+}
+
+std::vector<Result<>> FolderStore::copy_all(std::span<const Copying> copies) {
+  const auto memory = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
+  std::vector<Result<>> results(copies.size());
+  std::vector<std::size_t> made;  // of `copies`
+  std::vector<Publication> files;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    auto partial = make_copy(copies[i], {memory.get(), kHashBuffer});
+    if (partial) {
+      made.push_back(i);
+      files.push_back({std::move(*partial), copies[i].to, copies[i].from.chunks});
+    } else {
+      results[i] = Failure(std::move(partial).error());
+    }
+  }
+  auto published = publish(files);
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    if (!published[i]) discard(static_cast<const DiskPartial&>(*files[i].file));
+    results[made[i]] = std::move(published[i]);
+  }
+  return results;
+}
+
+Result<std::shared_ptr<DiskPartial>> FolderStore::make_copy(const Copying& copying, std::span<std::byte> buffer) {
+  const auto& [from, to] = copying;
   if (from.entry.root != to.root || from.entry.md5 != to.md5 || from.entry.size != to.size)
     return fail(Errc::wrong_digest, fmt::format("cannot copy '{}' to '{}'", from.entry.name, to.name));
   auto partial = open_partial_file(root_, to, fresh_, recent_folders_);
-  if (!partial) return Failure(std::move(partial).error());
+  if (!partial) return partial;
   active_.add((*partial)->part_name());
-  auto copied = fill_copy(from, **partial);
-  if (copied) copied = publish({{{*partial, to, from.chunks}}}).front();
-  if (!copied) {
-    ::unlinkat(root_.fd.get(), (*partial)->part_name().c_str(), 0);
-    active_.remove((*partial)->part_name());
+  if (auto copied = fill_copy(from, **partial, buffer); !copied) {
+    discard(**partial);
+    return Failure(std::move(copied).error());
   }
-  return copied;
+  return partial;
+}
+
+void FolderStore::discard(const DiskPartial& partial) {
+  ::unlinkat(root_.fd.get(), partial.part_name().c_str(), 0);
+  active_.remove(partial.part_name());
 }
 
 /// Copies, or shares blocks where the file system can, and digests what was copied: the source may be changing.
-Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to) const {
+Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const {
   const std::string source_path = root_.path_of(from.entry.name);
   const Fd source(open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
   if (!source) return io_failure("open", source_path);
   const int target = to.file()->descriptor();
   const bool is_shared = share_blocks(source.get(), target);
-  const auto memory = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
-  const std::span buffer(memory.get(), kHashBuffer);
   std::uint64_t offset = 0;
   bool is_written = true;
   const OnBytes write_on = [&](std::uint64_t bytes) {

@@ -76,4 +76,10 @@ Task<Result<>> send(Link& link, Message message) {
   co_return co_await link.send(std::move(messages));
 }
 
+std::vector<Result<>> Storage::copy_all(std::span<const Copying> copies) {
+  std::vector<Result<>> results;
+  for (const auto& [from, to] : copies) results.push_back(copy(from, to));
+  return results;
+}
+
 }  // namespace shoal

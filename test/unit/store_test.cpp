@@ -757,6 +757,22 @@ TEST_CASE("a copy of a file that is not what it was is never published") {
   CHECK((!store->exists("to") && partials_in(scratch.folder()).empty()));
 }
 
+TEST_CASE("of several copies, those that cannot be made do not keep back the others") {
+  const Scratch scratch;
+  write_file(scratch.folder() / "from", "content");
+  fs::create_directories(scratch.folder() / "taken/by a folder");
+  const auto store = opened(scratch.options());
+  const auto from = scanned(*store).files[0];
+  const std::vector<Copying> copies{{from, entry_for("a", "content")},
+                                    {from, entry_for("wrong", "another")},
+                                    {from, entry_for("taken", "content")},
+                                    {from, entry_for("b/c", "content")}};
+  const auto results = store->copy_all(copies);
+  CHECK((results.size() == 4 && results[0] && !results[1] && !results[2] && results[3]));
+  CHECK((read_file(scratch.folder() / "a") == "content" && read_file(scratch.folder() / "b/c") == "content"));
+  CHECK(partials_in(scratch.folder()).empty());
+}
+
 TEST_CASE("a file goes beneath the folder that has its name now, also when that was replaced a moment ago") {
   const Scratch scratch;
   const auto store = opened(scratch.options());
