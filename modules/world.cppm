@@ -50,6 +50,13 @@ class ChunkSource {
   virtual int descriptor() const { return -1; }
 };
 
+/// A chunk, or a piece of one, to be sent: `header.length` bytes of `source` from `file_offset` on.
+struct OutgoingChunk {
+  ChunkHeader header;
+  std::shared_ptr<const ChunkSource> source;
+  std::uint64_t file_offset = 0;
+};
+
 /// One connection, at the level of whole messages. All calls come from the link's own strand (the executor that it
 /// was made for); one coroutine reads and one writes at a time. After any failure only close() makes sense.
 class Link {
@@ -66,6 +73,9 @@ class Link {
   /// Sends `header.length` bytes of `source` from `file_offset` on as one frame. Where it fails before the first byte
   /// was sent because the file changed (`changed`), the link is still good.
   virtual Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) = 0;
+  /// Sends small ones, in order, with one write where possible. Returns how many went out before the first whose file changed; the
+  /// link is still good then.
+  virtual Task<Result<std::size_t>> send_chunks(std::vector<OutgoingChunk> chunks);
   /// The hello was answered: larger frames are read from here on.
   virtual void established() = 0;
   /// Ends both directions now; what waits fails with `closed`. May be called again.

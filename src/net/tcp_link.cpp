@@ -11,6 +11,7 @@ module;
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -133,6 +134,7 @@ class TcpLink final : public Link {
   Task<Result<>> receive_payload(std::span<std::byte> out) override;
   Task<Result<>> send(std::vector<Message> messages) override;
   Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) override;
+  Task<Result<std::size_t>> send_chunks(std::vector<OutgoingChunk> chunks) override;
   void established() override { reader_.established(); }
   void close() override { connection_->close(); }
   Endpoint remote() const override { return remote_; }
@@ -152,7 +154,8 @@ class TcpLink final : public Link {
   Task<Result<>> write_file(std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length);
   Task<Result<>> write_zeros(std::size_t length);
   Task<Result<>> wait_writable();
-  Task<> pace(std::uint32_t bytes);
+  Result<> append(const OutgoingChunk& chunk);
+  Task<> pace(std::uint64_t bytes);
   void limit_unsent_to(std::uint32_t piece);
 
   std::shared_ptr<Connection> connection_;
@@ -226,6 +229,34 @@ Task<Result<>> TcpLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
   co_return co_await write_file(out_, *source, file_offset, header.length);
 }
 
+/// Many small sendfiles cost more than one write of everything, copies included.
+Task<Result<std::size_t>> TcpLink::send_chunks(std::vector<OutgoingChunk> chunks) {
+  out_.clear();
+  std::size_t ready = 0;
+  for (const OutgoingChunk& chunk : chunks) {
+    const auto appended = append(chunk);
+    if (!appended && appended.error().code == make_error_code(Errc::changed)) break;
+    if (!appended) co_return Failure(appended.error());
+    ++ready;
+  }
+  if (pacer_->is_limiting()) co_await pace(out_.size());
+  limit_unsent_to(std::bit_ceil(static_cast<std::uint32_t>(out_.size())));
+  if (auto written = co_await write_all(out_); !written) co_return Failure(written.error());
+  co_return ready;
+}
+
+/// Puts the frame of a chunk behind what is to be sent; nothing of it where it fails.
+Result<> TcpLink::append(const OutgoingChunk& chunk) {
+  const std::size_t before = out_.size();
+  encode(chunk.header, out_);
+  const std::size_t head = out_.size();
+  out_.resize(head + chunk.header.length);
+  auto taken = chunk.source->check();
+  if (taken) taken = chunk.source->read(chunk.file_offset, std::span(out_).subspan(head));
+  if (!taken) out_.resize(before);
+  return taken;
+}
+
 Task<Result<>> TcpLink::write_file(std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length) {
   Waiting waiting(*connection_, connection_->watch.writing, kSendPatience);
   const std::size_t total = head.size() + length;
@@ -265,7 +296,7 @@ Task<Result<>> TcpLink::wait_writable() {
   co_return Result<>{};
 }
 
-Task<> TcpLink::pace(std::uint32_t bytes) {
+Task<> TcpLink::pace(std::uint64_t bytes) {
   const Nanoseconds delay = pacer_->book(bytes);
   if (delay <= Nanoseconds::zero()) co_return;
   asio::steady_timer timer(connection_->socket.get_executor(), delay);

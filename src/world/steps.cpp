@@ -76,6 +76,17 @@ Task<Result<>> send(Link& link, Message message) {
   co_return co_await link.send(std::move(messages));
 }
 
+Task<Result<std::size_t>> Link::send_chunks(std::vector<OutgoingChunk> chunks) {
+  std::size_t sent = 0;
+  for (auto& chunk : chunks) {
+    const auto result = co_await send_chunk(chunk.header, std::move(chunk.source), chunk.file_offset);
+    if (!result && result.error().code == make_error_code(Errc::changed)) break;
+    if (!result) co_return Failure(result.error());
+    ++sent;
+  }
+  co_return sent;
+}
+
 std::vector<Result<>> Storage::copy_all(std::span<const Copying> copies) {
   std::vector<Result<>> results;
   for (const auto& [from, to] : copies) results.push_back(copy(from, to));

@@ -136,6 +136,18 @@ struct Budget::State {
   std::uint64_t next_number = 0;
   std::list<Waiter> waiters;
 
+  /// Takes them where they are free and nobody waits. Under the lock.
+  bool has_taken(std::uint64_t bytes) {
+    if (!waiters.empty() || used + bytes > total) return false;
+    used += bytes;
+    return true;
+  }
+
+  bool take_at_once(std::uint64_t bytes) {
+    const std::lock_guard lock(mutex);
+    return has_taken(bytes);
+  }
+
   void give_back(std::uint64_t bytes) {
     const std::lock_guard lock(mutex);
     used -= bytes;
@@ -172,13 +184,16 @@ std::uint64_t Budget::in_use() const {
 Task<Budget::Share> Budget::take(std::uint64_t bytes) {
   const auto state = state_;
   bytes = std::min(bytes, state->total);
+  Share share;
+  share.bytes_ = bytes;
+  if (state->take_at_once(bytes)) {
+    share.state_ = state;
+    co_return share;
+  }
   co_await suspend([state, bytes](auto handler) {
     Parked parked = park(std::move(handler));
     const std::lock_guard lock(state->mutex);
-    if (state->waiters.empty() && state->used + bytes <= state->total) {
-      state->used += bytes;
-      return std::move(parked).resume({});
-    }
+    if (state->has_taken(bytes)) return std::move(parked).resume({});
     auto slot = asio::get_associated_cancellation_slot(parked.handler);
     const std::uint64_t number = state->next_number++;
     if (slot.is_connected())
@@ -187,9 +202,7 @@ Task<Budget::Share> Budget::take(std::uint64_t bytes) {
       });
     state->waiters.push_back({number, bytes, std::move(parked)});
   });
-  Share share;
   share.state_ = state;
-  share.bytes_ = bytes;
   co_return share;
 }
 

@@ -344,6 +344,60 @@ Task<> send_changed(World& world, ChangeCase& test) {
 
 }  // namespace
 
+namespace {
+
+struct TogetherCase {
+  std::size_t changed = 100;  ///< Which file is another one by now.
+  std::size_t sent = 0;
+  std::vector<std::uint32_t> received{};  ///< The chunks that came whole and right.
+  bool lives = false;
+};
+
+Task<Result<std::size_t>> send_files(Link& link, TogetherCase& test) {
+  std::vector<OutgoingChunk> chunks;
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    const auto file = std::make_shared<ServedFile>(1 + i * 3000);
+    if (i == test.changed) file->tell_that_it_changed();
+    ChunkHeader header{3, i, 0};
+    header.length = 1 + i * 2000;
+    chunks.push_back({header, file, i * 1000});
+  }
+  const auto sent = co_await link.send_chunks(std::move(chunks));
+  if (sent) unwrap(co_await send(link, Find{7, {}}));
+  co_return sent;
+}
+
+Task<> send_together(World& world, TogetherCase& test) {
+  const Executor strand = co_await asio::this_coro::executor;
+  Pair pair = co_await make_pair(world);
+  Beside<Result<std::size_t>> sending(strand, send_files(*pair.near, test));
+  for (std::uint32_t i = 0; i < std::min<std::size_t>(20, test.changed); ++i) {
+    ChunkHeader header;
+    const auto data = co_await receive_chunk(*pair.far, kChunkSize, header);
+    if (data == ServedFile::content(std::uint64_t{i} * 1000, 1 + i * 2000)) test.received.push_back(header.chunk);
+  }
+  test.lives = (co_await step(receive<Find>(*pair.far, kPatience))).query == 7;
+  test.sent = unwrap(co_await sending.result());
+}
+
+}  // namespace
+
+TEST_CASE("Chunks that are sent together arrive one by one, in order") {
+  const auto world = make_world();
+  TogetherCase test;
+  world->run(send_together(*world, test));
+  CHECK((test.sent == 20 && test.received.size() == 20 && std::ranges::is_sorted(test.received) && test.lives));
+}
+
+TEST_CASE("Of chunks that are sent together, those before one whose file changed arrive, and the connection lives on") {
+  for (const std::size_t changed : {0U, 7U, 19U}) {
+    const auto world = make_world();
+    TogetherCase test{changed};
+    world->run(send_together(*world, test));
+    CHECK((test.sent == changed && test.received.size() == changed && test.lives));
+  }
+}
+
 TEST_CASE("A file that changed is not sent, and the connection lives on") {
   const auto world = make_world();
   ChangeCase test{true};
