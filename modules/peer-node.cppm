@@ -146,6 +146,7 @@ struct UploadJob {
   ContentIndex content;
   std::shared_ptr<const ChunkSource> source;
   std::optional<FileEntry> served_as;
+  bool is_sent = false;
   bool is_cancelled = false;  ///< The neighbour no longer wanted it.
   bool is_changed = false;    ///< The file is not what it was.
 };
@@ -156,6 +157,34 @@ struct Expected {
   std::uint32_t length = 0;
   std::uint32_t filled = 0;
   ChunkBuffer buffer;
+};
+
+struct PeerSession;
+using SessionPtr = std::shared_ptr<PeerSession>;
+
+/// A chunk that came in, whole.
+struct Received {
+  Slot slot;
+  ChunkBuffer buffer;
+};
+
+/// The same, with the session that it came by.
+struct Arrival {
+  SessionPtr session;
+  Slot slot;
+  ChunkBuffer buffer;
+};
+
+/// What a session received and the node has not taken yet: small chunks come faster than it is worth to call for each. Any thread.
+class Inbox {
+ public:
+  /// Whether it was empty, so that the node has to be called.
+  bool put(Received received);
+  std::vector<Received> take();
+
+ private:
+  std::mutex mutex_;
+  std::vector<Received> received_;
 };
 
 /// One connection with another peer. Its members belong to the strand of its link, except those that are const.
@@ -175,8 +204,8 @@ struct PeerSession {
   std::set<ChunkRef> cancelled;  ///< Of those, what is no longer wanted.
   double upload_rate = 0;        ///< Bytes a second, smoothed.
   bool is_over = false;
+  Inbox inbox;
 };
-using SessionPtr = std::shared_ptr<PeerSession>;
 
 struct Outstanding {
   Instant requested;
@@ -227,21 +256,6 @@ struct Postponed {
   Slot slot;
 };
 
-/// A chunk that came in, whole.
-struct Arrival {
-  SessionPtr session;  ///< That it came by.
-  Slot slot;
-  ChunkBuffer buffer;
-};
-
-/// What became of an arrival on a worker.
-struct Stored {
-  Result<> written;
-  bool is_right = false;
-  std::shared_ptr<PartialFile> partial;  ///< Of a single-chunk content, opened with it.
-  std::optional<Md5Digest> md5;          ///< Of a single-chunk content.
-};
-
 // ---- rates --------------------------------------------------------------------------------------------
 
 /// Bytes a second now, and the most over any second.
@@ -284,6 +298,11 @@ class SwarmClock {
 
 // ---- the node -----------------------------------------------------------------------------------------
 
+using ContentKey = std::pair<Sha256Digest, std::uint64_t>;  ///< Root and size.
+struct ContentKeyHash {
+  std::size_t operator()(const ContentKey& key) const { return std::hash<Sha256Digest>()(key.first); }
+};
+
 /// A connection to the tracker; on its link's strand, but for what is const.
 struct TrackerLink {
   explicit TrackerLink(std::shared_ptr<Link> l) : link(std::move(l)) {}
@@ -316,18 +335,21 @@ struct Node {
   // The folder.
   Names names;
   std::vector<std::unique_ptr<Content>> contents;  ///< By ContentIndex.
-  std::map<std::pair<Sha256Digest, std::uint64_t>, ContentIndex> by_root;
-  std::map<std::uint32_t, ContentIndex> by_slot;  ///< By first slot.
-  std::map<std::string, FileEntry> own;           ///< What we offer.
-  std::deque<ContentIndex> to_open;               ///< Wanted contents of several chunks that some neighbour has.
+  std::unordered_map<ContentKey, ContentIndex, ContentKeyHash> by_root;
+  std::vector<std::uint32_t> first_slots;  ///< By ContentIndex; they rise.
+  std::map<std::string, FileEntry> own;    ///< What we offer.
+  std::deque<ContentIndex> to_open;        ///< Wanted contents of several chunks that some neighbour has.
   std::size_t open_contents = 0;
   std::unordered_set<ContentIndex> fetching;  ///< Contents of several chunks that are asked for now.
+  bool has_lost = false;                      ///< A target was ever lost.
   std::size_t unfinished = 0;                 ///< Targets that are wanted, and neither published nor failed.
   std::size_t failed_targets = 0;
   ExitCode failure = ExitCode::partial;  ///< What targets failed of: checksum where one did of that.
   std::uint64_t files_published = 0;
   std::vector<ContentIndex> to_follow;  ///< Contents with chunks for their MD5, which no worker has in hand.
   std::size_t followers = 0;            ///< Tasks that hand them to workers.
+  std::deque<Arrival> to_store;         ///< Contents of one chunk, which no worker has in hand.
+  std::size_t storers = 0;              ///< Tasks that hand them to workers.
   std::deque<ToPublish> to_publish;
   Signal publish_signal;
   std::map<std::pair<ContentIndex, std::uint32_t>, Instant> hash_requests;  ///< Spans that were asked for, and when.
@@ -483,7 +505,8 @@ void refill(Node& node, Remote& remote);
 void refill_all(Node& node);
 /// The first bytes of a chunk came.
 void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot);
-void on_arrival(Node& node, Arrival arrival);
+/// Takes what a session has received.
+void take_arrivals(Node& node, const SessionPtr& session);
 /// `remote` has got `slot`, which another was asked for: where it would be sooner there, the request is taken back, and when that
 /// is confirmed the slot is free for `remote`. Asking it at once would often bring the chunk twice.
 void ask_instead(Node& node, Remote& remote, Slot slot);
@@ -498,6 +521,11 @@ void duplicate_slow(Node& node);
 void release_requests(Node& node, Remote& remote);
 /// Only those for one content, which it no longer has.
 void release_requests(Node& node, Remote& remote, const Content& content);
+
+// ---- storing: src/peer/storing.cpp --------------------------------------------------------------------
+
+/// Has a chunk verified and written, and takes it into account.
+void store(Node& node, Arrival arrival);
 
 // ---- uploads: src/peer/uploads.cpp --------------------------------------------------------------------
 

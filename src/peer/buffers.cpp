@@ -60,4 +60,15 @@ void ChunkBuffer::release() {
   pool_.reset();
 }
 
+bool Inbox::put(Received received) {
+  const std::lock_guard lock(mutex_);
+  received_.push_back(std::move(received));
+  return received_.size() == 1;
+}
+
+std::vector<Received> Inbox::take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(received_, {});
+}
+
 }  // namespace shoal

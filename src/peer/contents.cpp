@@ -46,12 +46,15 @@ Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
   content->chunks = static_cast<std::uint32_t>(chunk_count(size));
   content->first = node.picker.add_file(content->chunks);
   if (content->chunks > 1) content->spans.resize(span_count(content->chunks));
-  node.by_slot.emplace(content->first.value, next);
+  node.first_slots.push_back(content->first.value);
   node.contents.push_back(std::move(content));
   return *node.contents.back();
 }
 
-Content& content_at(Node& node, Slot slot) { return *node.contents[std::prev(node.by_slot.upper_bound(slot.value))->second.value]; }
+Content& content_at(Node& node, Slot slot) {
+  const auto next = std::ranges::upper_bound(node.first_slots, slot.value);
+  return *node.contents[static_cast<std::size_t>(next - node.first_slots.begin()) - 1];
+}
 
 const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk) {
   if (content.chunks == 1) return content.root;
@@ -183,6 +186,7 @@ void on_retracted(Node& node, const std::string& owner, const std::string& name,
       if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
       target.is_lost = true;
+      node.has_lost = true;
       if (!lost)
         fail_target(node, *content, target,
                     {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});

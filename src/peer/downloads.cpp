@@ -152,86 +152,6 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
   }
 }
 
-/// On a worker: is it right, and if so, on disk. A content of one chunk is opened, digested and written in one go.
-Stored verify_and_write(const Digester& digester, Storage& storage, const Content& content, std::uint32_t chunk,
-                        std::span<const std::byte> bytes, const FileEntry* single) {
-  Stored stored;
-  stored.is_right = digester.chunk_hash(bytes, content.size) == hash_of(content, chunk);
-  if (!stored.is_right) return stored;
-  stored.partial = content.partial;
-  if (single) {
-    auto opened = storage.open_partial(*single);
-    if (!opened) {
-      stored.written = Failure(opened.error());
-      return stored;
-    }
-    stored.partial = std::move(*opened);
-    Md5Stream md5;
-    digester.update(md5, 0, bytes);
-    stored.md5 = md5.finish();
-  }
-  stored.written = stored.partial->write(std::uint64_t{chunk} * kChunkSize, bytes);
-  return stored;
-}
-
-void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
-  Remote* remote = remote_of(node, session);
-  // What was under way when it was dropped adds nothing to that.
-  if (remote && node.dropped.contains({remote->id, session->instance})) return node.picker.source_lost(remote->source, slot);
-  const Content& content = content_at(node, slot);
-  const std::string from = remote ? remote->id : "a peer that left";
-  node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot),
-                               to_hex(content.root).substr(0, 16)));
-  if (!remote) return;
-  node.picker.source_lost(remote->source, slot);
-  if (++remote->wrong_chunks < kMostWrongChunks) return;
-  node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
-  node.dropped.emplace(remote->id, remote->session->instance);
-  asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
-}
-
-void on_stored(Node& node, const Arrival& arrival, Stored stored) {
-  Content& content = content_at(node, arrival.slot);
-  const std::uint32_t chunk = chunk_of(content, arrival.slot);
-  node.picker.end(arrival.slot);  // it was kept in flight while it was being verified
-  if (!stored.is_right) {
-    node.bytes_wasted += arrival.buffer.size();
-    return on_wrong_chunk(node, arrival.session, arrival.slot);
-  }
-  if (!stored.written) {
-    if (exit_code_of(stored.written.error()) == ExitCode::disk_full) return finish(node, Failure(stored.written.error()));
-    for (auto& target : content.targets) fail_target(node, content, target, stored.written.error());
-    return check_done(node);
-  }
-  if (content.stage != Stage::fetching) return;  // it was given up meanwhile
-  node.bytes_fetched += arrival.buffer.size();
-  if (stored.md5) {
-    content.partial = std::move(stored.partial);
-    content.md5_found = stored.md5;
-  }
-  mark_have(node, content, chunk);
-}
-
-}  // namespace
-
-Task<> store_arrival(Node& node, Arrival arrival) {
-  Content& content = content_at(node, arrival.slot);
-  const std::uint32_t chunk = chunk_of(content, arrival.slot);
-  std::optional<FileEntry> single;
-  Budget::Share descriptor;
-  if (content.chunks == 1) {
-    single = content.targets.front().entry;
-    descriptor = co_await node.descriptors.take(1);
-  }
-  Stored stored = co_await offload(node.world, [&] {
-    return verify_and_write(node.world.digester(), node.storage, content, chunk, arrival.buffer.span(), single ? &*single : nullptr);
-  });
-  if (stored.partial && single) content.descriptor = std::move(descriptor);
-  on_stored(node, arrival, std::move(stored));
-  Remote* remote = remote_of(node, arrival.session);
-  if (remote) refill(node, *remote);
-}
-
 void on_arrival(Node& node, Arrival arrival) {
   const Instant now = node.world.now();
   const std::uint32_t length = arrival.buffer.size();
@@ -261,9 +181,15 @@ void on_arrival(Node& node, Arrival arrival) {
   } else {
     // Stays in flight until it is verified, so that nobody is asked for it meanwhile.
     if (was_given_up) node.picker.begin(arrival.slot);
-    node.tasks.spawn(node.strand, "storing", store_arrival(node, std::move(arrival)));
+    store(node, std::move(arrival));
   }
-  if (remote) refill(node, *remote);
+}
+
+}  // namespace
+
+void take_arrivals(Node& node, const SessionPtr& session) {
+  for (Received& received : session->inbox.take()) on_arrival(node, {session, received.slot, std::move(received.buffer)});
+  if (Remote* remote = remote_of(node, session)) refill(node, *remote);
 }
 
 void on_reject(Node& node, Remote& remote, const Reject& reject) {

@@ -39,7 +39,7 @@ namespace shoal {
 namespace {
 
 /// Tasks that a run cannot go on without.
-const std::set<std::string> kVital{"accepting", "connecting", "md5", "publishing", "ticking", "tracker"};
+const std::set<std::string> kVital{"accepting", "connecting", "md5", "publishing", "storing small files", "ticking", "tracker"};
 
 }  // namespace
 
@@ -76,8 +76,9 @@ bool is_busy(const Node& node) {
 }
 
 void do_slow_chores(Node& node) {
-  for (const auto& content : node.contents)
-    if (content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
+  if (node.open_contents > 0)
+    for (const auto& content : node.contents)
+      if (content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
   give_up_lost(node);
   check_done(node);
   refill_all(node);

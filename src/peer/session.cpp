@@ -46,8 +46,9 @@ constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kPingInterval = 4s;
 constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
-constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
-constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
+constexpr std::uint32_t kSmallChunk = 64 * 1024;  // goes out together with others
+constexpr std::size_t kMostBegunChunks = 4;       // that a neighbour may send in alternating pieces
+constexpr std::size_t kMostUnsent = 64 * kMiB;    // of control messages to a neighbour
 constexpr std::size_t kControlAtOnce = 16 * 1024;
 
 [[noreturn]] void out_of_order(std::string what) { throw StepFailed(Error{make_error_code(Errc::out_of_order), std::move(what), {}}); }
@@ -122,6 +123,42 @@ Task<bool> send_job(Node& node, PeerSession& session, UploadJob& job) {
   co_return true;
 }
 
+/// How many of the first jobs can go out in one write, which takes no longer than a piece of a large chunk.
+std::size_t small_ones(const PeerSession& session, std::span<const UploadJob> jobs) {
+  std::uint32_t room = piece_length(session, kChunkSize);
+  std::size_t count = 0;
+  for (; count < jobs.size(); ++count) {
+    const UploadJob& job = jobs[count];
+    if (!job.source || job.length > kSmallChunk || job.length > room) break;
+    room -= job.length;
+  }
+  return count;
+}
+
+/// Sends small chunks together; ends early with one whose file changed. Returns how many were dealt with.
+Task<std::size_t> send_small(Node& node, PeerSession& session, std::span<UploadJob> jobs) {
+  co_await send_control(session);
+  std::vector<OutgoingChunk> chunks;
+  std::vector<std::size_t> indices;
+  std::uint32_t bytes = 0;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].is_cancelled = session.cancelled.erase(jobs[i].ref) > 0;
+    if (jobs[i].is_cancelled) continue;
+    chunks.push_back({{jobs[i].ref.handle, jobs[i].ref.chunk, 0, jobs[i].length}, jobs[i].source, jobs[i].file_offset});
+    indices.push_back(i);
+    bytes += jobs[i].length;
+  }
+  const Instant begun = node.world.now();
+  const std::size_t sent = co_await step(session.link->send_chunks(std::move(chunks)));
+  for (std::size_t i = 0; i < sent; ++i) jobs[indices[i]].is_sent = true;
+  if (sent == indices.size()) {
+    if (bytes > 0) update_rate(session, bytes, node.world.now() - begun);
+    co_return jobs.size();
+  }
+  jobs[indices[sent]].is_changed = true;
+  co_return indices[sent] + 1;
+}
+
 /// Opens what the jobs are served from, on a worker.
 Task<> open_sources(Node& node, std::vector<UploadJob>& jobs) {
   co_await run_on(node.world.workers(), [&] {
@@ -141,11 +178,20 @@ Task<> send_uploads(Node& node, SessionPtr session) {
   session->uploads.clear();
   for (const auto& job : jobs) session->in_hand.insert(job.ref);
   co_await open_sources(node, jobs);
+  for (std::span<UploadJob> rest = jobs; !rest.empty();) {
+    std::size_t done = small_ones(*session, rest);
+    if (done > 1) {
+      done = co_await send_small(node, *session, rest.first(done));
+    } else {
+      done = 1;
+      rest.front().is_sent = rest.front().source && co_await send_job(node, *session, rest.front());
+    }
+    rest = rest.subspan(done);
+  }
   std::uint64_t bytes = 0;
   std::vector<UploadJob> unsent;
   for (auto& job : jobs) {
-    const bool is_sent = job.source && co_await send_job(node, *session, job);
-    if (is_sent)
+    if (job.is_sent)
       bytes += job.length;
     else
       unsent.push_back(std::move(job));
@@ -196,17 +242,19 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
     out_of_order("a piece that does not follow the last one");
   if (expected.filled == 0) {
     if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
-    post_to(node, [&node, session, slot = expected.slot] { on_chunk_begun(node, session, slot); });
+    // What comes in one small piece is here before the news of its beginning would be.
+    const bool is_soon_here = header.length == expected.length && header.length <= kSmallChunk;
+    if (!is_soon_here) post_to(node, [&node, session, slot = expected.slot] { on_chunk_begun(node, session, slot); });
     expected.buffer = co_await take_buffer(node, expected.length);
   }
   co_await step(session->link->receive_payload(expected.buffer.span().subspan(expected.filled, header.length)));
   expected.filled += header.length;
   if (expected.filled < expected.length) co_return;
   --session->begun_chunks;
-  Arrival arrival{session, expected.slot, std::move(expected.buffer)};
+  Received received{expected.slot, std::move(expected.buffer)};
   if (const auto entry = session->expected.find(ref); entry != session->expected.end() && entry->second == kept)
     session->expected.erase(entry);
-  post_to(node, [&node, arrival = std::move(arrival)]() mutable { on_arrival(node, std::move(arrival)); });
+  if (session->inbox.put(std::move(received))) post_to(node, [&node, session] { take_arrivals(node, session); });
 }
 
 /// A rejected chunk is not expected any more, unless it was begun.

@@ -268,9 +268,10 @@ Task<> publish_further(Node& node, std::span<const ToPublish> jobs) {
     if (content.served_as)
       copies.push_back(job);
     else
-      fail_target(
-          node, content, target,
-          {make_error_code(Errc::changed), fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name), {}});
+      fail_target(node, content, target,
+                  {make_error_code(Errc::changed),
+                   fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name),
+                   {}});
   }
   if (!copies.empty()) co_await publish_copies(node, std::move(copies));
 }
@@ -301,6 +302,7 @@ Task<> publish_contents(Node& node) {
 }
 
 void give_up_lost(Node& node) {
+  if (!node.has_lost) return;
   // Only who is connected can be judged by: wait for those that are here.
   const auto is_unreached = [&](const auto& peer) {
     return peer.second.is_here && peer.first != node.options.id && !node.by_id.contains(peer.first);

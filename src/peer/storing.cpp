@@ -1,0 +1,202 @@
+module;
+
+#include <fmt/format.h>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.world;
+
+namespace asio = boost::asio;
+
+namespace shoal {
+namespace {
+
+/// What became of an arrival on a worker.
+struct Stored {
+  bool is_right = false;
+  Result<> written;
+  std::shared_ptr<PartialFile> partial;  ///< Of a single-chunk content, opened with it.
+  std::optional<Md5Digest> md5;          ///< Of a single-chunk content.
+};
+
+void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
+  Remote* remote = remote_of(node, session);
+  // What was under way when it was dropped adds nothing to that.
+  if (remote && node.dropped.contains({remote->id, session->instance})) return node.picker.source_lost(remote->source, slot);
+  const Content& content = content_at(node, slot);
+  const std::string from = remote ? remote->id : "a peer that left";
+  node.report.warn(fmt::format("peer {}: sent a wrong chunk {} of {}; fetching it from someone else", from, chunk_of(content, slot),
+                               to_hex(content.root).substr(0, 16)));
+  if (!remote) return;
+  node.picker.source_lost(remote->source, slot);
+  if (++remote->wrong_chunks < kMostWrongChunks) return;
+  node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
+  node.dropped.emplace(remote->id, remote->session->instance);
+  asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
+}
+
+void on_stored(Node& node, const Arrival& arrival, Stored stored) {
+  Content& content = content_at(node, arrival.slot);
+  const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  node.picker.end(arrival.slot);  // it was kept in flight while it was being verified
+  if (!stored.is_right) {
+    node.bytes_wasted += arrival.buffer.size();
+    return on_wrong_chunk(node, arrival.session, arrival.slot);
+  }
+  if (!stored.written) {
+    if (exit_code_of(stored.written.error()) == ExitCode::disk_full) return finish(node, Failure(stored.written.error()));
+    for (auto& target : content.targets) fail_target(node, content, target, stored.written.error());
+    return check_done(node);
+  }
+  if (content.stage != Stage::fetching) return;  // it was given up meanwhile
+  node.bytes_fetched += arrival.buffer.size();
+  if (stored.md5) {
+    content.partial = std::move(stored.partial);
+    content.md5_found = stored.md5;
+  }
+  mark_have(node, content, chunk);
+}
+
+// ---- chunks of larger files ---------------------------------------------------------------------------
+
+/// On a worker: is it right, and if so, on disk.
+Stored verify_and_write(const Digester& digester, const Content& content, PartialFile& file, std::uint32_t chunk,
+                        std::span<const std::byte> bytes) {
+  Stored stored;
+  stored.is_right = digester.chunk_hash(bytes, content.size) == hash_of(content, chunk);
+  if (stored.is_right) stored.written = file.write(std::uint64_t{chunk} * kChunkSize, bytes);
+  return stored;
+}
+
+Task<> store_chunk(Node& node, Arrival arrival) {
+  const Content& content = content_at(node, arrival.slot);
+  const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  Stored stored = co_await offload(node.world, [&, file = content.partial] {
+    return verify_and_write(node.world.digester(), content, *file, chunk, arrival.buffer.span());
+  });
+  on_stored(node, arrival, std::move(stored));
+  if (Remote* remote = remote_of(node, arrival.session)) refill(node, *remote);
+}
+
+// ---- files of a single chunk --------------------------------------------------------------------------
+
+/// So many of them, or so many bytes, are stored in one go: a worker's call costs more than a small file does.
+constexpr std::size_t kMostTogether = 32;
+constexpr std::uint64_t kMostBytesTogether = kMiB;
+/// Several workers store where there is enough for each.
+constexpr std::size_t kMostStorers = 2;
+
+struct SmallFile {
+  Arrival arrival;
+  const Content& content;
+  FileEntry entry;
+  Budget::Share descriptor;
+  Stored stored;
+  Md5Stream md5;
+};
+
+/// On a worker: the MD5s of those that are right, side by side.
+void digest_small(const Digester& digester, std::span<SmallFile> files) {
+  std::vector<Md5Piece> pieces;
+  for (SmallFile& file : files)
+    if (file.stored.is_right) pieces.push_back({&file.md5, std::as_const(file.arrival.buffer).span()});
+  // The largest first, so that none of them is left to be digested alone.
+  std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
+  digester.update_together(pieces, std::vector<std::uint64_t>(pieces.size()));
+  for (SmallFile& file : files)
+    if (file.stored.is_right) file.stored.md5 = file.md5.finish();
+}
+
+/// On a worker.
+void write_small(Storage& storage, SmallFile& file) {
+  auto opened = storage.open_partial(file.entry);
+  if (opened) {
+    file.stored.partial = std::move(*opened);
+    file.stored.written = file.stored.partial->write(0, file.arrival.buffer.span());
+  } else {
+    file.stored.written = Failure(std::move(opened).error());
+  }
+}
+
+/// On a worker: each is opened, digested and written.
+void store_together(const Digester& digester, Storage& storage, std::span<SmallFile> files) {
+  for (SmallFile& file : files)
+    file.stored.is_right = digester.chunk_hash(file.arrival.buffer.span(), file.content.size) == file.content.root;
+  digest_small(digester, files);
+  for (SmallFile& file : files)
+    if (file.stored.is_right) write_small(storage, file);
+}
+
+std::vector<SmallFile> next_small(Node& node) {
+  std::vector<SmallFile> files;
+  std::uint64_t bytes = 0;
+  while (!node.to_store.empty() && files.size() < kMostTogether && bytes < kMostBytesTogether) {
+    Arrival& arrival = node.to_store.front();
+    const Content& content = content_at(node, arrival.slot);
+    bytes += content.size;
+    files.push_back({std::move(arrival), content, content.targets.front().entry, {}, {}, {}});
+    node.to_store.pop_front();
+  }
+  return files;
+}
+
+void refill_from(Node& node, std::span<const SmallFile> files) {
+  std::vector<SessionPtr> sessions;
+  for (const SmallFile& file : files)
+    if (std::ranges::find(sessions, file.arrival.session) == sessions.end()) sessions.push_back(file.arrival.session);
+  for (const SessionPtr& session : sessions)
+    if (Remote* remote = remote_of(node, session)) refill(node, *remote);
+}
+
+Task<> store_small(Node& node) {
+  while (!node.to_store.empty()) {
+    std::vector<SmallFile> files = next_small(node);
+    for (SmallFile& file : files) file.descriptor = co_await node.descriptors.take(1);
+    co_await run_on(node.world.workers(), [&] { store_together(node.world.digester(), node.storage, files); });
+    for (SmallFile& file : files) {
+      Content& content = content_at(node, file.arrival.slot);
+      if (file.stored.partial && content.stage == Stage::fetching) content.descriptor = std::move(file.descriptor);
+      on_stored(node, file.arrival, std::move(file.stored));
+    }
+    refill_from(node, files);
+  }
+  --node.storers;
+}
+
+}  // namespace
+
+void store(Node& node, Arrival arrival) {
+  if (content_at(node, arrival.slot).chunks > 1) return node.tasks.spawn(node.strand, "storing", store_chunk(node, std::move(arrival)));
+  node.to_store.push_back(std::move(arrival));
+  const bool is_worth_another = node.storers == 0 || node.to_store.size() >= kMostTogether;
+  if (!is_worth_another || node.storers == kMostStorers) return;
+  ++node.storers;
+  node.tasks.spawn(node.strand, "storing small files", store_small(node));
+}
+
+}  // namespace shoal
