@@ -60,20 +60,23 @@ struct Options {
 
 /// What a lying host says, each with its probability.
 struct Lies {
-  double chunks = 0;  ///< A piece of a chunk is sent with other bytes.
-  double hashes = 0;  ///< A reply with chunk hashes has a false one.
-  double haves = 0;   ///< An inventory claims all of a file.
+  double chunks = 0;   ///< A piece of a chunk is sent with other bytes.
+  double hashes = 0;   ///< A reply with chunk hashes has a false one.
+  double haves = 0;    ///< An inventory claims all of a file.
+  double silence = 0;  ///< A chunk that it is asked for is neither sent nor rejected.
 };
 
 struct HostOptions {
   double up = 0;  ///< Bytes a second; 0: no limit.
   double down = 0;
+  double reads = 0;              ///< Bytes a second that its process takes off each connection; 0: all that is there.
   Nanoseconds latency{100'000};  ///< To the middle of the network: between two hosts it is the sum of theirs.
   Nanoseconds jitter{0};         ///< At most so much more for each burst that it sends.
   Nanoseconds work{0};           ///< That a piece of work on the workers takes.
   double drift_ppm = 0;          ///< By how much its clock runs too fast.
   Nanoseconds wall_offset{0};    ///< By how much its wall clock is ahead.
   std::uint64_t disk_bytes = std::numeric_limits<std::uint64_t>::max();
+  double disk_rate = 0;  ///< Bytes a second that its disk writes; 0: no limit. Workers wait for what was written before.
   Lies lies;
 };
 
@@ -148,6 +151,10 @@ class Simulation {
   /// The process is gone from the network and the disk at once. Its coroutines end by the way that a stop takes them, in a
   /// world where nobody hears them: so their clean-up is run, and has no effect.
   void kill(HostId host, Death death);
+  /// Nothing of the process runs until it goes on (SIGSTOP, SIGCONT). Its connections stay: the system sends what was said, and takes
+  /// in what comes until the window is full. What was due meanwhile becomes ready together when it goes on.
+  void pause(HostId host);
+  void resume(HostId host);
   /// What ended processes by an exception, if any did.
   const std::vector<std::string>& failures() const;
 
@@ -161,8 +168,11 @@ class Simulation {
   const std::vector<Published>& published() const;
   /// Names of published files whose bytes are not what their entry says. None, if the code is right.
   std::vector<std::string> wrong_files() const;
-  /// Writes fail from now on, or no longer.
+  /// Reading, writing and publishing fail from now on, or no longer.
   void break_disk(HostId host, bool is_broken);
+  /// How much fits on the disk from now on; what is there stays.
+  void set_disk_bytes(HostId host, std::uint64_t bytes);
+  void set_disk_rate(HostId host, double rate);
 
   // ---- time
   Nanoseconds now() const;
@@ -179,10 +189,14 @@ class Simulation {
   // ---- faults
   /// Connections between the two sides carry nothing until heal().
   void partition(std::span<const HostId> hosts);
+  /// Nothing that the host says gets through until heal(), while what others say does, as far as they need no answer.
+  void mute(HostId host);
   void heal();
   /// Resets one connection of this host, drawn by the seed. False where it has none.
   bool cut_connection(HostId host);
   void set_rates(HostId host, double up, double down);
+  /// How fast its process reads from now on: see HostOptions::reads.
+  void set_reads(HostId host, double rate);
   void set_lies(HostId host, const Lies& lies);
   /// The host's wall clock jumps by so much.
   void jump_wall_clock(HostId host, Nanoseconds by);

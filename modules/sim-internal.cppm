@@ -188,12 +188,43 @@ class Loop : public boost::asio::execution_context {
   bool is_ending_ = false;
 };
 
-/// Runs on a Loop: at once, or, for work, after `delay`.
+/// What a process does goes through its gate, which is closed while the process is stopped. It outlives all that does.
+class Gate {
+ public:
+  explicit Gate(Loop& loop) : loop_(loop) {}
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+
+  void ready(Job job) {
+    if (is_closed_) return held_.push_back(std::move(job));
+    loop_.ready(std::move(job));
+  }
+  void at(Nanoseconds due, Job job) {
+    loop_.at(due, [this, job = std::move(job)]() mutable {
+      if (is_closed_) return held_.push_back(std::move(job));
+      job();
+    });
+  }
+  void close() { is_closed_ = true; }
+  /// What was held back becomes ready.
+  void open() {
+    is_closed_ = false;
+    for (Job& job : std::exchange(held_, {})) loop_.ready(std::move(job));
+  }
+  Loop& loop() { return loop_; }
+
+ private:
+  Loop& loop_;
+  bool is_closed_ = false;
+  std::vector<Job> held_;
+};
+
+/// Runs what a process does on a Loop: at once, or, for work, after `delay`.
 class LoopExecutor {
  public:
-  explicit LoopExecutor(Loop& loop, Nanoseconds delay = Nanoseconds::zero()) : loop_(&loop), delay_(delay) {}
+  explicit LoopExecutor(Gate& gate, Nanoseconds delay = Nanoseconds::zero()) : gate_(&gate), delay_(delay) {}
 
-  boost::asio::execution_context& query(boost::asio::execution::context_t) const noexcept { return *loop_; }
+  boost::asio::execution_context& query(boost::asio::execution::context_t) const noexcept { return gate_->loop(); }
   static constexpr boost::asio::execution::blocking_t query(boost::asio::execution::blocking_t) noexcept {
     return boost::asio::execution::blocking.never;
   }
@@ -202,13 +233,13 @@ class LoopExecutor {
   template <class F>
   void execute(F&& f) const {
     if (delay_ > Nanoseconds::zero())
-      loop_->at(loop_->now() + delay_, std::forward<F>(f));
+      gate_->at(gate_->loop().now() + delay_, std::forward<F>(f));
     else
-      loop_->ready(std::forward<F>(f));
+      gate_->ready(std::forward<F>(f));
   }
 
  private:
-  Loop* loop_;
+  Gate* gate_;
   Nanoseconds delay_;
 };
 
@@ -245,6 +276,7 @@ struct Pipe {
   std::uint64_t arrived = 0;  ///< That came through the receiver's downlink.
   std::uint64_t taken = 0;    ///< That the receiver took.
   std::uint64_t wanted = 0;   ///< Where the receiver wants to be woken; 0: it does not wait.
+  std::uint64_t acked = 0;    ///< What the sender knows to be off the receiver's hands.
   std::uint32_t unsent_limit = 16 * 1024;
   bool is_in_turn = false;  ///< In its uplink's ring.
   bool has_waiting_writer = false;
@@ -288,6 +320,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void reset_now(int side);
   /// Sleeps until the next moment at which a side can have waited too long.
   void watch(int side);
+  /// The same for one that went on: it may have waited too long meanwhile.
+  void watch_again(int side);
   bool is_over() const { return sides_[0].is_closed && sides_[1].is_closed; }
 
  private:
@@ -306,6 +340,8 @@ struct Port {
   std::string address;
   std::uint32_t island = 0;
   bool is_on = true;        ///< Off: silent.
+  bool is_mute = false;     ///< What it says does not get through.
+  bool is_paused = false;   ///< Its process does not run.
   bool is_sending = false;  ///< The uplink is busy.
   std::deque<std::pair<ConnectionPtr, int>> turns;
   Nanoseconds down_free{0};
@@ -345,12 +381,14 @@ class Network {
   void offer(const ConnectionPtr& connection, int side);
   void partition(std::span<const HostId> hosts);
   void heal();
+  void pause(HostId host) { port(host).is_paused = true; }
+  void resume(HostId host);
   /// Everything of a host that is open ends.
   void shut(HostId host, bool is_silent);
   void turn_on(HostId host);
 
  private:
-  std::uint64_t sendable(const Pipe& pipe) const;
+  std::uint64_t sendable(Pipe& pipe) const;
   void start_uplink(HostId host);
   void send_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes);
   void on_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes, Nanoseconds whole_at);
@@ -407,16 +445,23 @@ struct DiskFile {
 
 /// What outlives the processes of a host.
 struct Disk {
+  explicit Disk(const Loop& l) : loop(l) {}
+
+  const Loop& loop;
   std::map<std::string, DiskFile> files;
   std::map<std::pair<Sha256Digest, std::uint64_t>, std::shared_ptr<PartialData>> partials;
   std::uint64_t used = 0;
   std::uint64_t capacity = 0;
   bool is_broken = false;
+  double rate = 0;                 ///< Bytes a second that it writes; 0: no limit.
+  Nanoseconds busy_until{0};       ///< With what was written so far.
   std::vector<std::string> wrong;  ///< Published, and not what the entry says.
   std::function<void(const std::string&)> on_published;
 
   /// Gives a file its name.
   void publish(DiskFile file);
+  /// Has it write so much.
+  void occupy(std::uint64_t bytes);
 
   /// Loses some of what no sync has followed.
   void lose_power(Random& random);
@@ -449,10 +494,13 @@ class SimStorage final : public Storage {
 
 // ---- a process: src/sim/process.cpp -------------------------------------------------------------------
 
+/// Resumes at a moment; throws operation_aborted when cancelled.
+Task<> sleep_until(Loop& loop, Nanoseconds due);
+
 /// The world of one process.
 class SimWorld final : public World {
  public:
-  SimWorld(Network& network, const Library& library, HostId host, std::uint64_t seed);
+  SimWorld(Network& network, const Library& library, std::shared_ptr<const Disk> disk, Gate& gate, HostId host, std::uint64_t seed);
 
   Executor executor() override;
   Executor workers() override;
@@ -471,6 +519,8 @@ class SimWorld final : public World {
 
   Network& network_;
   const Library& library_;
+  std::shared_ptr<const Disk> disk_;
+  Gate& gate_;
   HostId host_;
   Random random_;
   Nanoseconds clock_begin_;  ///< What its clock showed at the beginning of time.

@@ -44,6 +44,12 @@ void tamper(Message& message, const Lies& lies, Random& random) {
   }
 }
 
+/// A liar's way not to answer: it never heard of what it was asked for.
+void overhear(Message& message, const Lies& lies, Random& random) {
+  if (auto* request = std::get_if<Request>(&message); request && lies.silence > 0)
+    std::erase_if(request->chunks, [&](const ChunkRef&) { return random.is_true(lies.silence); });
+}
+
 /// A receive that waits: what it waits for, and until when.
 class Reading {
  public:
@@ -121,6 +127,7 @@ class SimLink final : public Link {
   bool is_dead() { return ours().is_closed || ours().is_reset; }
   Failure failure(const char* what);
   Task<Result<>> wait_for_room();
+  Task<> take_time(std::uint64_t bytes);
   Result<Incoming> take_frame();
   Result<Incoming> read_frame(Frame& frame);
   std::unique_ptr<Frame> pop();
@@ -147,17 +154,28 @@ Failure SimLink::failure(const char* what) {
 Task<Result<Incoming>> SimLink::receive(Nanoseconds idle) {
   idle_ = idle;
   std::optional<Reading> reading;
+  std::uint64_t needed = 0;
   for (;;) {
     if (is_dead()) co_return failure("cannot receive");
     const Frame* next = in().first.get();
-    std::uint64_t needed = in().taken + 1;
+    needed = in().taken + 1;
     if (next) needed = next->kind == Frame::Kind::chunk ? next->end - std::get<ChunkHeader>(next->what).length : next->end;
     if (next && in().arrived >= needed) break;
     if (!reading) reading.emplace(*connection_, side_, idle, false);
     co_await reading->until(needed, 1 - side_);
   }
   reading.reset();
+  co_await take_time(needed - in().taken);
+  if (is_dead()) co_return failure("cannot receive");
   co_return take_frame();
+}
+
+/// A slow reader takes its time, while the window stays as it is.
+Task<> SimLink::take_time(std::uint64_t bytes) {
+  const double rate = network().port(connection_->host(side_)).options.reads;
+  if (rate <= 0) co_return;
+  const Nanoseconds time(static_cast<std::int64_t>(static_cast<double>(bytes) / rate * 1e9));
+  co_await sleep_until(network().loop(), network().loop().now() + time);
 }
 
 std::unique_ptr<Frame> SimLink::pop() {
@@ -173,6 +191,7 @@ void SimLink::let_more_come(std::uint64_t taken) {
 }
 
 Result<Incoming> SimLink::take_frame() {
+  const Lies& lies = network().port(connection_->host(side_)).options.lies;
   if (in().first->kind == Frame::Kind::fin) return fail(Errc::closed, "cannot receive");
   std::unique_ptr<Frame> frame = pop();
   auto incoming = read_frame(*frame);
@@ -182,6 +201,7 @@ Result<Incoming> SimLink::take_frame() {
     chunk_left_ = header->length;
     chunk_ = std::move(frame);
   } else {
+    overhear(std::get<Message>(*incoming), lies, network().random());
     network().loop().note(static_cast<std::uint64_t>(type_of(std::get<Message>(*incoming))) << 40 ^ connection_->number() << 8 ^
                           frame->end);
     let_more_come(frame->end);
@@ -215,6 +235,7 @@ Task<Result<>> SimLink::receive_payload(std::span<std::byte> out) {
     Reading reading(*connection_, side_, idle_, true);
     while (!is_dead() && in().arrived < needed) co_await reading.until(needed, 1 - side_);
   }
+  co_await take_time(out.size());
   if (is_dead() || !chunk_ || out.size() > chunk_left_) co_return failure("cannot receive");
   const std::uint32_t length = std::get<ChunkHeader>(chunk_->what).length;
   if (!chunk_->source->read(chunk_->offset + (length - chunk_left_), out)) std::ranges::fill(out, std::byte{0});

@@ -99,11 +99,18 @@ void Connection::watch(int by) {
 void Connection::on_watch(int by) {
   Side& ours = side(by);
   ours.watch = {};
+  if (network_.port(host(by)).is_paused) return;  // nobody is there to notice
   const Nanoseconds now = network_.loop().now();
   const auto is_late = [now](const std::optional<Nanoseconds>& until) { return until && *until <= now; };
   if (!is_late(ours.read_until) && !is_late(ours.write_until)) return watch(by);
   ours.has_expired = true;
   close(by);
+}
+
+void Connection::watch_again(int by) {
+  network_.loop().ready([weak = weak_from_this(), by] {
+    if (const auto self = weak.lock(); self && !self->side(by).is_closed) self->on_watch(by);
+  });
 }
 
 // ---- hosts --------------------------------------------------------------------------------------------
@@ -126,7 +133,7 @@ std::optional<HostId> Network::find(const std::string& address) const {
 }
 
 bool Network::is_reachable(HostId from, HostId to) const {
-  return port(from).island == port(to).island && port(from).is_on && port(to).is_on;
+  return port(from).island == port(to).island && port(from).is_on && port(to).is_on && !port(from).is_mute;
 }
 
 Nanoseconds Network::latency(HostId from, HostId to) const {
@@ -138,8 +145,20 @@ void Network::partition(std::span<const HostId> hosts) {
 }
 
 void Network::heal() {
-  for (const auto& each : ports_) each->island = 0;
+  for (const auto& each : ports_) {
+    each->island = 0;
+    each->is_mute = false;
+  }
   offer_all();
+}
+
+void Network::resume(HostId host) {
+  port(host).is_paused = false;
+  for (const auto& [number, end] : port(host).connections)
+    if (const auto connection = end.first.lock()) {
+      connection->watch_again(end.second);
+      offer(connection, 1 - end.second);  // it reads again
+    }
 }
 
 /// What waited because the way was cut goes on.
@@ -152,6 +171,7 @@ void Network::offer_all() {
 void Network::shut(HostId host, bool is_silent) {
   Port& gone = port(host);
   gone.is_on = !is_silent;
+  gone.is_paused = false;
   for (const auto& [number, listener] : gone.listeners) {
     listener->is_closed = true;
     listener->arrived.notify();
@@ -178,14 +198,15 @@ void Network::turn_on(HostId host) {
 
 // ---- the way of the bytes -----------------------------------------------------------------------------
 
-std::uint64_t Network::sendable(const Pipe& pipe) const {
+std::uint64_t Network::sendable(Pipe& pipe) const {
   if (!is_reachable(pipe.from, pipe.to)) return 0;
   const double rate = std::max(port(pipe.from).options.up, port(pipe.to).options.down);
   const Nanoseconds round_trip = 2 * latency(pipe.from, pipe.to);
   const auto under_way = static_cast<std::uint64_t>(rate * Seconds(round_trip).count());
-  const std::uint64_t consumed = pipe.wanted > 0 ? pipe.arrived : pipe.taken;
+  const bool is_read = pipe.wanted > 0 && !port(pipe.to).is_paused;
+  if (is_reachable(pipe.to, pipe.from)) pipe.acked = is_read ? pipe.arrived : pipe.taken;
   const std::uint64_t room = options_.window + under_way;
-  const std::uint64_t used = pipe.sent - consumed;
+  const std::uint64_t used = pipe.sent - pipe.acked;
   return used >= room ? 0 : std::min(pipe.queued - pipe.sent, room - used);
 }
 

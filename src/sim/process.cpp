@@ -5,6 +5,7 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -56,11 +57,6 @@ class Alarm {
   TimerId timer_;
 };
 
-Task<> sleep_until(Loop& loop, Nanoseconds due) {
-  Alarm alarm(loop, due);
-  co_await alarm.wait();
-}
-
 class SimAcceptor final : public Listener {
  public:
   SimAcceptor(Network& network, std::shared_ptr<SimListener> state, Endpoint local)
@@ -94,11 +90,25 @@ class SimAcceptor final : public Listener {
 
 }  // namespace
 
-SimWorld::SimWorld(Network& network, const Library& library, HostId host, std::uint64_t seed)
-    : network_(network), library_(library), host_(host), random_(seed), clock_begin_(random_.below(1'000'000'000'000)) {}
+Task<> sleep_until(Loop& loop, Nanoseconds due) {
+  Alarm alarm(loop, due);
+  co_await alarm.wait();
+}
 
-Executor SimWorld::executor() { return LoopExecutor(network_.loop()); }
-Executor SimWorld::workers() { return LoopExecutor(network_.loop(), options().work); }
+SimWorld::SimWorld(Network& network, const Library& library, std::shared_ptr<const Disk> disk, Gate& gate, HostId host, std::uint64_t seed)
+    : network_(network),
+      library_(library),
+      disk_(std::move(disk)),
+      gate_(gate),
+      host_(host),
+      random_(seed),
+      clock_begin_(random_.below(1'000'000'000'000)) {}
+
+Executor SimWorld::executor() { return LoopExecutor(gate_); }
+Executor SimWorld::workers() {
+  const Nanoseconds disk = std::max(disk_->busy_until - network_.loop().now(), Nanoseconds::zero());
+  return LoopExecutor(gate_, options().work + disk);
+}
 
 Instant SimWorld::now() const {
   const Nanoseconds time = network_.loop().now();
@@ -118,7 +128,7 @@ Task<Result<std::unique_ptr<Link>>> SimWorld::connect(Endpoint to, Executor stra
   Loop& loop = network_.loop();
   const Nanoseconds deadline = loop.now() + timeout;
   const auto there = network_.find(to.host);
-  if (!there || is_fenced_ || !network_.is_reachable(host_, *there)) {
+  if (!there || is_fenced_ || !network_.is_reachable(host_, *there) || !network_.is_reachable(*there, host_)) {
     co_await sleep_until(loop, deadline);
     co_return fail(Errc::timed_out, what);
   }

@@ -9,6 +9,7 @@ module;
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <iterator>
@@ -35,9 +36,10 @@ namespace {
 
 /// A process, from its start to the end of its coroutine.
 struct Process {
-  Process(Network& network, const Library& library, HostId host, const std::shared_ptr<Disk>& disk, std::uint64_t seed)
-      : world(network, library, host, seed), storage(library, disk) {}
+  Process(Network& network, const Library& library, HostId host, const std::shared_ptr<Disk>& disk, Gate& g, std::uint64_t seed)
+      : gate(g), world(network, library, disk, g, host, seed), storage(library, disk) {}
 
+  Gate& gate;
   SimWorld world;
   SimStorage storage;
   Signal stop;
@@ -73,6 +75,7 @@ struct Simulation::State {
   State& operator=(const State&) = delete;
 
   Library library;
+  std::deque<Gate> gates;  ///< Of all processes that ever were: what is left of them may still go through.
   Loop loop;
   Network network;
   Random random;
@@ -97,9 +100,10 @@ Simulation::~Simulation() {
 // ---- machines -----------------------------------------------------------------------------------------
 
 HostId Simulation::add_host(const HostOptions& options) {
-  auto disk = std::make_shared<Disk>();
+  auto disk = std::make_shared<Disk>(state_->loop);
   const HostId host(static_cast<std::uint32_t>(state_->disks.size()));
   disk->capacity = options.disk_bytes;
+  disk->rate = options.disk_rate;
   disk->on_published = [state = state_.get(), host](const std::string& name) {
     state->published.push_back({host, name, state->loop.now()});
   };
@@ -114,7 +118,8 @@ void Simulation::start(HostId host, const Main& main) {
   State& state = *state_;
   state.network.turn_on(host);
   const std::uint64_t seed = Random::mix(state.network.options().seed + Random::mix(++state.next_process));
-  auto process = std::make_shared<Process>(state.network, state.library, host, state.disks[host.value], seed);
+  auto process =
+      std::make_shared<Process>(state.network, state.library, host, state.disks[host.value], state.gates.emplace_back(state.loop), seed);
   state.processes[host.value] = process;
   ++state.alive;
   asio::co_spawn(make_strand(process->world), run_main(main, process), [&state, host, process](std::exception_ptr thrown) {
@@ -143,6 +148,19 @@ void Simulation::kill(HostId host, Death death) {
   // What is gone goes on with files of its own.
   for (auto& [key, data] : disk.partials) data = std::make_shared<PartialData>(*data);
   process->stop.notify();
+  process->gate.open();
+}
+
+void Simulation::pause(HostId host) {
+  const auto& process = state_->processes[host.value];
+  if (!process) return;
+  state_->network.pause(host);
+  process->gate.close();
+}
+
+void Simulation::resume(HostId host) {
+  if (const auto& process = state_->processes[host.value]) process->gate.open();
+  state_->network.resume(host);
 }
 
 const std::vector<std::string>& Simulation::failures() const { return state_->failures; }
@@ -179,6 +197,8 @@ std::vector<std::string> Simulation::wrong_files() const {
 }
 
 void Simulation::break_disk(HostId host, bool is_broken) { state_->disks[host.value]->is_broken = is_broken; }
+void Simulation::set_disk_bytes(HostId host, std::uint64_t bytes) { state_->disks[host.value]->capacity = bytes; }
+void Simulation::set_disk_rate(HostId host, double rate) { state_->disks[host.value]->rate = rate; }
 
 // ---- time ---------------------------------------------------------------------------------------------
 
@@ -203,6 +223,7 @@ std::uint64_t Simulation::random() { return state_->random(); }
 // ---- faults -------------------------------------------------------------------------------------------
 
 void Simulation::partition(std::span<const HostId> hosts) { state_->network.partition(hosts); }
+void Simulation::mute(HostId host) { state_->network.port(host).is_mute = true; }
 void Simulation::heal() { state_->network.heal(); }
 
 bool Simulation::cut_connection(HostId host) {
@@ -220,6 +241,7 @@ void Simulation::set_rates(HostId host, double up, double down) {
   options.down = down;
 }
 
+void Simulation::set_reads(HostId host, double rate) { state_->network.port(host).options.reads = rate; }
 void Simulation::set_lies(HostId host, const Lies& lies) { state_->network.port(host).options.lies = lies; }
 void Simulation::jump_wall_clock(HostId host, Nanoseconds by) { state_->network.port(host).options.wall_offset += by; }
 

@@ -15,6 +15,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -464,6 +465,126 @@ TEST_CASE("A connection that is cut is reset at both ends") {
   CHECK(pair.failure->code == std::errc::connection_reset);
 }
 
+// ---- processes that do not run, or read slowly --------------------------------------------------------
+
+namespace {
+
+Task<> note_seconds(Pair& pair, World& world) {
+  for (int i = 0; i < 10; ++i) {
+    co_await world.sleep(1s);
+    pair.times.push_back(pair.simulation.now());
+  }
+}
+
+}  // namespace
+
+TEST_CASE("A stopped process does nothing until it goes on") {
+  Pair pair;
+  pair.simulation.start(pair.client, [&pair](World& world, Storage&, Signal&) { return note_seconds(pair, world); });
+  pair.simulation.after(2500ms, [&pair] { pair.simulation.pause(pair.client); });
+  pair.simulation.after(6500ms, [&pair] { pair.simulation.resume(pair.client); });
+  pair.run();
+  CHECK(pair.times == std::vector<Nanoseconds>{1s, 2s, 6500ms, 7500ms, 8500ms, 9500ms, 10500ms, 11500ms, 12500ms, 13500ms});
+}
+
+TEST_CASE("The system of a stopped process takes in what its window holds, and no more") {
+  Pair pair;
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.simulation.after(1ms, [&pair] { pair.simulation.pause(pair.server); });
+  pair.run(5s);
+  CHECK(pair.done >= 2);
+  CHECK(pair.done <= 5);
+  pair.simulation.resume(pair.server);
+  pair.run(5s);
+  CHECK(pair.done == 12);
+  CHECK(pair.times.size() == 1);
+}
+
+TEST_CASE("Who was stopped for too long finds its connections silent when it goes on, not before") {
+  Pair pair;
+  start_server(pair, be_greeted_and_wait);
+  start_client(pair, wait_for_anything);
+  pair.simulation.after(1s, [&pair] { pair.simulation.pause(pair.client); });
+  pair.simulation.after(18s, [&pair] { pair.simulation.resume(pair.client); });
+  pair.run();
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == make_error_code(Errc::timed_out));
+  CHECK(pair.done_at == 18s);
+}
+
+TEST_CASE("A stopped process can be killed") {
+  Pair pair;
+  start_server(pair, be_greeted_and_wait);
+  pair.simulation.pause(pair.server);
+  pair.run(1s);
+  pair.simulation.kill(pair.server, sim::Death::killed);
+  pair.run(1s);
+  CHECK(pair.simulation.processes() == 0);
+}
+
+TEST_CASE("A slow reader holds its sender up") {
+  sim::HostOptions slow;
+  slow.reads = kMiB;
+  Pair pair(slow);
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.run(1s);
+  CHECK(pair.done >= 5);
+  CHECK(pair.done <= 9);
+  pair.run(5s);
+  CHECK(pair.seconds() > 2.9);
+  CHECK(pair.seconds() < 3.5);
+}
+
+TEST_CASE("What a mute host says waits until it is healed, and what others say goes on only as far as no answer is needed") {
+  const bool is_sender = GENERATE(true, false);
+  Pair pair(with_rates(kMiB, kMiB), with_rates(kMiB, kMiB));
+  pair.simulation.put(pair.client, "file", pair.simulation.content(1, 3 * kMiB));
+  start_server(pair, receive_file);
+  start_client(pair, send_file);
+  pair.simulation.after(1s, [&pair, is_sender] { pair.simulation.mute(is_sender ? pair.client : pair.server); });
+  pair.run(5s);
+  CHECK(pair.done <= (is_sender ? 6 : 8));
+  CHECK(pair.done >= (is_sender ? 4 : 6));
+  CHECK(pair.times.empty());
+  pair.simulation.heal();
+  pair.run(5s);
+  CHECK(pair.done == 12);
+  CHECK(pair.times.size() == 1);
+}
+
+namespace {
+
+Task<> ask_for_chunks(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await greet(pair, world, storage, link);
+  co_await step(send(*link, Request{{{0, 1}, {0, 2}}}));
+  co_await link->receive(10s);
+}
+
+Task<> count_requests(Pair& pair, World& world, Storage& storage, std::shared_ptr<Link> link) {
+  co_await be_greeted(pair, world, storage, link);
+  const Request request = co_await step(receive<Request>(*link, 10s));
+  pair.done = static_cast<int>(request.chunks.size());
+  pair.done_at = pair.simulation.now();
+}
+
+}  // namespace
+
+TEST_CASE("A silent liar does not hear of what it is asked for") {
+  const double silence = GENERATE(0.0, 1.0);
+  sim::HostOptions liar;
+  liar.lies.silence = silence;
+  Pair pair(liar);
+  start_server(pair, count_requests);
+  start_client(pair, ask_for_chunks);
+  pair.run(5s);
+  CHECK(pair.done_at > 0s);
+  CHECK(pair.done == (silence > 0 ? 0 : 2));
+}
+
 // ---- contents and disks -------------------------------------------------------------------------------
 
 TEST_CASE("A content's digests are those of its bytes") {
@@ -570,6 +691,76 @@ Task<> cancel_when_due(World& world) {
 }
 
 }  // namespace
+
+namespace {
+
+/// Writes chunks of a file one after the other, each on a worker; counts them, and what failed.
+Task<> write_on_workers(Pair& pair, Storage& storage, World& world, FileEntry entry, std::uint32_t chunks) {
+  const auto file = unwrap(storage.open_partial(entry));
+  const std::vector<std::byte> bytes(kChunkSize);
+  for (std::uint32_t chunk = 0; chunk < chunks; ++chunk) {
+    const auto written = co_await offload(world, [&] { return file->write(std::uint64_t{chunk} * kChunkSize, bytes); });
+    if (!written) {
+      pair.failure = written.error();
+      co_await world.sleep(1s);
+      continue;
+    }
+    ++pair.done;
+    pair.times.push_back(pair.simulation.now());
+  }
+}
+
+void start_writing(Pair& pair, std::uint32_t chunks) {
+  FileEntry entry = pair.simulation.put(pair.client, "file", pair.simulation.content(1, 100 * std::uint64_t{kChunkSize}));
+  entry.name = "copy";
+  pair.simulation.start(pair.client, [&pair, entry, chunks](World& world, Storage& storage, Signal&) {
+    return write_on_workers(pair, storage, world, entry, chunks);
+  });
+}
+
+Task<> try_everything(Pair& pair, Storage& storage, World& world, std::vector<std::error_code>& errors) {
+  const FileEntry entry;
+  errors = {storage.scan({}).error().code, storage.digest("file").error().code, storage.open(entry).error().code,
+            storage.open_partial(entry).error().code, storage.make_empty(entry).error().code};
+  co_await world.sleep(1s);
+  if (storage.scan({})) ++pair.done;
+}
+
+}  // namespace
+
+TEST_CASE("On a slow disk, workers wait for what was written before") {
+  sim::HostOptions slow;
+  slow.disk_rate = kChunkSize;
+  Pair pair({}, slow);
+  start_writing(pair, 10);
+  pair.run();
+  REQUIRE(pair.times.size() == 10);
+  CHECK(pair.times.front() == 0s);
+  CHECK(pair.times.back() == 9s);
+}
+
+TEST_CASE("A disk that becomes full takes bytes again when it is freed") {
+  Pair pair;
+  start_writing(pair, 10);
+  pair.simulation.set_disk_bytes(pair.client, 104 * std::uint64_t{kChunkSize});
+  pair.simulation.after(2500ms, [&pair] { pair.simulation.set_disk_bytes(pair.client, 200 * std::uint64_t{kChunkSize}); });
+  pair.run();
+  REQUIRE(pair.failure);
+  CHECK(pair.failure->code == std::errc::no_space_on_device);
+  CHECK(pair.done == 7);  // one fails a second
+}
+
+TEST_CASE("A broken disk neither reads nor writes until it is mended") {
+  Pair pair;
+  start_writing(pair, 10);
+  std::vector<std::error_code> errors;
+  pair.simulation.break_disk(pair.server, true);
+  pair.simulation.start(pair.server, [&](World& world, Storage& storage, Signal&) { return try_everything(pair, storage, world, errors); });
+  pair.simulation.after(500ms, [&pair] { pair.simulation.break_disk(pair.server, false); });
+  pair.run();
+  CHECK(errors == std::vector<std::error_code>(5, std::make_error_code(std::errc::io_error)));
+  CHECK(pair.done == 11);
+}
 
 TEST_CASE("Who is cancelled at the moment at which its sleep ends is gone in good order") {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
