@@ -96,6 +96,11 @@ Stored verify_and_write(const Digester& digester, const Content& content, Partia
 Task<> store_chunk(Node& node, Arrival arrival) {
   const Content& content = content_at(node, arrival.slot);
   const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  if (!content.partial) {  // it was given up before this began
+    node.picker.end(arrival.slot);
+    node.bytes_wasted += arrival.buffer.size();
+    co_return;
+  }
   Stored stored = co_await offload(node.world, [&, file = content.partial] {
     return verify_and_write(node.world.digester(), content, *file, chunk, arrival.buffer.span());
   });

@@ -10,6 +10,7 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 import shoal.base;
@@ -95,6 +96,39 @@ TEST_CASE("A tenth of liars keeps no honest peer from finishing with the right b
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
     CAPTURE(seed);
     check_whole(liars(scale_of(20, seed), 10));
+  }
+}
+
+namespace {
+
+/// An open swarm whose only source leaves when some of its file is out, and comes back where it `returns`.
+Figures source_leaves(std::uint64_t seed, bool returns) {
+  const Scale scale = marked(scale_of(3, seed));
+  Swarm swarm(scale.options, 0);
+  sim::HostOptions host;
+  host.up = host.down = 2e6;
+  host.work = 2ms;
+  PeerPlan source{host, {}};
+  source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
+  swarm.add(std::move(source));
+  for (int i = 0; i < 3; ++i) swarm.add({host, {}});
+  swarm.start_all();
+  const Nanoseconds while_it_goes(500'000'000 + swarm.simulation().random() % 1'000'000'000);
+  swarm.simulation().run([] { return false; }, {while_it_goes});
+  swarm.simulation().stop(swarm.host_of(0));
+  swarm.simulation().run([] { return false; }, {5s});
+  if (returns) swarm.start(0);
+  return swarm.finish({1min});
+}
+
+}  // namespace
+
+TEST_CASE("A chunk that comes when its file was given up a moment ago harms nobody") {
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    CAPTURE(seed);
+    const Figures figures = source_leaves(seed, false);
+    CHECK(figures.ending == sim::Ending::too_long);
+    CHECK(figures.steps > 0);
   }
 }
 
