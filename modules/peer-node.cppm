@@ -442,6 +442,8 @@ void begin_anew(Node& node, Content& content);
 
 /// Wants `content` under one more name.
 void want(Node& node, Content& content, Target target);
+/// Somebody offers a content that we know: what was given up of it because nobody was left who had it, is wanted again.
+void want_again(Node& node, const FileEntry& entry);
 /// Whether a neighbour has any of it.
 bool has_holder(const Node& node, const Content& content);
 /// Begins wanted contents, as many as may be open at once. What nobody has is left out; it is queued again when somebody does.

@@ -166,7 +166,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (chunk_count(entry.size) + node.picker.slots() > kMostSlots)
     return node.report.warn(fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)));
   const auto place = node.names.place(owner, entry);
-  if (!place) return;
+  if (!place) return want_again(node, entry);
   if (place->is_conflict && entry.kind == EntryKind::file)
     node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->name));
   if (place->is_newer) drop_outdated(node, owner, place->name);

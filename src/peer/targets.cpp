@@ -7,6 +7,7 @@ module;
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -33,31 +34,61 @@ namespace shoal {
 
 // ---- wishes -------------------------------------------------------------------------------------------
 
+namespace {
+
+void start_fetching(Node& node, Content& content) {
+  content.stage = Stage::wanted;
+  node.bytes_wanted += content.size;
+  if (content.chunks > 1) {
+    node.to_open.push_back(content.index);
+    open_contents(node);
+  } else {
+    content.stage = Stage::fetching;
+    node.picker.want(content.first);
+  }
+}
+
+/// Does for its open targets what is due where the content stands.
+void take_up(Node& node, Content& content) {
+  if (content.stage == Stage::failed) begin_anew(node, content);
+  if (content.stage == Stage::known) return start_fetching(node, content);
+  if (content.stage == Stage::complete) {
+    for (std::size_t i = 0; i < content.targets.size(); ++i) {
+      Target& target = content.targets[i];
+      if (target.is_published || target.is_failed || std::exchange(target.is_publishing, true)) continue;
+      node.to_publish.push_back({content.index, i});
+    }
+    node.publish_signal.notify();
+  } else if (content.stage == Stage::checking && content.md5_found) {
+    on_md5(node, content, *content.md5_found);
+  }
+}
+
+}  // namespace
+
 void want(Node& node, Content& content, Target target) {
   ++node.unfinished;
   node.complete_told.reset();
   content.targets.push_back(std::move(target));
   place_holdings(node, content);
-  if (content.stage == Stage::failed) begin_anew(node, content);
-  if (content.stage == Stage::known) {
-    content.stage = Stage::wanted;
-    node.bytes_wanted += content.size;
-    if (content.chunks > 1) {
-      node.to_open.push_back(content.index);
-      open_contents(node);
-    } else {
-      content.stage = Stage::fetching;
-      node.picker.want(content.first);
-    }
-    return;
+  take_up(node, content);
+}
+
+void want_again(Node& node, const FileEntry& entry) {
+  const auto known = node.by_root.find({entry.root, entry.size});
+  if (known == node.by_root.end()) return;
+  Content& content = *find_content(node, known->second);
+  bool was_given_up = false;
+  for (Target& target : content.targets) {
+    if (target.is_published || !std::exchange(target.is_lost, false) || !target.is_failed) continue;
+    target.is_failed = false;
+    --node.failed_targets;
+    ++node.unfinished;
+    was_given_up = true;
   }
-  // It is here already, or on its way: one more name for it.
-  if (content.stage == Stage::complete) {
-    node.to_publish.push_back({content.index, content.targets.size() - 1});
-    node.publish_signal.notify();
-  } else if (content.stage == Stage::checking && content.md5_found) {
-    on_md5(node, content, *content.md5_found);
-  }
+  if (!was_given_up) return;
+  node.complete_told.reset();
+  take_up(node, content);
 }
 
 bool has_holder(const Node& node, const Content& content) {

@@ -123,6 +123,13 @@ Figures source_leaves(std::uint64_t seed, bool returns) {
 
 }  // namespace
 
+TEST_CASE("What was lost with its only source is fetched after all when that comes back") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    check_whole(source_leaves(seed, true));
+  }
+}
+
 TEST_CASE("A chunk that comes when its file was given up a moment ago harms nobody") {
   for (std::uint64_t seed = 1; seed <= 100; ++seed) {
     CAPTURE(seed);
