@@ -168,8 +168,12 @@ void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::ve
   Remote* remote = remote_of(node, session);
   if (!remote) return;
   Reject rejected;
-  for (const UploadJob& job : unsent) rejected.chunks.push_back(job.ref);
+  Reject postponed;
+  postponed.is_for_now = true;
+  // What cannot be read now, perhaps for want of a descriptor, is not gone for that.
+  for (const UploadJob& job : unsent) (job.is_cancelled || job.is_changed ? rejected : postponed).chunks.push_back(job.ref);
   if (!rejected.chunks.empty()) tell(*remote, std::move(rejected));
+  if (!postponed.chunks.empty()) tell(*remote, std::move(postponed));
   remote->bytes_sent += bytes;
   remote->is_sending = false;
   if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote))

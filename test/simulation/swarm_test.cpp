@@ -130,6 +130,35 @@ TEST_CASE("What was lost with its only source is fetched after all when that com
   }
 }
 
+namespace {
+
+/// A swarm whose only source cannot read its disk for two seconds.
+Figures source_cannot_read(std::uint64_t seed) {
+  const Scale scale = marked(scale_of(1, seed));
+  Swarm swarm(scale.options, 0);
+  sim::HostOptions host;
+  host.up = host.down = 2e6;
+  PeerPlan source{host, {}};
+  source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
+  swarm.add(std::move(source));
+  swarm.add({host, {}});
+  swarm.start_all();
+  swarm.simulation().run([] { return false; }, {Nanoseconds(100'000'000 + swarm.simulation().random() % 1'000'000'000)});
+  swarm.simulation().break_disk(swarm.host_of(0), true);
+  swarm.simulation().run([] { return false; }, {2s});
+  swarm.simulation().break_disk(swarm.host_of(0), false);
+  return swarm.finish({1min});
+}
+
+}  // namespace
+
+TEST_CASE("A source that could not read its disk for a while is asked again") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    check_whole(source_cannot_read(seed));
+  }
+}
+
 TEST_CASE("A chunk that comes when its file was given up a moment ago harms nobody") {
   for (std::uint64_t seed = 1; seed <= 100; ++seed) {
     CAPTURE(seed);
