@@ -185,6 +185,7 @@ const std::vector<Scenario>& scenarios() {
       {"partition", partition_and_heal},
       {"liars-1", [](const Scale& scale) { return liars(scale, 1); }},
       {"liars-10", [](const Scale& scale) { return liars(scale, 10); }},
+      {"mixed", mixed},
       {"liars-50", [](const Scale& scale) { return liars(scale, 50); }},
   };
   return all;

@@ -41,6 +41,11 @@ Figures partition_and_heal(const Scale& scale);
 /// So many of a hundred peers lie in all that they can lie in. The honest ones must finish.
 Figures liars(const Scale& scale, unsigned percent);
 
+/// A small swarm to which faults of all kinds happen, drawn from the seed, and which is healed in the end. One seed is one run:
+/// `mixed_scale` says all that it stands for.
+Figures mixed(const Scale& scale);
+Scale mixed_scale(std::uint64_t seed);
+
 struct Scenario {
   std::string name;
   std::function<Figures(const Scale&)> run;

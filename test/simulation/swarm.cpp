@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <sys/types.h>
 
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
@@ -8,11 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,23 +38,62 @@ namespace {
 
 constexpr std::uint16_t kTrackerPort = 5555;
 
-/// Where reports go: nowhere, or to the file that SHOAL_SIM_LOG names.
-std::FILE* sink() {
+/// The log that SHOAL_SIM_LOG names; null where it names none.
+std::FILE* log_file() {
   static std::FILE* const file = [] {
     const char* const path = std::getenv("SHOAL_SIM_LOG");
-    return std::fopen(path ? path : "/dev/null", "a");
+    return path ? std::fopen(path, "a") : nullptr;
   }();
   return file;
 }
 
-std::unique_ptr<Report> open_report(const std::string& who) {
-  ReportOptions options;
-  options.verbosity = std::getenv("SHOAL_SIM_LOG") ? Verbosity::verbose : Verbosity::quiet;
-  options.colour = Colour::never;
-  options.program = who;
-  options.out = options.err = sink();
-  return std::move(*Report::open(std::move(options)));
+void log_line(Nanoseconds at, std::string_view who, std::string_view text) {
+  fmt::print(log_file(), "{:11.6f} {}: {}{}", Seconds(at).count(), who, text, text.ends_with('\n') ? "" : "\n");
+  std::fflush(log_file());
 }
+
+/// What a process says, line by line, with its name and the moment.
+struct Voice {
+  const sim::Simulation& simulation;
+  std::string who;
+
+  static ssize_t write(void* voice, const char* text, std::size_t size) {
+    const auto& self = *static_cast<const Voice*>(voice);
+    log_line(self.simulation.now(), self.who, {text, size});
+    return static_cast<ssize_t>(size);
+  }
+};
+
+/// A process's report, and where it goes: nowhere, or to the log.
+class Diary {
+ public:
+  Diary(const sim::Simulation& simulation, const std::string& who) : voice_{simulation, who}, out_(open(voice_), std::fclose) {
+    ReportOptions options;
+    options.verbosity = log_file() ? Verbosity::verbose : Verbosity::quiet;
+    options.colour = Colour::never;
+    options.program = who;
+    options.out = options.err = out_.get();
+    report_ = std::move(*Report::open(std::move(options)));
+  }
+  Report& report() { return *report_; }
+
+ private:
+  static std::FILE* open(Voice& voice) {
+    if (!log_file()) return std::fopen("/dev/null", "a");
+#ifdef __APPLE__
+    const auto write = [](void* at, const char* text, int size) {
+      return static_cast<int>(Voice::write(at, text, static_cast<std::size_t>(size)));
+    };
+    return funopen(&voice, nullptr, write, nullptr, nullptr);
+#else
+    return fopencookie(&voice, "w", {.read = nullptr, .write = Voice::write, .seek = nullptr, .close = nullptr});
+#endif
+  }
+
+  Voice voice_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> out_;
+  std::unique_ptr<Report> report_;
+};
 
 }  // namespace
 
@@ -87,26 +129,33 @@ std::size_t Swarm::add(PeerPlan plan) {
 
 sim::HostId Swarm::host_of(std::size_t peer) const { return peers_[peer]->host; }
 
+const sim::HostOptions& Swarm::plan_of(std::size_t peer) const { return peers_[peer]->options; }
+const std::string& Swarm::id_of(std::size_t peer) const { return peers_[peer]->id; }
+
+void Swarm::note(std::string_view what) const {
+  if (log_file()) log_line(simulation_.now(), "----", what);
+}
+
 // ---- processes ----------------------------------------------------------------------------------------
 
 Task<> Swarm::run_tracker(World& world, Signal& stop) {
-  const auto report = open_report("tracker");
+  const auto diary = std::make_unique<Diary>(simulation_, "tracker");
   TrackerOptions options;
   options.listen = {"0.0.0.0", kTrackerPort};
   options.expect = expect_;
-  unwrap(co_await shoal::run_tracker(world, *report, options, stop));
+  unwrap(co_await shoal::run_tracker(world, diary->report(), options, stop));
 }
 
 Task<> Swarm::run_peer(std::size_t index, World& world, Storage& storage, Signal& stop) {
   Peer& peer = *peers_[index];
-  const auto report = open_report(peer.id);
+  const auto diary = std::make_unique<Diary>(simulation_, peer.id);
   PeerOptions options;
   options.tracker = {simulation_.address_of(tracker_), kTrackerPort};
   options.listen = {"0.0.0.0", 0};
   options.id = peer.id;
   options.expect = expect_;
   options.upload_limit = static_cast<std::uint64_t>(peer.options.up);
-  const auto outcome = co_await run_member(world, *report, storage, options, stop);
+  const auto outcome = co_await run_member(world, diary->report(), storage, options, stop);
   if (outcome) peer.wasted += outcome->bytes_wasted;
 }
 

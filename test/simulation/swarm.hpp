@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -55,6 +56,11 @@ class Swarm {
   std::size_t size() const { return peers_.size(); }
   sim::HostId host_of(std::size_t peer) const;
   sim::HostId tracker() const { return tracker_; }
+  /// What its host began with.
+  const sim::HostOptions& plan_of(std::size_t peer) const;
+  const std::string& id_of(std::size_t peer) const;
+  /// Writes a line to the log that SHOAL_SIM_LOG names, with the moment.
+  void note(std::string_view what) const;
 
   void start_tracker();
   /// Not once the swarm is being ended.
