@@ -257,7 +257,7 @@ void Trouble::happen_to(std::size_t peer, Fault fault) {
       simulation_.break_disk(host, true);
       return lasting(any_time(), [this, peer, host] {
         simulation_.break_disk(host, false);
-        if (!swarm_.has_all(peer)) restart(peer);
+        swarm_.has_all(peer) ? start_again(peer) : restart(peer);
       });
     case Fault::tracker:
     case Fault::partition: return;

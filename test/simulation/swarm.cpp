@@ -108,9 +108,10 @@ struct Swarm::Peer {
   std::uint64_t wasted = 0;
 };
 
-Swarm::Swarm(const sim::Options& options, std::uint32_t expect)
-    : simulation_(options), expect_(expect), tracker_(simulation_.add_host({})) {}
-Swarm::~Swarm() = default;
+Swarm::Swarm(const sim::Options& options, std::uint32_t expect) : expect_(expect), simulation_(options) {
+  tracker_ = simulation_.add_host({});
+}
+Swarm::~Swarm() { is_ending_ = true; }
 
 std::size_t Swarm::add(PeerPlan plan) {
   auto peer = std::make_unique<Peer>();

@@ -89,7 +89,6 @@ class Swarm {
   Task<> run_tracker(World& world, Signal& stop);
   void end_processes(Figures& figures);
 
-  sim::Simulation simulation_;
   std::uint32_t expect_;
   sim::HostId tracker_;
   std::vector<std::unique_ptr<Peer>> peers_;
@@ -98,6 +97,7 @@ class Swarm {
   std::size_t files_ = 0;
   bool is_started_ = false;
   bool is_ending_ = false;
+  sim::Simulation simulation_;  ///< Goes first: processes that still run use all the others.
 };
 
 }  // namespace shoal::simulation
