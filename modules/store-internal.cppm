@@ -173,9 +173,10 @@ struct HashJob {
   std::size_t index = 0;  ///< Of the file in the listing.
   std::uint64_t size = 0;
 };
+using OnHashed = std::function<void(std::size_t index, Result<Hashed>)>;
 /// Digests files on several threads; `done` is called from any of them. Fails with `interrupted` when stopped.
 Result<> hash_all(const Root& root, const Listing& listing, std::vector<HashJob> jobs, unsigned threads, ProgressMeter& meter,
-                  const std::function<void(std::size_t index, Result<Hashed>)>& done);
+                  const OnHashed& done);
 
 /// Everything that a scan of the folder finds, with what the digests were taken of.
 struct Scan {
@@ -216,17 +217,28 @@ class DigestCache {
   /// Every file that is recorded beneath `folder`, by name, bytewise.
   void for_each(const std::string& folder, const std::function<void(const CachedFile&)>& visit);
   void record(std::span<const CacheRecord> records);
+  /// The same, but what follows soon is written together with them. What a kill takes is digested again: at most kMostWaiting files or
+  /// kMostWaitingBytes.
+  void record_soon(std::vector<CacheRecord> records);
   void forget(std::span<const std::string> paths);
 
  private:
+  static constexpr std::size_t kMostWaiting = 2048;
+  static constexpr std::uint64_t kMostWaitingBytes = 64 * kMiB;
+  static constexpr std::chrono::seconds kLongestWait{1};
+
   struct State;
   void attempt(const std::function<void(State&)>& work);
+  void write_waiting(State& state);
 
   std::string file_;
   std::function<void(const Error&)> warn_;
   std::mutex mutex_;
   bool has_warned_ = false;
   std::unique_ptr<State> state_;
+  std::vector<CacheRecord> waiting_;
+  std::uint64_t waiting_bytes_ = 0;  ///< Of the files in waiting_.
+  std::chrono::steady_clock::time_point last_written_;
 };
 
 // ---- sources and partial files (partial.cpp) ----------------------------------------------------------------
@@ -322,6 +334,7 @@ Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const F
 /// The sources that were opened last, by name. Any thread.
 class RecentSources {
  public:
+  RecentSources();
   /// Null where there is none.
   std::shared_ptr<const FileSource> find(const std::string& name);
   void keep(const std::string& name, std::shared_ptr<const FileSource> source);
@@ -329,6 +342,7 @@ class RecentSources {
  private:
   using Entry = std::pair<std::string, std::shared_ptr<const FileSource>>;
 
+  const std::size_t most_;
   std::mutex mutex_;
   std::list<Entry> by_use_;  ///< The last used first.
   std::unordered_map<std::string, std::list<Entry>::iterator> by_name_;

@@ -10,6 +10,8 @@ module;
 #include <sys/stat.h>
 #include <tl/expected.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -22,6 +24,7 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -111,6 +114,26 @@ void bind_record(SQLite::Statement& insert, const CacheRecord& record) {
     insert.bind(8);
 }
 
+/// By path, as they lie in the table: so each of its pages is written once. Of two with one path the later one stays.
+std::vector<const CacheRecord*> in_order(std::span<const CacheRecord> records) {
+  std::vector<const CacheRecord*> order;
+  for (const CacheRecord& record : records) order.push_back(&record);
+  std::ranges::sort(order, [](const CacheRecord* a, const CacheRecord* b) { return std::tie(a->path, a) < std::tie(b->path, b); });
+  return order;
+}
+
+void write_records(SQLite::Database& database, std::span<const CacheRecord> records) {
+  SQLite::Transaction transaction(database, SQLite::TransactionBehavior::IMMEDIATE);
+  SQLite::Statement insert(database, kInsert);
+  for (const CacheRecord* const record : in_order(records)) {
+    if (record->chunks && record->chunks->size() > kMaxChunks) continue;
+    bind_record(insert, *record);
+    insert.exec();
+    insert.reset();
+  }
+  transaction.commit();
+}
+
 }  // namespace
 
 static_assert(sizeof(Sha256Digest) == 32, "chunk hashes are stored as they stand in memory");
@@ -145,7 +168,9 @@ DigestCache::DigestCache(std::string file, std::function<void(const Error&)> war
   }
 }
 
-DigestCache::~DigestCache() = default;
+DigestCache::~DigestCache() {
+  attempt([this](State& state) { write_waiting(state); });
+}
 
 void DigestCache::attempt(const std::function<void(State&)>& work) {
   std::optional<Error> failure;
@@ -170,6 +195,7 @@ void DigestCache::for_each(const std::string& folder, const std::function<void(c
   std::string end = prefix;
   end.back() = '/' + 1;  // the first path that is no longer beneath the folder
   attempt([&](State& state) {
+    write_waiting(state);
     SQLite::Statement row(state.database, kSelect);
     row.bindNoCopy(1, prefix);
     row.bindNoCopy(2, end);
@@ -185,21 +211,35 @@ void DigestCache::for_each(const std::string& folder, const std::function<void(c
 void DigestCache::record(std::span<const CacheRecord> records) {
   if (records.empty()) return;
   attempt([&](State& state) {
-    SQLite::Transaction transaction(state.database, SQLite::TransactionBehavior::IMMEDIATE);
-    SQLite::Statement insert(state.database, kInsert);
-    for (const CacheRecord& record : records) {
-      if (record.chunks && record.chunks->size() > kMaxChunks) continue;
-      bind_record(insert, record);
-      insert.exec();
-      insert.reset();
-    }
-    transaction.commit();
+    write_waiting(state);
+    write_records(state.database, records);
   });
+}
+
+void DigestCache::record_soon(std::vector<CacheRecord> records) {
+  if (records.empty()) return;
+  attempt([&](State& state) {
+    for (CacheRecord& record : records) {
+      waiting_bytes_ += record.stamp.size;
+      waiting_.push_back(std::move(record));
+    }
+    const bool is_time = std::chrono::steady_clock::now() - last_written_ >= kLongestWait;
+    if (is_time || waiting_.size() >= kMostWaiting || waiting_bytes_ >= kMostWaitingBytes) write_waiting(state);
+  });
+}
+
+void DigestCache::write_waiting(State& state) {
+  if (waiting_.empty()) return;
+  const std::vector<CacheRecord> records = std::exchange(waiting_, {});
+  waiting_bytes_ = 0;
+  last_written_ = std::chrono::steady_clock::now();
+  write_records(state.database, records);
 }
 
 void DigestCache::forget(std::span<const std::string> paths) {
   if (paths.empty()) return;
   attempt([&](State& state) {
+    write_waiting(state);
     SQLite::Transaction transaction(state.database, SQLite::TransactionBehavior::IMMEDIATE);
     SQLite::Statement remove(state.database, "DELETE FROM digests WHERE path = ?");
     for (const std::string& path : paths) {

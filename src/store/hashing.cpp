@@ -62,10 +62,12 @@ Hashed to_hashed(const struct stat& status, bool settled, FileDigest digest) {
   return hashed;
 }
 
+/// Without O_NONBLOCK the open would wait for ever on a FIFO that took the file's place.
+Fd open_to_hash(const Root& root, const std::string& name) { return Fd(open_beneath(root.fd.get(), name, O_RDONLY | O_NONBLOCK)); }
+
 /// Fails with `changed` when the file changed meanwhile.
 Result<Hashed> hash_once(const Root& root, const std::string& name, std::span<std::byte> buffer, const OnBytes& on_bytes) {
-  // Without O_NONBLOCK the open would wait for ever on a FIFO that took the file's place.
-  const Fd fd(open_beneath(root.fd.get(), name, O_RDONLY | O_NONBLOCK));
+  const Fd fd = open_to_hash(root, name);
   struct stat before{};
   if (!fd || ::fstat(fd.get(), &before) != 0) return io_failure("read", root.path_of(name));
   if (!S_ISREG(before.st_mode)) return fail(Errc::changed, fmt::format("cannot read '{}'", root.path_of(name)));
@@ -121,35 +123,145 @@ Result<Hashed> hash_file(const Root& root, const std::string& name, std::span<st
 
 namespace {
 
+/// Files of at most one chunk are digested together, so many or of so many bytes: their MD5s advance side by side.
+constexpr std::size_t kTogether = 64;
+constexpr std::uint64_t kBytesTogether = 3 * kChunkSize;
+constexpr std::uint64_t kRoomTogether = kBytesTogether + kChunkSize;  // the last one may go beyond
+
+/// A small file as it was read.
+struct SmallFile {
+  std::size_t index = 0;  ///< In the listing.
+  struct stat status{};
+  bool is_settled = false;
+  std::span<const std::byte> bytes;
+  Md5Stream md5;
+};
+
+/// False where it is not what it was when it was listed, or becomes something else meanwhile.
+bool read_small(const Root& root, const std::string& name, std::span<std::byte> into, SmallFile& file) {
+  const Fd fd = open_to_hash(root, name);
+  if (!fd || ::fstat(fd.get(), &file.status) != 0 || !S_ISREG(file.status.st_mode)) return false;
+  const FileStamp stamp = stamp_of(file.status);
+  if (stamp.size != into.size()) return false;
+  wait_until_settled(stamp.ctime_ns);
+  file.is_settled = is_settled(stamp.ctime_ns);
+  if (read_fully(fd.get(), 0, into) != static_cast<std::int64_t>(into.size())) return false;
+  file.bytes = into;
+  struct stat after{};
+  return ::fstat(fd.get(), &after) == 0 && stamp_of(after) == stamp;
+}
+
+void digest_together(std::span<SmallFile> files) {
+  std::vector<Md5Piece> pieces;
+  for (SmallFile& file : files) pieces.push_back({&file.md5, file.bytes});
+  // The largest first, so that none of them is left to be digested alone.
+  std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
+  Md5Stream::update_together(pieces);
+}
+
+Hashed to_hashed(SmallFile& file) {
+  FileDigest digest;
+  digest.size = file.bytes.size();
+  digest.md5 = file.md5.finish();
+  digest.root = chunk_hash(file.bytes, file.bytes.size());
+  return to_hashed(file.status, file.is_settled, std::move(digest));
+}
+
+/// The jobs in runs, each for one thread: small files together, others alone.
+std::vector<std::span<const HashJob>> group(std::span<const HashJob> jobs) {
+  std::vector<std::span<const HashJob>> groups;
+  while (!jobs.empty()) {
+    std::size_t count = 0;
+    std::uint64_t bytes = 0;
+    for (; count < std::min(jobs.size(), kTogether) && jobs[count].size <= kChunkSize && bytes <= kBytesTogether; ++count)
+      bytes += jobs[count].size;
+    count = std::max(count, std::size_t{1});
+    groups.push_back(jobs.first(count));
+    jobs = jobs.subspan(count);
+  }
+  return groups;
+}
+
 /// Large files first and the largest before all others, so that no thread begins one when the others are nearly done;
 /// small ones in the order of their names, as they are likely to lie on the disk.
 void order_jobs(std::vector<HashJob>& jobs) {
-  constexpr std::uint64_t kLarge = 4 * kMiB;
-  const auto rank = [](const HashJob& job) { return job.size >= kLarge ? job.size : 0; };
+  const auto rank = [](const HashJob& job) { return job.size > kChunkSize ? job.size : 0; };
   std::ranges::sort(jobs, [&](const HashJob& a, const HashJob& b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a.index < b.index; });
 }
 
 }  // namespace
 
+namespace {
+
+/// Digests what is left of the jobs, on one of several threads.
+class HashWorker {
+ public:
+  HashWorker(const Root& root, const Listing& listing, ProgressMeter& meter, const OnHashed& done, std::atomic<bool>& is_stopped)
+      : root_(root), listing_(listing), meter_(meter), done_(done), is_stopped_(is_stopped) {}
+
+  void work(std::span<const HashJob> jobs) {
+    if (jobs.size() > 1) return work_together(jobs);
+    for (const HashJob& job : jobs) work_alone(job);
+  }
+
+ private:
+  void work_alone(const HashJob& job) {
+    const OnBytes on_bytes = [&](std::uint64_t bytes) { return meter_.add(0, bytes) && !is_stopped_; };
+    auto hashed = hash_file(root_, listing_.found[job.index].name, {buffer_.get(), kHashBuffer}, on_bytes);
+    const bool was_stopped = !hashed && hashed.error().code == Errc::interrupted;
+    if (!was_stopped) done_(job.index, std::move(hashed));
+    if (was_stopped || !meter_.add(1, 0)) is_stopped_ = true;
+  }
+
+  /// What is not as it was listed is digested alone: there it is tried again, and said what is wrong with it.
+  void work_together(std::span<const HashJob> jobs) {
+    if (!together_) together_ = std::make_unique_for_overwrite<std::byte[]>(kRoomTogether);
+    std::vector<SmallFile> files;
+    std::vector<HashJob> others;
+    std::span<std::byte> room(together_.get(), kRoomTogether);
+    for (const HashJob& job : jobs) {
+      SmallFile file{job.index, {}, false, {}, {}};
+      if (!read_small(root_, listing_.found[job.index].name, room.first(job.size), file)) {
+        others.push_back(job);
+        continue;
+      }
+      room = room.subspan(job.size);
+      files.push_back(file);
+    }
+    digest_together(files);
+    for (SmallFile& file : files) {
+      done_(file.index, to_hashed(file));
+      if (!meter_.add(1, file.bytes.size())) is_stopped_ = true;
+    }
+    for (const HashJob& job : others)
+      if (!is_stopped_) work_alone(job);
+  }
+
+  const Root& root_;
+  const Listing& listing_;
+  ProgressMeter& meter_;
+  const OnHashed& done_;
+  std::atomic<bool>& is_stopped_;
+  const std::unique_ptr<std::byte[]> buffer_ = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
+  std::unique_ptr<std::byte[]> together_;
+};
+
+}  // namespace
+
 Result<> hash_all(const Root& root, const Listing& listing, std::vector<HashJob> jobs, unsigned threads, ProgressMeter& meter,
-                  const std::function<void(std::size_t index, Result<Hashed>)>& done) {
+                  const OnHashed& done) {
   order_jobs(jobs);
+  const auto groups = group(jobs);
   std::atomic<std::size_t> next = 0;
   std::atomic<bool> is_stopped = false;
   const auto work = [&] {
-    const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
-    const OnBytes on_bytes = [&](std::uint64_t bytes) { return meter.add(0, bytes) && !is_stopped; };
-    for (std::size_t i = next++; i < jobs.size() && !is_stopped; i = next++) {
-      auto hashed = hash_file(root, listing.found[jobs[i].index].name, {buffer.get(), kHashBuffer}, on_bytes);
-      const bool was_stopped = !hashed && hashed.error().code == Errc::interrupted;
-      if (!was_stopped) done(jobs[i].index, std::move(hashed));
-      if (was_stopped || !meter.add(1, 0)) is_stopped = true;
-    }
+    HashWorker worker(root, listing, meter, done, is_stopped);
+    for (std::size_t i = next++; i < groups.size() && !is_stopped; i = next++) worker.work(groups[i]);
   };
   const std::size_t wanted = threads > 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
   {
     std::vector<std::jthread> helpers;
-    for (std::size_t i = 1; i < std::min(wanted, jobs.size()); ++i) helpers.emplace_back(work);
+    for (std::size_t i = 1; i < std::min(wanted, groups.size()); ++i) helpers.emplace_back(work);
     work();
   }
   if (is_stopped) return stopped(root.path);

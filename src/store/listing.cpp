@@ -160,13 +160,26 @@ bool is_partial_name(std::string_view base) {
   return digits.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
+enum class Kind { file, folder, other };
+
+/// Most file systems tell with the name.
+Kind kind_of(DIR* dir, const dirent& entry) {
+  if (entry.d_type == DT_REG) return Kind::file;
+  if (entry.d_type == DT_DIR) return Kind::folder;
+  struct stat status{};
+  if (entry.d_type != DT_UNKNOWN || ::fstatat(::dirfd(dir), entry.d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) return Kind::other;
+  if (S_ISREG(status.st_mode)) return Kind::file;
+  return S_ISDIR(status.st_mode) ? Kind::folder : Kind::other;
+}
+
 void find_partials(DIR* dir, const std::string& prefix, std::vector<std::string>& out) {
   while (const dirent* const entry = next_entry(dir)) {
-    struct stat status{};
-    if (::fstatat(::dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    const Kind kind = kind_of(dir, *entry);
+    const bool is_partial = kind == Kind::file && is_partial_name(entry->d_name);
+    if (!is_partial && kind != Kind::folder) continue;
     const std::string name = prefix + entry->d_name;
-    if (S_ISREG(status.st_mode) && is_partial_name(entry->d_name)) out.push_back(name);
-    if (!S_ISDIR(status.st_mode) || name.size() > kMaxName) continue;
+    if (is_partial) out.push_back(name);
+    if (is_partial || name.size() > kMaxName) continue;
     if (const Dir child = open_dir(::openat(::dirfd(dir), entry->d_name, kOpenFolder))) find_partials(child.get(), name + '/', out);
   }
 }

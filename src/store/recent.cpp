@@ -1,5 +1,8 @@
 module;
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <list>
@@ -18,10 +21,17 @@ import :internal;
 namespace shoal {
 namespace {
 
-constexpr std::size_t kRecentSources = 128;
 constexpr std::size_t kRecentFolders = 32;
 
+/// An eighth of the descriptors that the process may have.
+std::size_t most_sources() {
+  const long descriptors = ::sysconf(_SC_OPEN_MAX);
+  return static_cast<std::size_t>(std::clamp(descriptors / 8, 32L, 1024L));
+}
+
 }  // namespace
+
+RecentSources::RecentSources() : most_(most_sources()) {}
 
 std::shared_ptr<const FileSource> RecentSources::find(const std::string& name) {
   const std::lock_guard lock(mutex_);
@@ -41,7 +51,7 @@ void RecentSources::keep(const std::string& name, std::shared_ptr<const FileSour
   }
   by_use_.emplace_front(name, std::move(source));
   by_name_.emplace(name, by_use_.begin());
-  if (by_use_.size() <= kRecentSources) return;
+  if (by_use_.size() <= most_) return;
   evicted = std::move(by_use_.back().second);
   by_name_.erase(by_use_.back().first);
   by_use_.pop_back();

@@ -205,7 +205,7 @@ void FolderStore::remember(std::span<const Publication> files, std::span<Publish
     active_.remove(jobs[i].file->part_name());
     if (entry.size > 0) records.push_back({root_.path_of(entry.name), jobs[i].stamp, entry.md5, entry.root, files[i].chunks});
   }
-  cache_.record(records);
+  cache_.record_soon(std::move(records));
 }
 
 Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {
@@ -254,25 +254,26 @@ void FolderStore::discard(const DiskPartial& partial) {
   active_.remove(partial.part_name());
 }
 
-/// Copies, or shares blocks where the file system can, and digests what was copied: the source may be changing.
+/// Copies, or shares blocks where the file system can, and holds what was copied against the root: the source may be changing. Bytes
+/// of that root were found to have that MD5 before.
 Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const {
+  static_assert(kHashBuffer >= kChunkSize);
   const std::string source_path = root_.path_of(from.entry.name);
   const Fd source(open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
   if (!source) return io_failure("open", source_path);
   const int target = to.file()->descriptor();
   const bool is_shared = share_blocks(source.get(), target);
-  std::uint64_t offset = 0;
-  bool is_written = true;
-  const OnBytes write_on = [&](std::uint64_t bytes) {
-    if (!is_shared) is_written = write_fully(target, offset, buffer.first(bytes));
-    offset += bytes;
-    return is_written;
-  };
-  const auto digest = hash_descriptor(is_shared ? target : source.get(), to.size(), buffer, write_on);
-  if (!is_written) return io_failure("write", to.file()->path());
+  std::vector<Sha256Digest> chunks;
+  bool is_whole = true;
+  for (std::uint64_t offset = 0; offset < to.size() && is_whole; offset += kChunkSize) {
+    const auto chunk = buffer.first(chunk_length(to.size(), ChunkIndex(static_cast<std::uint32_t>(chunks.size()))));
+    is_whole = read_fully(is_shared ? target : source.get(), offset, chunk) == static_cast<std::int64_t>(chunk.size());
+    if (is_whole && !is_shared && !write_fully(target, offset, chunk)) return io_failure("write", to.file()->path());
+    chunks.push_back(chunk_hash(chunk, to.size()));
+  }
   struct stat status{};
   if (::fstat(target, &status) != 0) return io_failure("look at", to.file()->path());
-  const bool is_right = digest && digest->md5 == from.entry.md5 && digest->root == from.entry.root;
+  const bool is_right = is_whole && merkle_root(chunks) == from.entry.root;
   if (!is_right || static_cast<std::uint64_t>(status.st_size) != to.size())
     return fail(Errc::changed, fmt::format("cannot copy '{}'", source_path));
   return {};

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -169,6 +170,23 @@ std::vector<std::string> partials_in(const fs::path& folder) {
   return names;
 }
 
+/// Lets this process have only so many, until destroyed.
+class FewDescriptors {
+ public:
+  explicit FewDescriptors(rlim_t most) {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit less = before_;
+    less.rlim_cur = most;
+    ::setrlimit(RLIMIT_NOFILE, &less);
+  }
+  ~FewDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+  FewDescriptors(const FewDescriptors&) = delete;
+  FewDescriptors& operator=(const FewDescriptors&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
 }  // namespace
 
 // ---- opening --------------------------------------------------------------------------------------------
@@ -207,6 +225,23 @@ TEST_CASE("a scan finds each file with its digests, in the order of the names") 
   CHECK(report.files[1].entry == wanted);
   CHECK(*report.files[1].chunks == *chunks_for(large));
   CHECK(report.files[0].chunks == nullptr);
+}
+
+TEST_CASE("files of all sizes are digested rightly, whether alone or side by side") {
+  const Scratch scratch;
+  std::vector<FileEntry> wanted;
+  for (unsigned i = 0; i < 120; ++i) {
+    const std::size_t around = i % 10 * kChunkSize / 5 + i * i;  // to nearly two chunks
+    const std::string content = pattern(around, i);
+    wanted.push_back(entry_for(fmt::format("f{:03}", i), content));
+    write_file(scratch.folder() / wanted.back().name, content);
+  }
+  const auto report = scanned(*opened(scratch.options()));
+  REQUIRE(report.files.size() == wanted.size());
+  const auto is_same = [](const StoredFile& file, const FileEntry& entry) {
+    return file.entry.root == entry.root && file.entry.md5 == entry.md5 && (file.chunks != nullptr) == (entry.size > kChunkSize);
+  };
+  CHECK(std::ranges::equal(report.files, wanted, is_same));
 }
 
 TEST_CASE("a second scan digests nothing and finds the same") {
@@ -528,6 +563,7 @@ TEST_CASE("a file behind a link that took its folder's place is not served") {
 }
 
 TEST_CASE("many more files than descriptors may be opened one after the other") {
+  const FewDescriptors few(512);
   const Scratch scratch;
   for (int i = 0; i < 600; ++i) write_file(scratch.folder() / fmt::format("f{}", i), fmt::format("{}", i));
   const auto store = opened(scratch.options());
@@ -675,6 +711,35 @@ TEST_CASE("a restart digests nothing of what was published") {
   CHECK((report.bytes_hashed == 0 && report.files[0].entry == entry_for("large", pattern(3 * kChunkSize))));
 }
 
+TEST_CASE("what is published now and then is remembered at once") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  must(publish_one(*store, entry_for("file", "content"), "content"));
+  CHECK(scanned(*opened(scratch.options())).bytes_hashed == 0);  // another process, so to speak
+}
+
+TEST_CASE("what a kill took of the digests is digested again") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  for (int i = 0; i < 20; ++i) must(publish_one(*store, entry_for(fmt::format("f{}", i), "content"), "content"));
+  const auto after = opened(scratch.options());  // the first one still keeps the last digests to itself
+  const auto report = scanned(*after);
+  const auto is_right = [](const StoredFile& file) { return file.entry.root == sha256(bytes_of("content")); };
+  CHECK((report.files.size() == 20 && std::ranges::all_of(report.files, is_right)));
+}
+
+TEST_CASE("a file that is published twice in a row is remembered as it is") {
+  const Scratch scratch;
+  {
+    const auto store = opened(scratch.options());
+    must(publish_one(*store, entry_for("other", "content"), "content"));
+    must(publish_one(*store, entry_for("file", "before"), "before"));
+    must(publish_one(*store, entry_for("file", "after"), "after"));
+  }
+  const auto report = scanned(*opened(scratch.options()));
+  CHECK((report.bytes_hashed == 0 && report.files[0].entry == entry_for("file", "after")));
+}
+
 TEST_CASE("a large group is published together, and each file gets its own result") {
   const Scratch scratch;
   const auto store = opened(scratch.options());
@@ -755,6 +820,20 @@ TEST_CASE("a copy of a file that is not what it was is never published") {
   const auto copied = store->copy(from, entry_for("to", "before"));
   CHECK((!copied && copied.error().code == Errc::changed));
   CHECK((!store->exists("to") && partials_in(scratch.folder()).empty()));
+}
+
+TEST_CASE("a copy of several chunks is the same, and one of which the last chunk changed is refused") {
+  const Scratch scratch;
+  const std::string content = pattern(2 * kChunkSize + 7);
+  write_file(scratch.folder() / "from", content);
+  const auto store = opened(scratch.options());
+  const auto from = scanned(*store).files[0];
+  REQUIRE(store->copy(from, entry_for("same", content)));
+  std::string changed = content;
+  changed.back() ^= 1;
+  write_file(scratch.folder() / "from", changed);
+  const auto copied = store->copy(from, entry_for("to", content));
+  CHECK((read_file(scratch.folder() / "same") == content && !copied && !store->exists("to")));
 }
 
 TEST_CASE("of several copies, those that cannot be made do not keep back the others") {
