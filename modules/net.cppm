@@ -16,7 +16,7 @@ import shoal.world;
 export namespace shoal {
 
 struct NetOptions {
-  unsigned io_threads = 0;         ///< 0: as many as there are processors, at most 4.
+  unsigned io_threads = 0;         ///< 0: half as many as there are processors, 1 to 4: what computes takes the others.
   unsigned worker_threads = 0;     ///< 0: as many as there are processors.
   std::uint64_t upload_limit = 0;  ///< Bytes of file data a second, over all links; 0: none.
   /// TCP congestion control of each socket, where the system has it; empty: the system's. Cubic moved 2.7 times as

@@ -143,7 +143,7 @@ struct Attempt {
 class RealWorld final : public NetWorld {
  public:
   explicit RealWorld(const NetOptions& options)
-      : io_threads_(options.io_threads > 0 ? options.io_threads : std::clamp(processors(), 1U, 4U)),
+      : io_threads_(options.io_threads > 0 ? options.io_threads : std::clamp(processors() / 2, 1U, 4U)),
         io_(static_cast<int>(io_threads_)),
         workers_(options.worker_threads > 0 ? options.worker_threads : processors()),
         signals_(io_),
