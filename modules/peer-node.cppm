@@ -217,7 +217,6 @@ struct Outstanding {
   bool is_given_up = false;   ///< Its time ran out, or another copy came: not counted as in flight any more.
 };
 
-/// Another peer, as the node sees it.
 /// What a neighbour has of a content that we know nothing of yet: no slots are given to what nobody offered.
 struct Unplaced {
   std::uint32_t handle = 0;
@@ -226,6 +225,21 @@ struct Unplaced {
   std::vector<ChunkRun> runs;
 };
 
+/// A span of hashes that was asked for.
+struct AskedHashes {
+  Instant at;
+  Source source;
+};
+
+/// What is known of reaching one peer; it is kept while we want to be connected with it.
+struct Reach {
+  Instant chosen;
+  Instant next_try;
+  Nanoseconds backoff;
+  bool is_ours = true;  ///< We connect to it; else it connects to us, and we try where it does not.
+};
+
+/// Another peer, as the node sees it.
 struct Remote {
   Source source;
   std::string id;
@@ -352,7 +366,7 @@ struct Node {
   std::size_t storers = 0;              ///< Tasks that hand them to workers.
   std::deque<ToPublish> to_publish;
   Signal publish_signal;
-  std::map<std::pair<ContentIndex, std::uint32_t>, Instant> hash_requests;  ///< Spans that were asked for, and when.
+  std::map<std::pair<ContentIndex, std::uint32_t>, AskedHashes> hash_requests;  ///< By content and span.
 
   // Neighbours.
   Picker picker;
@@ -369,6 +383,10 @@ struct Node {
   // The tracker.
   std::shared_ptr<TrackerLink> tracker;
   std::map<std::string, RosterEntry> roster;  ///< By name.
+  bool has_roster_news = false;
+  std::map<std::string, Reach> reaches;  ///< Whom we want to be connected with, by name.
+  std::size_t widening = 0;              ///< How often our neighbours had to be doubled.
+  Instant last_chunk{};                  ///< Or when more neighbours were last looked for.
   std::unordered_map<PeerId, std::string> peer_names;
   std::optional<PeerId> self;
   std::uint64_t epoch = 0;
@@ -562,6 +580,8 @@ Task<> serve_peer(Node& node, SessionPtr session);
 Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener);
 /// Keeps connections with the peers of the roster.
 Task<> keep_connected(Node& node);
+/// Connects to those that we should be connected with, and are not.
+void connect_missing(Node& node);
 /// Keeps a session with the tracker, for as long as the node runs.
 Task<> follow_tracker(Node& node);
 /// Polls the tracker for what `patterns` name, without registering.

@@ -86,6 +86,8 @@ class Picker {
   void source_lost(Source source, Slot slot);
   bool knows(Source source, Slot slot) const;
   std::uint32_t availability(Slot slot) const;
+  /// The first slot from `from` up to, not including, `end` that we have and no source does.
+  std::optional<Slot> next_alone(Slot from, Slot end) const;
   /// Whether the source has anything that is wanted and not had, in flight or not.
   bool is_interesting(Source source) const;
 
@@ -109,7 +111,9 @@ class Picker {
 /// How fast a neighbour delivers, and how much to ask of it at once: a window in time, not in count.
 /// window = clamp(ceil(rate * (minimum RTT + 8 ms) / chunk) + 1, 2, 64) chunks, in bytes; 2 chunks while there is no rate.
 /// The one more is for the chunk on the wire: without it, a window that is too small for a long link measures a rate
-/// that keeps it too small.
+/// that keeps it too small. It is left out for one of many sources on a short link (5 ms): there the others fill the gap
+/// between two chunks, and what is asked for too early is out of reach for a neighbour that could give it sooner
+/// (docs/decisions/0008).
 class SourceRate {
  public:
   /// A request of `bytes` was sent at `now`.
@@ -122,9 +126,9 @@ class SourceRate {
   void on_round_trip(Nanoseconds rtt);
 
   std::uint64_t outstanding() const { return outstanding_; }
-  std::uint64_t window() const;
+  std::uint64_t window(bool is_one_of_many = false) const;
   /// Always when nothing is outstanding, else while `bytes` more stay within the window.
-  bool has_room(std::uint64_t bytes) const;
+  bool has_room(std::uint64_t bytes, bool is_one_of_many = false) const;
   /// Bytes a second over about the last second of being busy; 0 before the first answer. Less than a chunk
   /// under way tells the latency rather than the rate, and counts only until there is something better.
   double rate() const { return rate_; }
@@ -219,6 +223,7 @@ class FirstCopies {
   static constexpr Nanoseconds kPatience = std::chrono::seconds(1);
   /// Whether `asker` may have `slot`, which nobody else has, now; then it is promised to it, anew where it was already.
   bool promise(Slot slot, Source asker, Instant now);
+  bool is_promised(Slot slot) const { return promises_.contains(slot); }
   /// Somebody has it: no promise is needed any more.
   void keep(Slot slot);
   /// `asker` does not want it any more.
@@ -233,6 +238,14 @@ class FirstCopies {
   };
   std::unordered_map<Slot, Promise> promises_;
 };
+
+/// How many neighbours each of `members` peers keeps: everyone in a small swarm, and about 2 log2 of their number in a large one.
+/// More would divide each uplink among more chunks at a time, which then take longer from one peer to the next; fewer would
+/// have nothing new for each other too often (docs/decisions/0008).
+std::size_t usual_degree(std::size_t members);
+/// Whom the member at place i of a ring of `members` connects to, so that everyone has `degree` neighbours: those at i + each of
+/// these. The steps grow like powers, so that few lead from anyone to anyone. Half of the neighbours connect to us.
+std::vector<std::size_t> ring_steps(std::size_t members, std::size_t degree);
 
 /// The least expected time over the sources; before there is a rate, the score latency_ms + 10 * load decides.
 struct SourceScore {

@@ -226,7 +226,9 @@ Task<Result<>> TcpLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
   limit_unsent_to(header.length);
   out_.clear();
   encode(header, out_);
-  co_return co_await write_file(out_, *source, file_offset, header.length);
+  if (auto written = co_await write_file(out_, *source, file_offset, header.length); !written) co_return written;
+  // Until most of it is on its way: what is begun meanwhile for others would only share the uplink with it.
+  co_return co_await wait_writable();
 }
 
 /// Many small sendfiles cost more than one write of everything, copies included.
@@ -304,7 +306,7 @@ Task<> TcpLink::pace(std::uint64_t bytes) {
 }
 
 void TcpLink::limit_unsent_to(std::uint32_t piece) {
-  const std::uint32_t limit = std::clamp(piece, kLeastUnsent, kChunkSize);
+  const std::uint32_t limit = std::clamp(piece, kLeastUnsent, kChunkSize / 2);
   if (limit == unsent_limit_) return;
   unsent_limit_ = limit;
   limit_unsent(connection_->socket.native_handle(), limit);

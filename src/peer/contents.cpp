@@ -186,7 +186,7 @@ void on_retracted(Node& node, const std::string& owner, const std::string& name,
       if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
       target.is_lost = true;
-      node.has_lost = true;
+      node.has_lost = node.has_roster_news = true;
       if (!lost)
         fail_target(node, *content, target,
                     {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});
@@ -205,6 +205,9 @@ void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   node.bytes_have += chunk_length(content.size, ChunkIndex(chunk));
   node.fresh_haves.push_back(slot);
   node.counts_changed.insert(content.index);
+  node.last_chunk = node.world.now();
+  // What is rare is waited for.
+  if (content.chunks > 1 && node.picker.availability(slot) <= 1) flush_haves(node);
   if (has_all(content))
     on_all_chunks(node, content);
   else if (content.chunks > 1 && chunk == content.md5_end)

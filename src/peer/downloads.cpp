@@ -35,6 +35,8 @@ namespace asio = boost::asio;
 namespace shoal {
 namespace {
 
+/// With so many neighbours that have what we need, none has to be kept busy by itself.
+constexpr std::size_t kManySources = 4;
 /// By then somebody else should have what a neighbour would not give us at once.
 constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
 
@@ -68,6 +70,13 @@ bool fetches_in_order(const Node& node) {
   });
 }
 
+bool is_one_of_many(const Node& node) {
+  std::size_t sources = 0;
+  for (const auto& [source, remote] : node.remotes)
+    if (node.picker.is_interesting(source) && ++sources == kManySources) return true;
+  return false;
+}
+
 /// Ends a request; what it held of the window and of the slot is free again.
 void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
   if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
@@ -81,14 +90,15 @@ void refill(Node& node, Remote& remote) {
   const Instant now = node.world.now();
   const auto random = [&node] { return node.world.random(); };
   const bool in_order = fetches_in_order(node);
+  const bool of_many = is_one_of_many(node);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   constexpr std::size_t kMostAtOnce = 1024;
-  while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize)) {
+  while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, of_many)) {
     const auto slot = node.picker.pick(remote.source, random, in_order);
     if (!slot || remote.outstanding.contains(*slot)) break;  // the latter: it was cancelled there, and is not answered yet
     const Content& content = content_at(node, *slot);
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
-    if (!remote.rate.has_room(length)) break;
+    if (!remote.rate.has_room(length, of_many)) break;
     node.picker.begin(*slot);
     remote.outstanding[*slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
     remote.rate.on_request(now, length);

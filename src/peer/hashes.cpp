@@ -64,10 +64,10 @@ void ask_for_hashes(Node& node, Content& content) {
     if (content.spans[span]) continue;
     ++under_way;
     const auto asked = node.hash_requests.find({content.index, span});
-    if (asked != node.hash_requests.end() && now - asked->second < kPatience) continue;
+    if (asked != node.hash_requests.end() && now - asked->second.at < kPatience) continue;
     Remote* remote = source_of_hashes(node, content);
     if (!remote) return;
-    node.hash_requests[{content.index, span}] = now;
+    node.hash_requests[{content.index, span}] = {now, remote->source};
     tell(*remote, HashRequest{remote->handle_of.at(content.index), span});
   }
 }

@@ -42,6 +42,7 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
   if (node.epoch != registered.epoch) {
     node.peer_names.clear();  // another run of the tracker numbers its peers anew
     node.roster.clear();
+    node.reaches.clear();
   }
   node.tracker = std::move(link);
   node.self = registered.peer;
@@ -63,6 +64,7 @@ void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link) {
 void on_roster(Node& node, const RosterEntry& entry) {
   node.peer_names[entry.peer] = entry.id;
   node.roster[entry.id] = entry;
+  node.has_roster_news = true;
 }
 
 namespace {
@@ -86,6 +88,7 @@ void on_swarm_complete(Node& node, const SwarmComplete& over) {
 Result<> on_tracker_message(Node& node, const Message& message) {
   if (const auto* roster = std::get_if<Roster>(&message)) {
     for (const auto& entry : roster->peers) on_roster(node, entry);
+    connect_missing(node);
   } else if (const auto* catalogue = std::get_if<Catalogue>(&message)) {
     for (const auto& offered : catalogue->entries) on_offered(node, owner_name(node, offered.owner), offered.entry);
     node.revision = std::max(node.revision, catalogue->revision);

@@ -65,6 +65,7 @@ void forget(Node& node, Remote& remote) {
   release_requests(node, remote);
   node.queue.remove(remote.source);
   node.first_copies.remove(remote.source);
+  std::erase_if(node.hash_requests, [&](const auto& asked) { return asked.second.source == remote.source; });
   std::erase_if(node.postponed, [&](const Postponed& each) { return each.source == remote.source; });
   node.picker.remove_source(remote.source);
   if (const auto known = node.by_id.find(remote.id); known != node.by_id.end() && known->second == remote.source) node.by_id.erase(known);

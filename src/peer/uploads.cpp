@@ -32,8 +32,9 @@ namespace asio = boost::asio;
 namespace shoal {
 namespace {
 
-/// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon.
-constexpr std::size_t kActiveUploads = 2;
+/// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon, but who receives from others besides takes
+/// only a part of what the uplink could send.
+constexpr std::size_t kActiveUploads = 4;
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;
 constexpr double kStuckLeast = 0.1;                // seconds
@@ -65,9 +66,19 @@ bool can_serve(const Node& node, const Content& content, Slot slot) {
   return node.picker.has(slot) && (content.served_as || content.partial);
 }
 
-/// False where another is getting the first copy of it.
-bool may_have_now(Node& node, const Remote& remote, Slot slot) {
-  return node.picker.availability(slot) > 0 || node.first_copies.promise(slot, remote.source, node.world.now());
+/// Whether we have chunks of this content that nobody else has or is getting.
+bool has_unshared(const Node& node, const Content& content) {
+  const Slot end(content.first.value + content.chunks);
+  for (auto slot = node.picker.next_alone(content.first, end); slot; slot = node.picker.next_alone(Slot(slot->value + 1), end))
+    if (!node.first_copies.is_promised(*slot)) return true;
+  return false;
+}
+
+/// False where another is getting the first copy of it, and where it would be a further copy while first ones wait to be given out:
+/// each of those is as good for whoever asks, and better for all others.
+bool may_have_now(Node& node, const Remote& remote, const Content& content, Slot slot) {
+  if (node.picker.availability(slot) == 0) return node.first_copies.promise(slot, remote.source, node.world.now());
+  return !remote.wants_everything || content.chunks == 1 || !has_unshared(node, content);
 }
 
 /// Takes the next chunk for one of the neighbours that `is_ready`; requests that cannot be served any more are rejected.
@@ -76,11 +87,13 @@ std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::fun
   while (const auto serve = node.queue.next(is_ready, availability)) {
     Remote& remote = *find_remote(node, serve->to);
     const Content& content = content_at(node, serve->slot);
-    if (can_serve(node, content, serve->slot)) {
-      may_have_now(node, remote, serve->slot);  // the promise counts from here on
+    const bool is_here = can_serve(node, content, serve->slot);
+    if (is_here && may_have_now(node, remote, content, serve->slot))  // a promise counts from here on
       return std::pair(&remote, job_for(content, serve->slot));
-    }
-    tell(remote, Reject{{{content.index.value, chunk_of(content, serve->slot)}}});
+    node.queue.unsend(serve->slot);
+    Reject reject{{{content.index.value, chunk_of(content, serve->slot)}}};
+    reject.is_for_now = is_here;
+    tell(remote, std::move(reject));
   }
   return std::nullopt;
 }
@@ -114,7 +127,7 @@ Result<> on_request(Node& node, Remote& remote, const Request& request) {
     const Slot slot = slot_of(*content, ref.chunk);
     if (!can_serve(node, *content, slot))
       refused.chunks.push_back(ref);
-    else if (!may_have_now(node, remote, slot) || !node.queue.add(remote.source, slot))
+    else if (!may_have_now(node, remote, *content, slot) || !node.queue.add(remote.source, slot))
       postponed.chunks.push_back(ref);
   }
   if (!refused.chunks.empty()) tell(remote, std::move(refused));

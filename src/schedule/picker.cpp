@@ -85,6 +85,7 @@ std::size_t nth_bit(std::uint64_t word, std::size_t n) {
 struct Picker::State {
   SlotSet wanted;
   SlotSet have;
+  SlotSet alone;  ///< What we have and no neighbour does.
   std::vector<std::uint16_t> in_flight;
   std::vector<std::uint16_t> availability;
   std::array<SlotSet, kPlanes> planes;  ///< The needed slots alone, each in the plane of its availability.
@@ -112,6 +113,10 @@ struct Picker::State {
   void update(Slot slot, const Change& change) {
     const Standing before = standing(slot);
     change();
+    if (have.has(slot) && availability[slot.value] == 0)
+      alone.insert(slot);
+    else
+      alone.erase(slot);
     const Standing after = standing(slot);
     if (before == after) return;
     missing += after.is_missing ? 1 : 0;
@@ -178,6 +183,7 @@ Slot Picker::add_file(std::uint64_t chunks) {
   const std::size_t slots = first + static_cast<std::size_t>(chunks);
   state_->wanted.resize(slots);
   state_->have.resize(slots);
+  state_->alone.resize(slots);
   state_->in_flight.resize(slots);
   state_->availability.resize(slots);
   for (SlotSet& plane : state_->planes) plane.resize(slots);
@@ -245,6 +251,18 @@ bool Picker::knows(Source source, Slot slot) const { return state_->neighbour(so
 std::uint32_t Picker::availability(Slot slot) const {
   assert(slot.value < slots());
   return state_->availability[slot.value];
+}
+
+std::optional<Slot> Picker::next_alone(Slot from, Slot end) const {
+  const std::span words = state_->alone.words();
+  for (std::size_t word = from.value / kWordBits; word * kWordBits < end.value; ++word) {
+    std::uint64_t bits = words[word];
+    if (word == from.value / kWordBits) bits &= ~std::uint64_t{0} << (from.value % kWordBits);
+    if (bits == 0) continue;
+    const Slot found = slot_at(word, nth_bit(bits, 0));
+    return found < end ? std::optional(found) : std::nullopt;
+  }
+  return std::nullopt;
 }
 
 bool Picker::is_interesting(Source source) const { return state_->neighbour(source).missing > 0; }

@@ -20,6 +20,7 @@ constexpr double kLongestSilence = 2.0;  ///< Seconds that one stall counts at m
 constexpr Seconds kSlack{0.008};         ///< Answers that wait for us, beyond a round trip.
 constexpr Seconds kLongest{3600};        ///< No expectation goes beyond it, so that no sum overflows.
 constexpr double kFewestChunks = 2;
+constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
 
 Nanoseconds to_nanoseconds(Seconds seconds) { return std::chrono::duration_cast<Nanoseconds>(std::min(seconds, kLongest)); }
@@ -72,13 +73,17 @@ void SourceRate::measure(Instant now, std::uint64_t bytes) {
   rate_ = recent_bytes_ / std::max(recent_seconds_, kShortest);
 }
 
-std::uint64_t SourceRate::window() const {
-  const Seconds ahead = Seconds(min_rtt_.value_or(Nanoseconds(0))) + kSlack;
-  const double chunks = std::ceil(rate_ * ahead.count() / kChunkSize) + 1;
-  return static_cast<std::uint64_t>(std::clamp(chunks, kFewestChunks, kMostChunks)) * kChunkSize;
+std::uint64_t SourceRate::window(bool is_one_of_many) const {
+  const Nanoseconds round_trip = min_rtt_.value_or(Nanoseconds(0));
+  const Seconds ahead = Seconds(round_trip) + kSlack;
+  const double spare = is_one_of_many && round_trip < kShortWay ? 0 : 1;
+  const double chunks = std::ceil(rate_ * ahead.count() / kChunkSize) + spare;
+  return static_cast<std::uint64_t>(std::clamp(chunks, kFewestChunks - 1 + spare, kMostChunks)) * kChunkSize;
 }
 
-bool SourceRate::has_room(std::uint64_t bytes) const { return outstanding_ == 0 || outstanding_ + bytes <= window(); }
+bool SourceRate::has_room(std::uint64_t bytes, bool is_one_of_many) const {
+  return outstanding_ == 0 || outstanding_ + bytes <= window(is_one_of_many);
+}
 
 Nanoseconds SourceRate::expected(std::uint64_t bytes) const {
   if (rate_ <= 0) return std::chrono::seconds(1);

@@ -280,7 +280,7 @@ Task<Result<>> SimLink::send(std::vector<Message> messages) {
 Task<Result<>> SimLink::send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) {
   static const std::uint64_t head = head_size();
   if (auto unchanged = source->check(); !unchanged) co_return unchanged;
-  out().unsent_limit = std::clamp(header.length, kLeafSize, kChunkSize);
+  out().unsent_limit = std::clamp(header.length, kLeafSize, kChunkSize / 2);
   if (auto room = co_await wait_for_room(); !room) co_return room;
   auto frame = std::make_unique<Frame>();
   frame->kind = Frame::Kind::chunk;
@@ -293,7 +293,7 @@ Task<Result<>> SimLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
   network().traffic().control_bytes += head;
   network().traffic().data_bytes += header.length;
   connection_->say(side_, std::move(frame), head + header.length);
-  co_return Result<>{};
+  co_return co_await wait_for_room();
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ class Diary {
     options.verbosity = log_file() ? Verbosity::verbose : Verbosity::quiet;
     options.colour = Colour::never;
     options.program = who;
+    if (const char* const folder = std::getenv("SHOAL_SIM_EVENTS")) options.log_file = fmt::format("{}/{}.ndjson", folder, who);
     options.out = options.err = out_.get();
     report_ = std::move(*Report::open(std::move(options)));
   }
@@ -105,6 +106,7 @@ struct Swarm::Peer {
   std::set<std::string> has;  ///< Names of its own and of what it published.
   std::optional<Nanoseconds> done_at;
   bool is_excused = false;
+  bool is_fetching = true;
   std::uint64_t wasted = 0;
 };
 
@@ -118,6 +120,8 @@ std::size_t Swarm::add(PeerPlan plan) {
   peer->id = fmt::format("p{:05}", peers_.size());
   peer->host = simulation_.add_host(plan.host);
   peer->options = plan.host;
+  peer->is_fetching = plan.is_fetching;
+  peer->is_excused = !plan.is_fetching;
   for (const auto& [name, content] : plan.files) {
     simulation_.put(peer->host, name, content);
     peer->has.insert(name);
@@ -155,6 +159,7 @@ Task<> Swarm::run_peer(std::size_t index, World& world, Storage& storage, Signal
   options.listen = {"0.0.0.0", 0};
   options.id = peer.id;
   options.expect = expect_;
+  if (!peer.is_fetching) options.appetite = Appetite::nothing;
   options.upload_limit = static_cast<std::uint64_t>(peer.options.up);
   const auto outcome = co_await run_member(world, diary->report(), storage, options, stop);
   if (outcome) peer.wasted += outcome->bytes_wasted;

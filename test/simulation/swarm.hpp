@@ -18,6 +18,7 @@ namespace shoal::simulation {
 struct PeerPlan {
   sim::HostOptions host;
   std::vector<std::pair<std::string, sim::ContentPtr>> files;
+  bool is_fetching = true;  ///< Else it only shares what it has.
 };
 
 /// What a swarm came to.

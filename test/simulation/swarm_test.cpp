@@ -175,3 +175,53 @@ TEST_CASE("Swarms whose tracker died, or that were cut in two, are whole in the 
     check_whole(partition_and_heal(scale_of(8, seed)));
   }
 }
+
+TEST_CASE("In a large swarm each peer has a few neighbours, and the source gives each chunk out once before any twice") {
+  Scale scale = marked(scale_of(40));
+  scale.bytes = 100 * kMiB;
+  const Figures figures = one_source(scale);
+  check_whole(figures);
+  CHECK(figures.percent_of_bound > 85);
+  CHECK(figures.messages_per_chunk < 10);
+  CHECK(figures.duplicate_percent < 1);
+  CHECK(figures.control_percent < 0.5);
+}
+
+TEST_CASE("Who has none of the sources among its neighbours looks for others") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    CAPTURE(seed);
+    const Scale scale = marked(scale_of(1, seed));
+    Swarm swarm(scale.options, 32);
+    sim::HostOptions host;
+    host.up = host.down = scale.rate;
+    PeerPlan source{host, {}};
+    source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
+    swarm.add(std::move(source));
+    swarm.add({host, {}});
+    for (int i = 0; i < 30; ++i) swarm.add({host, {}, false});  // have nothing, want nothing, and pass nothing on
+    swarm.start_all();
+    check_whole(swarm.finish({1min}));
+  }
+}
+
+TEST_CASE("Connections that break while a swarm begins cost no more than a moment") {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    CAPTURE(seed);
+    const Scale scale = marked(scale_of(12, seed));
+    Swarm swarm(scale.options, 13);
+    sim::HostOptions host;
+    host.up = host.down = scale.rate;
+    PeerPlan source{host, {}};
+    source.files.emplace_back("file", swarm.simulation().content(1, 8 * kMiB));
+    swarm.add(std::move(source));
+    for (std::size_t i = 0; i < scale.peers; ++i) swarm.add({host, {}});
+    swarm.start_all();
+    for (int cut = 0; cut < 20; ++cut) {
+      swarm.simulation().run([] { return false; }, {1ms});
+      swarm.simulation().cut_connection(swarm.host_of(swarm.simulation().random() % swarm.size()));
+    }
+    const Figures figures = swarm.finish({1min});
+    check_whole(figures);
+    CHECK(figures.taken < 3s);  // a span of hashes whose connection broke was asked for again after 5 s
+  }
+}

@@ -217,6 +217,21 @@ TEST_CASE("there is no rate before the first answer") { CHECK(SourceRate{}.rate(
 
 TEST_CASE("the window is two chunks before there is a rate") { CHECK(SourceRate{}.window() == 2 * kChunkSize); }
 
+TEST_CASE("one of many sources that are near is asked for one chunk at a time, one that is far for one more") {
+  SourceRate near;
+  near.on_round_trip(1ms);
+  CHECK(near.window(true) == kChunkSize);
+  CHECK(near.window() == 2 * kChunkSize);
+  SourceRate far;
+  far.on_round_trip(50ms);
+  CHECK(far.window(true) == 2 * kChunkSize);
+}
+
+TEST_CASE("a fast source has a window for its rate, however many others there are") {
+  const SourceRate fast = after_steady_answers(20us, 2000);
+  CHECK(fast.window(true) == 64 * std::uint64_t{kChunkSize});
+}
+
 TEST_CASE("an answer is expected within a second before there is a rate") { CHECK(SourceRate{}.expected(kChunkSize) == 1s); }
 
 TEST_CASE("steady answers give their rate") { CHECK(after_steady_answers(10ms, 500).rate() == Catch::Approx(kChunkSize / 0.010)); }
@@ -582,4 +597,38 @@ TEST_CASE("another neighbour that goes, or wants a first copy no more, breaks no
   copies.remove(Source(2));
   copies.withdraw(Slot(7), Source(3));
   CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(10ms)));
+}
+
+// ---- what only we have --------------------------------------------------------------------------------
+
+TEST_CASE("what we have and nobody else does is found in order, within the limits") {
+  Picker picker = picture({"x..x.", "..x.."});
+  for (const std::uint32_t slot : {0U, 1U, 3U, 4U}) picker.set_have(Slot(slot));
+  CHECK(picker.next_alone(Slot(0), Slot(5)) == Slot(1));
+  CHECK(picker.next_alone(Slot(2), Slot(5)) == Slot(4));
+  CHECK(picker.next_alone(Slot(2), Slot(4)) == std::nullopt);
+}
+
+TEST_CASE("what somebody else has got is not ours alone, until the last who has it is gone") {
+  Picker picker = picture({".", "."});
+  picker.set_have(Slot(0));
+  CHECK(picker.next_alone(Slot(0), Slot(1)) == Slot(0));
+  picker.source_has(Source(0), Slot(0));
+  picker.source_has(Source(1), Slot(0));
+  CHECK(picker.next_alone(Slot(0), Slot(1)) == std::nullopt);
+  picker.source_lost(Source(0), Slot(0));
+  CHECK(picker.next_alone(Slot(0), Slot(1)) == std::nullopt);
+  picker.remove_source(Source(1));
+  CHECK(picker.next_alone(Slot(0), Slot(1)) == Slot(0));
+  picker.clear_have(Slot(0));
+  CHECK(picker.next_alone(Slot(0), Slot(1)) == std::nullopt);
+}
+
+TEST_CASE("what only we have is found beyond the first word of slots") {
+  Picker picker;
+  picker.add_file(200);
+  picker.set_have(Slot(130));
+  CHECK(picker.next_alone(Slot(0), Slot(200)) == Slot(130));
+  CHECK(picker.next_alone(Slot(130), Slot(200)) == Slot(130));
+  CHECK(picker.next_alone(Slot(131), Slot(200)) == std::nullopt);
 }

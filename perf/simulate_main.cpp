@@ -1,0 +1,128 @@
+/// shoal-simulate: swarms in the simulated world, by scenario and size. perf/simulate runs it many times and draws.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+import shoal.base;
+import shoal.sim;
+import shoal.world;
+
+#include "simulation/scenarios.hpp"
+
+using namespace shoal;
+using namespace shoal::simulation;
+
+namespace {
+
+struct Command {
+  std::string scenario = "one-source";
+  std::size_t peers = 16;
+  std::string size = "500M";
+  std::string rate = "125M";
+  double latency_ms = 0.25;
+  std::uint64_t seed = 1;
+  std::uint64_t seeds = 1;
+  bool is_real = false;
+  bool is_tabular = false;
+};
+
+CLI::Validator readable_bytes() {
+  return {[](const std::string& text) {
+            const auto bytes = parse_bytes(text);
+            return bytes ? std::string() : bytes.error().message();
+          },
+          "BYTES"};
+}
+
+const Scenario* find_scenario(const std::string& name) {
+  const auto found = std::ranges::find(scenarios(), name, &Scenario::name);
+  return found == scenarios().end() ? nullptr : &*found;
+}
+
+Scale scale_of(const Command& command, std::uint64_t seed) {
+  if (command.scenario == "mixed") return mixed_scale(seed);  // draws its size from the seed
+  Scale scale;
+  scale.peers = command.peers;
+  scale.bytes = parse_bytes(command.size).value();
+  scale.rate = static_cast<double>(parse_bytes(command.rate).value());
+  scale.latency = Nanoseconds(static_cast<std::int64_t>(command.latency_ms * 1e6));
+  scale.options.seed = seed;
+  scale.options.bytes = command.is_real ? sim::Bytes::real : sim::Bytes::marks;
+  scale.options.messages = command.is_real ? sim::Messages::encoded : sim::Messages::values;
+  return scale;
+}
+
+/// Tab-separated, for programs. The columns are those of `kColumns`.
+std::string row_of(const Command& command, std::uint64_t seed, const Figures& figures) {
+  const auto seconds = [](Nanoseconds time) { return Seconds(time).count(); };
+  return fmt::format("{}\t{}\t{}\t{:.6f}\t{:.3f}\t{:.4f}\t{:.3f}\t{:.2f}\t{:.4f}\t{:.6f}\t{:.6f}\t{:.6f}\t{}\t{:016x}\t{}",
+                     command.scenario, command.peers, seed, seconds(figures.taken), figures.percent_of_bound, figures.duplicate_percent,
+                     figures.messages_per_chunk, figures.control_bytes_per_chunk, figures.control_percent, seconds(figures.median),
+                     seconds(figures.p99), seconds(figures.last), figures.steps, figures.trace, figures.problems.size());
+}
+
+std::string replay_command(const Command& command, std::uint64_t seed) {
+  return fmt::format("SHOAL_SIM_LOG=/dev/stderr shoal-simulate {} --peers {} --size {} --rate {} --latency {} --seed {}{}",
+                     command.scenario, command.peers, command.size, command.rate, command.latency_ms, seed,
+                     command.is_real ? " --real" : "");
+}
+
+constexpr const char* kColumns =
+    "scenario\tpeers\tseed\tseconds\tpercent_of_bound\tduplicate_percent\tmessages_per_chunk\tcontrol_bytes_per_chunk\tcontrol_percent"
+    "\tmedian\tp99\tlast\tsteps\ttrace\tproblems";
+
+int run(const Command& command) {
+  const Scenario& scenario = *find_scenario(command.scenario);
+  if (command.is_tabular) fmt::print("{}\n", kColumns);
+  std::uint64_t bad = 0;
+  for (std::uint64_t seed = command.seed; seed < command.seed + command.seeds; ++seed) {
+    const Figures figures = scenario.run(scale_of(command, seed));
+    if (command.is_tabular)
+      fmt::print("{}\n", row_of(command, seed, figures));
+    else if (command.seeds == 1 || !figures.problems.empty())
+      fmt::print("{}, {} peers, seed {}: {}\n", command.scenario, command.peers, seed, to_string(figures));
+    for (const auto& problem : figures.problems) fmt::print(stderr, "{}\n", problem);
+    if (!figures.problems.empty()) fmt::print(stderr, "again, with what the peers say: {}\n", replay_command(command, seed));
+    bad += figures.problems.empty() ? 0 : 1;
+    std::fflush(stdout);
+  }
+  return bad == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Command command;
+  CLI::App app{"Runs a swarm in virtual time, with the real tracker and peers on modelled machines."};
+  std::vector<std::string> names;
+  for (const auto& scenario : scenarios()) names.push_back(scenario.name);
+  app.add_option("scenario", command.scenario, "What happens")->check(CLI::IsMember(names));
+  app.add_option("--peers", command.peers, "Peers that fetch")->check(CLI::Range(1, 60'000));
+  app.add_option("--size", command.size, "Bytes of each file")->check(readable_bytes());
+  app.add_option("--rate", command.rate, "Bytes a second of each host, each way")->check(readable_bytes());
+  app.add_option("--latency", command.latency_ms, "Milliseconds from a host to the middle of the network");
+  app.add_option("--seed", command.seed, "The first seed");
+  app.add_option("--seeds", command.seeds, "So many seeds, one after the other")->check(CLI::PositiveNumber);
+  app.add_flag("--real", command.is_real, "Real bytes and encoded messages");
+  app.add_flag("--tsv", command.is_tabular, "A table for programs");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return run(command);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "shoal-simulate: {}\n", error.what());
+    return 1;
+  }
+}
