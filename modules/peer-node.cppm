@@ -257,7 +257,8 @@ struct Remote {
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
   std::uint32_t wrong_chunks = 0;
-  bool is_sending = false;  ///< Its writer has upload jobs of ours.
+  std::unordered_set<Slot> sent_away;  ///< What it asked for when others had to come first; once each.
+  bool is_sending = false;             ///< Its writer has upload jobs of ours.
   Instant sending_since{};
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
@@ -385,6 +386,7 @@ struct Node {
   std::map<std::string, RosterEntry> roster;  ///< By name.
   bool has_roster_news = false;
   std::map<std::string, Reach> reaches;  ///< Whom we want to be connected with, by name.
+  std::size_t degree = 0;                ///< So many neighbours we look for.
   std::size_t widening = 0;              ///< How often our neighbours had to be doubled.
   Instant last_chunk{};                  ///< Or when more neighbours were last looked for.
   std::unordered_map<PeerId, std::string> peer_names;

@@ -9,6 +9,7 @@ module;
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -50,16 +51,24 @@ bool was_dropped(const Node& node, const RosterEntry& entry) {
   return first != node.dropped.end() && first->first == entry.id;
 }
 
+/// Where a member stands on the ring: anywhere, so that those who come one after the other do not all begin with the first members.
+std::uint64_t place_of(PeerId peer) {
+  std::uint64_t bits = (std::uint64_t{peer.value} + 1) * 0x9E3779B97F4A7C15;  // Fibonacci hashing: even, and the same for everyone
+  bits ^= bits >> 32;
+  return bits * 0xD6E8FEB86659FD93;
+}
+
 std::vector<const RosterEntry*> members_in_order(const Node& node) {
   std::vector<const RosterEntry*> members;
   for (const auto& [id, entry] : node.roster) members.push_back(&entry);
-  std::ranges::sort(members, {}, [](const RosterEntry* entry) { return entry->peer; });
+  std::ranges::sort(members, {}, [](const RosterEntry* entry) { return place_of(entry->peer); });
   return members;
 }
 
 /// Those on the ring of members that are some steps away, or the next ones where they are gone.
 std::vector<const RosterEntry*> on_ring(const Node& node, const std::vector<const RosterEntry*>& members, std::size_t degree) {
-  const auto self = std::ranges::lower_bound(members, *node.self, {}, [](const RosterEntry* entry) { return entry->peer; });
+  const auto self =
+      std::ranges::lower_bound(members, place_of(*node.self), {}, [](const RosterEntry* entry) { return place_of(entry->peer); });
   const auto place = static_cast<std::size_t>(self - members.begin());
   std::vector<const RosterEntry*> chosen;
   for (const std::size_t step : ring_steps(members.size(), degree))
@@ -78,6 +87,7 @@ void choose_neighbours(Node& node) {
   const auto members = members_in_order(node);
   const std::size_t degree = usual_degree(members.size()) << node.widening;
   const bool is_with_all = !node.self || node.has_lost || degree + 1 >= members.size();
+  node.degree = is_with_all ? kMostNeighbours : degree;
   const Instant now = node.world.now();
   std::map<std::string, Reach> reaches;
   const auto choose = [&](const RosterEntry& entry, bool is_ours) {
@@ -129,7 +139,8 @@ void connect_missing(Node& node) {
       continue;
     }
     const bool is_our_turn = now >= reach.next_try && (reach.is_ours || now - reach.chosen >= kTheirTurn);
-    if (!is_our_turn || !may_be_reached(node, entry) || node.connecting.contains(id) || node.remotes.size() >= kMostNeighbours) continue;
+    const bool are_enough = node.remotes.size() + node.connecting.size() >= std::min(node.degree, kMostNeighbours);
+    if (!is_our_turn || are_enough || !may_be_reached(node, entry) || node.connecting.contains(id)) continue;
     reach.next_try = now + reach.backoff;
     reach.backoff = std::min(reach.backoff * 2, kLongestBackoff);
     node.connecting.insert(id);

@@ -75,10 +75,12 @@ bool has_unshared(const Node& node, const Content& content) {
 }
 
 /// False where another is getting the first copy of it, and where it would be a further copy while first ones wait to be given out:
-/// each of those is as good for whoever asks, and better for all others.
-bool may_have_now(Node& node, const Remote& remote, const Content& content, Slot slot) {
+/// each of those is as good for whoever asks, and better for all others. Who asks again has found no other: it may have got what we
+/// take for unshared, because nobody tells us of chunks that we have.
+bool may_have_now(Node& node, Remote& remote, const Content& content, Slot slot) {
   if (node.picker.availability(slot) == 0) return node.first_copies.promise(slot, remote.source, node.world.now());
-  return !remote.wants_everything || content.chunks == 1 || !has_unshared(node, content);
+  const bool must_wait = remote.wants_everything && content.chunks > 1 && has_unshared(node, content);
+  return !must_wait || !remote.sent_away.insert(slot).second;
 }
 
 /// Takes the next chunk for one of the neighbours that `is_ready`; requests that cannot be served any more are rejected.

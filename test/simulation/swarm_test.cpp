@@ -225,3 +225,8 @@ TEST_CASE("Connections that break while a swarm begins cost no more than a momen
     CHECK(figures.taken < 3s);  // a span of hashes whose connection broke was asked for again after 5 s
   }
 }
+
+TEST_CASE("Who comes late gets every chunk from those that believe to be alone in having others") {
+  // Nobody tells a peer of chunks that it has: so it takes them for unshared, and would send away whoever asks for another one for ever.
+  check_whole(mixed(mixed_scale(1459)));
+}
