@@ -135,7 +135,8 @@ class SourceRate {
   /// When an answer to a request of `bytes` made now is to be expected: (outstanding + bytes) / rate, plus the
   /// minimum RTT. A second before there is a rate.
   Nanoseconds expected(std::uint64_t bytes) const;
-  /// How long to wait for an answer before asking elsewhere: three times the expected time, at least two seconds.
+  /// How long to wait for an answer before asking elsewhere: three times the expected time, but 2 to 30 s.
+  /// An answer that comes later is taken all the same.
   Nanoseconds patience(std::uint64_t bytes) const;
 
  private:

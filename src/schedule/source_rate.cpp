@@ -14,11 +14,12 @@ import shoal.base;
 namespace shoal {
 namespace {
 
-constexpr double kMemory = 1.0;          ///< Seconds of busy time after which 1/e of a sample is left.
-constexpr double kShortest = 1e-3;       ///< Nobody is believed a rate that was measured over less.
-constexpr double kLongestSilence = 2.0;  ///< Seconds that one stall counts at most, so that it can be lived down.
-constexpr Seconds kSlack{0.008};         ///< Answers that wait for us, beyond a round trip.
-constexpr Seconds kLongest{3600};        ///< No expectation goes beyond it, so that no sum overflows.
+constexpr double kMemory = 1.0;                                  ///< Seconds of busy time after which 1/e of a sample is left.
+constexpr double kShortest = 1e-3;                               ///< Nobody is believed a rate that was measured over less.
+constexpr double kLongestSilence = 2.0;                          ///< Seconds that one stall counts at most, so that it can be lived down.
+constexpr Seconds kSlack{0.008};                                 ///< Answers that wait for us, beyond a round trip.
+constexpr Seconds kLongest{3600};                                ///< No expectation goes beyond it, so that no sum overflows.
+constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);  ///< Who fell silent has hardly any rate: nobody waits for that.
 constexpr double kFewestChunks = 2;
 constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
@@ -91,6 +92,8 @@ Nanoseconds SourceRate::expected(std::uint64_t bytes) const {
   return to_nanoseconds(transfer + Seconds(min_rtt_.value_or(Nanoseconds(0))));
 }
 
-Nanoseconds SourceRate::patience(std::uint64_t bytes) const { return std::max<Nanoseconds>(3 * expected(bytes), std::chrono::seconds(2)); }
+Nanoseconds SourceRate::patience(std::uint64_t bytes) const {
+  return std::clamp<Nanoseconds>(3 * expected(bytes), std::chrono::seconds(2), kMostPatience);
+}
 
 }  // namespace shoal

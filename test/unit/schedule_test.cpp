@@ -632,3 +632,14 @@ TEST_CASE("what only we have is found beyond the first word of slots") {
   CHECK(picker.next_alone(Slot(130), Slot(200)) == Slot(130));
   CHECK(picker.next_alone(Slot(131), Slot(200)) == std::nullopt);
 }
+
+TEST_CASE("nobody waits longer than 30 s for a source that has fallen silent") {
+  SourceRate source = after_steady_answers(10ms, 10);
+  const Instant now{std::chrono::hours(1)};
+  source.on_request(now, kChunkSize);
+  source.on_answer(now, now + 20min, 1);  // a byte in 20 minutes
+  source.on_request(now + 20min, kChunkSize);
+  source.on_answer(now + 20min, now + 40min, 1);
+  CHECK(source.expected(kChunkSize) > 60s);
+  CHECK(source.patience(kChunkSize) == 30s);
+}
