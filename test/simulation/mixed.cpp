@@ -301,6 +301,9 @@ Figures mixed(const Scale& scale) {
   simulation.run([&] { return swarm.is_done() && simulation.now() >= horizon; }, {horizon + draws.time(1s, 45s)});
   swarm.note("everything is healed");
   trouble->end();
+  // Who was stopped when its disk was full learns of that only now, and ends: whoever runs it starts it again.
+  simulation.run([&] { return swarm.is_done(); }, {1s});
+  swarm.make_whole();
   return swarm.finish(scale.limits);
 }
 
