@@ -41,6 +41,20 @@ Scale marked(Scale scale) {
   return scale;
 }
 
+sim::HostOptions host_at(double rate) {
+  sim::HostOptions host;
+  host.up = host.down = rate;
+  return host;
+}
+
+/// The first peer has a file of `bytes`, and so many others, on machines alike, want it.
+void add_source_and_fetchers(Swarm& swarm, const sim::HostOptions& host, std::uint64_t bytes, std::size_t fetchers) {
+  PeerPlan source{host, {}};
+  source.files.emplace_back("file", swarm.simulation().content(1, bytes));
+  swarm.add(std::move(source));
+  for (std::size_t i = 0; i < fetchers; ++i) swarm.add({host, {}});
+}
+
 void check_whole(const Figures& figures) {
   CAPTURE(to_string(figures));
   for (const auto& problem : figures.problems) UNSCOPED_INFO(problem);
@@ -105,13 +119,9 @@ namespace {
 Figures source_leaves(std::uint64_t seed, bool returns) {
   const Scale scale = marked(scale_of(3, seed));
   Swarm swarm(scale.options, 0);
-  sim::HostOptions host;
-  host.up = host.down = 2e6;
+  sim::HostOptions host = host_at(2e6);
   host.work = 2ms;
-  PeerPlan source{host, {}};
-  source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
-  swarm.add(std::move(source));
-  for (int i = 0; i < 3; ++i) swarm.add({host, {}});
+  add_source_and_fetchers(swarm, host, 4 * kMiB, 3);
   swarm.start_all();
   const Nanoseconds while_it_goes(500'000'000 + swarm.simulation().random() % 1'000'000'000);
   swarm.simulation().run([] { return false; }, {while_it_goes});
@@ -136,12 +146,7 @@ namespace {
 Figures source_cannot_read(std::uint64_t seed) {
   const Scale scale = marked(scale_of(1, seed));
   Swarm swarm(scale.options, 0);
-  sim::HostOptions host;
-  host.up = host.down = 2e6;
-  PeerPlan source{host, {}};
-  source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
-  swarm.add(std::move(source));
-  swarm.add({host, {}});
+  add_source_and_fetchers(swarm, host_at(2e6), 4 * kMiB, 1);
   swarm.start_all();
   swarm.simulation().run([] { return false; }, {Nanoseconds(100'000'000 + swarm.simulation().random() % 1'000'000'000)});
   swarm.simulation().break_disk(swarm.host_of(0), true);
@@ -192,13 +197,8 @@ TEST_CASE("Who has none of the sources among its neighbours looks for others") {
     CAPTURE(seed);
     const Scale scale = marked(scale_of(1, seed));
     Swarm swarm(scale.options, 32);
-    sim::HostOptions host;
-    host.up = host.down = scale.rate;
-    PeerPlan source{host, {}};
-    source.files.emplace_back("file", swarm.simulation().content(1, 4 * kMiB));
-    swarm.add(std::move(source));
-    swarm.add({host, {}});
-    for (int i = 0; i < 30; ++i) swarm.add({host, {}, false});  // have nothing, want nothing, and pass nothing on
+    add_source_and_fetchers(swarm, host_at(scale.rate), 4 * kMiB, 1);
+    for (int i = 0; i < 30; ++i) swarm.add({host_at(scale.rate), {}, false});  // have nothing, want nothing, and pass nothing on
     swarm.start_all();
     check_whole(swarm.finish({1min}));
   }
@@ -209,12 +209,7 @@ TEST_CASE("Connections that break while a swarm begins cost no more than a momen
     CAPTURE(seed);
     const Scale scale = marked(scale_of(12, seed));
     Swarm swarm(scale.options, 13);
-    sim::HostOptions host;
-    host.up = host.down = scale.rate;
-    PeerPlan source{host, {}};
-    source.files.emplace_back("file", swarm.simulation().content(1, 8 * kMiB));
-    swarm.add(std::move(source));
-    for (std::size_t i = 0; i < scale.peers; ++i) swarm.add({host, {}});
+    add_source_and_fetchers(swarm, host_at(scale.rate), 8 * kMiB, scale.peers);
     swarm.start_all();
     for (int cut = 0; cut < 20; ++cut) {
       swarm.simulation().run([] { return false; }, {1ms});
