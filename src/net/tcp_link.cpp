@@ -228,6 +228,7 @@ Task<Result<>> TcpLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
   encode(header, out_);
   if (auto written = co_await write_file(out_, *source, file_offset, header.length); !written) co_return written;
   // Until most of it is on its way: what is begun meanwhile for others would only share the uplink with it.
+  const Waiting waiting(*connection_, connection_->watch.writing, kSendPatience);
   co_return co_await wait_writable();
 }
 
