@@ -386,8 +386,8 @@ struct Node {
   std::map<std::string, RosterEntry> roster;  ///< By name.
   bool has_roster_news = false;
   std::map<std::string, Reach> reaches;  ///< Whom we want to be connected with, by name.
-  std::size_t degree = 0;                ///< So many neighbours we look for.
-  std::size_t widening = 0;              ///< How often our neighbours had to be doubled.
+  std::size_t others_wanted = 0;         ///< So many others the tracker was asked for; 0: those that it chose will do.
+  std::size_t introduced = 0;            ///< So many of them it told of.
   Instant last_chunk{};                  ///< Or when more neighbours were last looked for.
   std::unordered_map<PeerId, std::string> peer_names;
   std::optional<PeerId> self;
@@ -564,6 +564,10 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
 void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link);
 Result<> on_tracker_message(Node& node, const Message& message);
 void on_roster(Node& node, const RosterEntry& entry);
+/// Asks the tracker to introduce us to so many others, at most kMostNeighbours, where it did not already.
+void want_others(Node& node, std::size_t others);
+/// How many others we were told of that are here.
+std::size_t others_here(const Node& node);
 void tell_tracker(Node& node, Message message);
 void report_progress(Node& node);
 std::vector<HaveCount> all_counts(const Node& node);

@@ -15,6 +15,7 @@ module;
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -38,10 +39,46 @@ inline constexpr std::size_t kMaxHolders = 64;         ///< Holders of one file 
 /// Whether `id` can name a peer: 1 to kMaxPeerId bytes that check_name takes as a single part.
 Result<> check_peer_id(std::string_view id);
 
+/// Who is told of whom: everyone of everyone in a small swarm, of about 2 log2 n others in a large one (`usual_degree` in
+/// shoal.schedule, docs/decisions/0009). To be introduced works both ways and lasts. Numbers only: no IO, one strand.
+class Introductions {
+ public:
+  using Pair = std::pair<PeerId, PeerId>;
+
+  /// Each of these is here, nobody was before: they stand on a ring, and everyone gets as many others.
+  std::vector<Pair> begin(const std::vector<PeerId>& peers);
+  /// The peer is here, for the first time or again. It gets half of the usual number, as later ones are introduced to it, too.
+  std::vector<Pair> arrive(PeerId peer);
+  /// The peer is gone: those that it leaves with too few get others.
+  std::vector<Pair> depart(PeerId peer);
+  /// The peer needs at least `others` that are here, or all where there are no more.
+  std::vector<Pair> widen(PeerId peer, std::size_t others);
+
+  /// How many peers that are here it was introduced to.
+  std::size_t others_here(PeerId peer) const;
+
+ private:
+  struct Place {
+    std::vector<PeerId> others;
+    std::size_t here = 0;  ///< How many of them are.
+    bool is_here = false;
+  };
+  Place& place(PeerId peer);
+  std::size_t position(PeerId peer) const;
+  bool enter(PeerId peer);
+  std::size_t fewest() const;
+  bool may_pair(PeerId a, PeerId b, bool is_capped) const;
+  bool pair(PeerId a, PeerId b, std::vector<Pair>& fresh);
+  void fill(PeerId peer, std::size_t others, std::vector<Pair>& fresh);
+
+  std::vector<Place> places_;  ///< By PeerId.
+  std::vector<PeerId> ring_;   ///< Those that are here, in the order of the ring.
+};
+
 /// What the tracker knows. Values in, values out: no IO, no clock but the instants that are passed in. One strand.
 ///
-/// All that members have to learn stands in one ordered list of news; a session reads on from the revision that it has
-/// reached, as fast as its peer takes it, so nothing queues up for a slow one.
+/// All that members have to learn has a revision; a session reads on from the one that it has reached, as fast as its peer
+/// takes it, so nothing queues up for a slow one.
 class Registry {
  public:
   struct Options {
@@ -69,6 +106,9 @@ class Registry {
   tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session,
                                         Instant now);
 
+  /// A member wants to know of at least so many others that are here; returns those that it was introduced to, all of them.
+  Result<std::vector<RosterEntry>> introduce(PeerId peer, std::size_t others);
+
   /// The steps of a member. Each fails when the message makes no sense.
   Result<> offer(PeerId peer, const Offer& offer, Instant now);
   Result<> withdraw(PeerId peer, const Withdraw& names, Instant now);
@@ -81,14 +121,25 @@ class Registry {
   void expire(Instant now);
 
   /// The next news for a member that has reached `revision`, at most about `max_bytes` of them, and the new revision.
-  /// Nothing where there is none, or as long as a closed swarm waits for its peers.
+  /// Nothing where there is none, or as long as a closed swarm waits for its peers. The roster is of those only that the
+  /// member was introduced to, and of itself.
   struct News {
     std::vector<Message> messages;
     std::uint64_t revision = 0;
   };
   std::optional<News> news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const;
   std::uint64_t revision() const { return revision_; }
+  /// Of the last news about files: whoever is complete up to it is done.
+  std::uint64_t catalogue_revision() const { return catalogue_revision_; }
   bool has_begun() const { return has_begun_; }
+  std::size_t here() const { return here_; }  ///< Members that are.
+
+  /// Whom what happened since the last call is news for.
+  struct Concerned {
+    bool all = false;
+    std::vector<std::uint64_t> sessions;  ///< Of members, where not all; one may stand there twice.
+  };
+  Concerned take_concerned();
 
   /// Whose files match `pattern` (see Find), in order of name, each with at most kMaxHolders of its holders, the owners
   /// first; `from` continues a listing at that place.
@@ -137,12 +188,11 @@ class Registry {
     std::uint64_t upload_rate = 0;  ///< Bytes a second; 0 when unknown.
     std::uint64_t download_rate = 0;
     std::optional<Instant> gone_since;
+    std::uint64_t changed = 0;                ///< The revision at which its place in the roster last changed.
+    std::map<PeerId, std::uint64_t> others;   ///< Whom it was introduced to, and at which revision.
     std::map<std::string, FileEntry, std::less<>> offers;
     std::unordered_map<Sha256Digest, std::uint32_t> names_of;  ///< How many of its offers have that content.
     std::set<std::string> unconfirmed;                         ///< Offered before it returned, and not again yet.
-  };
-  struct RosterNews {
-    PeerId peer;
   };
   struct OfferNews {
     PeerId owner;
@@ -153,8 +203,12 @@ class Registry {
     std::string name;
     bool lost = false;
   };
-  using Item = std::variant<RosterNews, OfferNews, RetractNews>;
+  using Item = std::variant<OfferNews, RetractNews>;
   struct Batch;
+  struct RosterItem {
+    std::uint64_t revision = 0;
+    PeerId peer;
+  };
 
   Member* member(PeerId peer);
   const Member* member(PeerId peer) const;
@@ -163,6 +217,11 @@ class Registry {
   std::vector<PeerId> holders_of(const FileEntry& entry) const;
   RosterEntry roster_entry(const Member& member) const;
   void tell(Item item);
+  void tell_of(Member& member);
+  void introduce(const std::vector<Introductions::Pair>& pairs);
+  void begin();
+  std::vector<RosterItem> roster_news(const Member& member, std::uint64_t revision) const;
+  void add_item(Batch& batch, PeerId reader, std::uint64_t revision, const Item& item) const;
   void compact();
   void retract(Member& member, const std::string& name, bool lost);
   void drop_name(Member& member, const Sha256Digest& root, bool is_file_gone);
@@ -170,6 +229,7 @@ class Registry {
   void retract_lost(Member& member);
   bool is_held(const FileEntry& entry) const;
   bool is_done(const Member& member) const;
+  void set_present(Member& member, bool is_here, bool has_offered);
   void update(Instant now);
   double percent_of_lower_bound(Nanoseconds total) const;
 
@@ -177,11 +237,15 @@ class Registry {
   std::optional<Instant> clock_zero_;
   std::vector<Member> members_;  ///< By PeerId.
   std::unordered_map<std::string, PeerId> by_id_;
-  std::map<std::uint64_t, Item> news_;  ///< By revision.
+  Introductions introductions_;
+  Concerned concerned_;
+  std::map<std::uint64_t, Item> news_;  ///< Of files, by revision.
   std::uint64_t revision_ = 0;
   std::uint64_t catalogue_revision_ = 0;                                      ///< Of the last news about files.
   std::size_t live_news_ = 0;                                                 ///< About as many of the news are not superseded.
   std::unordered_map<Sha256Digest, std::map<PeerId, std::uint32_t>> counts_;  ///< Chunks had, by content and peer.
+  std::size_t here_ = 0;   ///< Members that are.
+  std::size_t ready_ = 0;  ///< Members that are here and have offered.
   bool has_begun_ = false;
   std::optional<Nanoseconds> last_complete_;
   std::optional<SwarmComplete> outcome_;

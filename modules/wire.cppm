@@ -39,7 +39,7 @@ inline constexpr std::size_t kDataLimit = kChunkSize + 4096;  ///< Bytes of a fr
 enum class MessageType : std::uint16_t {
   hello = 1, welcome = 2, refusal = 3, ping = 4, pong = 5, leave = 6,
   register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
-  retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29,
+  retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29, introduce = 30, introduced = 31,
   subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
   hash_request = 55, hash_reply = 56, gone = 57,
 };
@@ -183,7 +183,8 @@ struct RosterEntry {
   friend bool operator==(const RosterEntry&, const RosterEntry&) = default;
 };
 
-/// News of peers, the receiver itself among them; later entries replace earlier ones for the same peer.
+/// News of the receiver itself and of those peers that it was introduced to: all in a small swarm, some in a large one. Later entries
+/// replace earlier ones for the same peer.
 struct Roster {
   static constexpr auto kType = MessageType::roster;
   std::vector<RosterEntry> peers;
@@ -197,12 +198,20 @@ struct Offered {
   friend bool operator==(const Offered&, const Offered&) = default;
 };
 
+struct PeerName {
+  PeerId peer;
+  std::string id;
+  static constexpr auto fields() { return std::tuple{&PeerName::peer, &PeerName::id}; }
+  friend bool operator==(const PeerName&, const PeerName&) = default;
+};
+
 /// Files that peers offer, in the order in which the tracker learned of them; the receiver's own are left out.
 struct Catalogue {
   static constexpr auto kType = MessageType::catalogue;
   std::uint64_t revision = 0;  ///< Of the catalogue after these entries.
   std::vector<Offered> entries;
-  static constexpr auto fields() { return std::tuple{&Catalogue::revision, &Catalogue::entries}; }
+  std::vector<PeerName> owners;  ///< What the owners of these entries are called: they need not be in the roster.
+  static constexpr auto fields() { return std::tuple{&Catalogue::revision, &Catalogue::entries, &Catalogue::owners}; }
 };
 
 /// Files that `owner` no longer offers. With `lost`, because the owner is gone for good.
@@ -215,12 +224,26 @@ struct Retracted {
   static constexpr auto fields() { return std::tuple{&Retracted::revision, &Retracted::owner, &Retracted::lost, &Retracted::names}; }
 };
 
-/// Everything that the tracker knows has been sent, up to `revision`. A closed swarm gets it when all are here.
+/// The whole catalogue has been sent, up to `revision`. A closed swarm gets it when all are here.
 struct Begin {
   static constexpr auto kType = MessageType::begin;
   std::uint64_t revision = 0;
   std::uint32_t peers = 0;
   static constexpr auto fields() { return std::tuple{&Begin::revision, &Begin::peers}; }
+};
+
+/// Asks to be introduced to more peers: to at least so many others that are here, or to all where there are no more.
+struct Introduce {
+  static constexpr auto kType = MessageType::introduce;
+  std::uint32_t others = 0;
+  static constexpr auto fields() { return std::tuple{&Introduce::others}; }
+};
+
+/// The answer, after the roster that it takes: what was asked for.
+struct Introduced {
+  static constexpr auto kType = MessageType::introduced;
+  std::uint32_t others = 0;
+  static constexpr auto fields() { return std::tuple{&Introduced::others}; }
 };
 
 struct HaveCount {
@@ -407,7 +430,7 @@ struct Gone {
 /// Every message but the chunk, whose bytes do not pass through here.
 using Message = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,                                            //
                              Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
-                             Progress, Complete, SwarmComplete, Find, Found,                                        //
+                             Progress, Complete, SwarmComplete, Find, Found, Introduce, Introduced,                 //
                              Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone>;
 
 MessageType type_of(const Message& message);

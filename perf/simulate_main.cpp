@@ -12,6 +12,8 @@
 #include <cstdio>
 #include <exception>
 #include <functional>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,6 +39,7 @@ struct Command {
   std::uint64_t seeds = 1;
   bool is_real = false;
   bool is_tabular = false;
+  std::string curve;  ///< A file for the curve of each run; empty: none.
 };
 
 CLI::Validator readable_bytes() {
@@ -74,6 +77,10 @@ std::string row_of(const Command& command, std::uint64_t seed, const Figures& fi
                      seconds(figures.p99), seconds(figures.last), figures.steps, figures.trace, figures.problems.size());
 }
 
+void write_curve(std::FILE* file, std::uint64_t seed, const Figures& figures) {
+  for (const auto& [at, percent] : figures.curve) fmt::print(file, "{}\t{:.6f}\t{:.3f}\n", seed, Seconds(at).count(), percent);
+}
+
 std::string replay_command(const Command& command, std::uint64_t seed) {
   return fmt::format("SHOAL_SIM_LOG=/dev/stderr shoal-simulate {} --peers {} --size {} --rate {} --latency {} --seed {}{}",
                      command.scenario, command.peers, command.size, command.rate, command.latency_ms, seed,
@@ -87,6 +94,9 @@ constexpr const char* kColumns =
 int run(const Command& command) {
   const Scenario& scenario = *find_scenario(command.scenario);
   if (command.is_tabular) fmt::print("{}\n", kColumns);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> curves(command.curve.empty() ? nullptr : std::fopen(command.curve.c_str(), "w"),
+                                                               std::fclose);
+  if (!command.curve.empty() && !curves) throw std::runtime_error("cannot write " + command.curve);
   std::uint64_t bad = 0;
   for (std::uint64_t seed = command.seed; seed < command.seed + command.seeds; ++seed) {
     const Figures figures = scenario.run(scale_of(command, seed));
@@ -94,6 +104,7 @@ int run(const Command& command) {
       fmt::print("{}\n", row_of(command, seed, figures));
     else if (command.seeds == 1 || !figures.problems.empty())
       fmt::print("{}, {} peers, seed {}: {}\n", command.scenario, command.peers, seed, to_string(figures));
+    if (curves) write_curve(curves.get(), seed, figures);
     for (const auto& problem : figures.problems) fmt::print(stderr, "{}\n", problem);
     if (!figures.problems.empty()) fmt::print(stderr, "again, with what the peers say: {}\n", replay_command(command, seed));
     bad += figures.problems.empty() ? 0 : 1;
@@ -118,6 +129,7 @@ int main(int argc, char** argv) {
   app.add_option("--seeds", command.seeds, "So many seeds, one after the other")->check(CLI::PositiveNumber);
   app.add_flag("--real", command.is_real, "Real bytes and encoded messages");
   app.add_flag("--tsv", command.is_tabular, "A table for programs");
+  app.add_option("--curve", command.curve, "Write how much was moved by when to this file: seed, seconds, percent");
   CLI11_PARSE(app, argc, argv);
   try {
     return run(command);

@@ -68,11 +68,11 @@ class Axis:
     def x(self, seconds):
         return LEFT + seconds / self.seconds * (WIDTH - LEFT - RIGHT)
 
-    def draw(self, drawing, top, bottom):
+    def draw(self, drawing, top, bottom, name="seconds since the first registration"):
         for tick in ticks(self.seconds, 10):
             drawing.line(self.x(tick), top, self.x(tick), bottom, GRID)
             drawing.text(self.x(tick), bottom + 18, f"{tick:g}", 12, SOFT, "middle")
-        drawing.text(WIDTH - RIGHT, bottom + 36, "seconds since the first registration", 12, SOFT, "end")
+        drawing.text(WIDTH - RIGHT, bottom + 36, name, 12, SOFT, "end")
 
 
 def draw_bound(drawing, axis, bound, top, bottom, is_named):

@@ -186,7 +186,8 @@ void on_retracted(Node& node, const std::string& owner, const std::string& name,
       if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
       target.is_lost = true;
-      node.has_lost = node.has_roster_news = true;
+      node.has_lost = true;
+      want_others(node, kMostNeighbours);  // that nobody has it can only be said of those that are connected
       if (!lost)
         fail_target(node, *content, target,
                     {make_error_code(Errc::changed), fmt::format("{} of {} was withdrawn before it was whole", name, owner), {}});

@@ -43,6 +43,7 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
     node.peer_names.clear();  // another run of the tracker numbers its peers anew
     node.roster.clear();
     node.reaches.clear();
+    node.introduced = 0;
   }
   node.tracker = std::move(link);
   node.self = registered.peer;
@@ -53,6 +54,7 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
   node.complete_told.reset();
   for (const auto& content : node.contents)
     if (content->have > 0) node.counts_changed.insert(content->index);
+  if (node.others_wanted > node.introduced) tell_tracker(node, Introduce{static_cast<std::uint32_t>(node.others_wanted)});
   node.report.event("registered", {{"peer", node.options.id}, {"tracker", to_string(node.options.tracker)}, {"epoch", registered.epoch}});
   node.report.note(fmt::format("{}: registered with the tracker at {}", node.options.id, to_string(node.options.tracker)));
 }
@@ -65,6 +67,18 @@ void on_roster(Node& node, const RosterEntry& entry) {
   node.peer_names[entry.peer] = entry.id;
   node.roster[entry.id] = entry;
   node.has_roster_news = true;
+}
+
+void want_others(Node& node, std::size_t others) {
+  others = std::min(others, kMostNeighbours);
+  if (others <= node.others_wanted) return;
+  node.others_wanted = others;
+  tell_tracker(node, Introduce{static_cast<std::uint32_t>(others)});
+}
+
+std::size_t others_here(const Node& node) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(node.roster, [&](const auto& peer) { return peer.second.is_here && peer.first != node.options.id; }));
 }
 
 namespace {
@@ -90,6 +104,7 @@ Result<> on_tracker_message(Node& node, const Message& message) {
     for (const auto& entry : roster->peers) on_roster(node, entry);
     connect_missing(node);
   } else if (const auto* catalogue = std::get_if<Catalogue>(&message)) {
+    for (const auto& owner : catalogue->owners) node.peer_names[owner.peer] = owner.id;
     for (const auto& offered : catalogue->entries) on_offered(node, owner_name(node, offered.owner), offered.entry);
     node.revision = std::max(node.revision, catalogue->revision);
   } else if (const auto* retracted = std::get_if<Retracted>(&message)) {
@@ -99,6 +114,10 @@ Result<> on_tracker_message(Node& node, const Message& message) {
     if (!node.has_begun) node.report.event("begin", {{"peers", std::uint64_t{begin->peers}}});
     node.has_begun = true;
     node.revision = std::max(node.revision, begin->revision);
+    check_done(node);
+  } else if (const auto* introduced = std::get_if<Introduced>(&message)) {
+    node.introduced = std::max<std::size_t>(node.introduced, introduced->others);
+    give_up_lost(node);
     check_done(node);
   } else if (const auto* over = std::get_if<SwarmComplete>(&message)) {
     on_swarm_complete(node, *over);

@@ -57,7 +57,8 @@ void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
   if (++remote->wrong_chunks < kMostWrongChunks) return;
   node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
   node.dropped.emplace(remote->id, remote->session->instance);
-  node.has_roster_news = true;  // somebody else is to take its place
+  node.has_roster_news = true;
+  want_others(node, others_here(node) + 1);  // somebody else is to take its place
   asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
 }
 

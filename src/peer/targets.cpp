@@ -334,11 +334,12 @@ Task<> publish_contents(Node& node) {
 
 void give_up_lost(Node& node) {
   if (!node.has_lost) return;
-  // Only who is connected can be judged by: wait for those that are here.
+  // Only who is connected can be judged by: wait for those that are here, as many as there may be.
   const auto is_unreached = [&](const auto& peer) {
     return peer.second.is_here && peer.first != node.options.id && !node.by_id.contains(peer.first);
   };
-  if (std::ranges::any_of(node.roster, is_unreached)) return;
+  if (node.introduced < kMostNeighbours) return;
+  if (node.remotes.size() < kMostNeighbours && std::ranges::any_of(node.roster, is_unreached)) return;
   for (const auto& content : node.contents) {
     const bool is_asked = std::ranges::any_of(
         content->targets, [](const Target& target) { return target.is_lost && !target.is_failed && !target.is_published; });

@@ -22,11 +22,6 @@ module shoal.tracker;
 namespace shoal {
 namespace {
 
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-
 Registry::Denial deny(RefusalReason reason, std::string why, std::string advice) {
   return {{make_error_code(Errc::refused), std::move(why), std::move(advice)}, reason};
 }
@@ -97,28 +92,47 @@ tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello&
   Member& member = enlist(hello.id);
   Admission admission{member.peer, std::nullopt, member.instance != 0};
   if (member.is_here) admission.replaced_session = member.session;
+  set_present(member, true, false);
   member.instance = hello.instance;
   member.session = session;
   member.host = request.host.empty() ? seen_host : request.host;
   member.port = request.port;
   member.appetite = request.appetite;
-  member.is_here = true;
-  member.has_offered = member.is_complete = member.is_given_up = member.was_done = false;
+  member.is_complete = member.is_given_up = member.was_done = false;
   member.gone_since.reset();
   member.unconfirmed.clear();
   for (const auto& [name, entry] : member.offers) member.unconfirmed.insert(name);
-  tell(RosterNews{member.peer});
+  tell_of(member);
+  if (options_.expect == 0 || has_begun_) introduce(introductions_.arrive(member.peer));
   return admission;
+}
+
+void Registry::set_present(Member& member, bool is_here, bool has_offered) {
+  here_ += static_cast<std::size_t>(is_here) - static_cast<std::size_t>(member.is_here);
+  ready_ -= member.is_here && member.has_offered ? 1 : 0;
+  member.is_here = is_here;
+  member.has_offered = has_offered;
+  ready_ += is_here && has_offered ? 1 : 0;
+}
+
+Result<std::vector<RosterEntry>> Registry::introduce(PeerId peer, std::size_t others) {
+  const Member* member = this->member(peer);
+  if (!member) return no_member(peer);
+  introduce(introductions_.widen(peer, others));
+  std::vector<RosterEntry> entries;
+  for (const auto& [other, since] : member->others) entries.push_back(roster_entry(members_[other.value]));
+  return entries;
 }
 
 void Registry::gone(PeerId peer, std::uint64_t session, bool left, Instant now) {
   Member* member = this->member(peer);
   if (!member || member->session != session || !member->is_here) return;
   member->was_done = is_done(*member);
-  member->is_here = false;
+  set_present(*member, false, member->has_offered);
   member->gone_since = now;
   for (auto& [root, holders] : counts_) holders.erase(peer);
-  tell(RosterNews{peer});
+  tell_of(*member);
+  introduce(introductions_.depart(peer));
   // Whoever says goodbye after it was done, or in a swarm that waits for nobody, is not waited for.
   if (left && (options_.expect == 0 || member->was_done)) give_up(*member);
   update(now);
@@ -191,7 +205,7 @@ Result<> Registry::offer_end(PeerId peer, Instant now) {
   Member* member = this->member(peer);
   if (!member) return no_member(peer);
   for (const auto& name : std::exchange(member->unconfirmed, {})) retract(*member, name, false);
-  member->has_offered = true;
+  set_present(*member, member->is_here, true);
   update(now);
   return {};
 }
@@ -236,7 +250,7 @@ Result<> Registry::complete(PeerId peer, const Complete& complete, Instant now) 
   member->upload_rate = complete.upload_rate;
   member->download_rate = complete.download_rate;
   if (is_done(*member)) last_complete_ = clock(now);
-  if (is_news) tell(RosterNews{peer});
+  if (is_news) tell_of(*member);
   update(now);
   return {};
 }
@@ -249,8 +263,7 @@ bool Registry::is_done(const Member& member) const {
 /// Begins a closed swarm when all are here, and ends it when all are complete or given up.
 void Registry::update(Instant now) {
   if (options_.expect == 0 || outcome_) return;
-  const auto is_ready = [](const Member& member) { return member.is_here && member.has_offered; };
-  if (!has_begun_) has_begun_ = static_cast<std::size_t>(std::ranges::count_if(members_, is_ready)) >= options_.expect;
+  if (!has_begun_ && ready_ >= options_.expect) begin();
   if (!has_begun_) return;
   const auto is_over = [this](const Member& member) { return member.is_given_up || is_done(member); };
   if (members_.size() < options_.expect || !std::ranges::all_of(members_, is_over)) return;
@@ -262,6 +275,16 @@ void Registry::update(Instant now) {
   }
   outcome.percent_of_bound_x100 = static_cast<std::uint32_t>(100.0 * percent_of_lower_bound(Nanoseconds(outcome.total_ns)));
   outcome_ = std::move(outcome);
+  concerned_.all = true;
+}
+
+/// Everyone who is here learns of others, and of the catalogue.
+void Registry::begin() {
+  has_begun_ = concerned_.all = true;
+  std::vector<PeerId> here;
+  for (const Member& member : members_)
+    if (member.is_here) here.push_back(member.peer);
+  introduce(introductions_.begin(here));
 }
 
 /// How near the swarm came to the best that its links allow (see lower_bound in shoal.schedule), 0 when that cannot be told. A peer
@@ -288,21 +311,37 @@ double Registry::percent_of_lower_bound(Nanoseconds total) const {
 // ---- news ---------------------------------------------------------------------------------------------
 
 void Registry::tell(Item item) {
-  const bool is_about_files = !std::holds_alternative<RosterNews>(item);
   news_.emplace(++revision_, std::move(item));
-  if (is_about_files) catalogue_revision_ = revision_;
+  catalogue_revision_ = revision_;
+  concerned_.all = true;
   if (news_.size() > 1024 && news_.size() > 4 * live_news_) compact();
 }
 
+/// The member's place in the roster changed: news for itself and for those that were introduced to it.
+void Registry::tell_of(Member& member) {
+  member.changed = ++revision_;
+  concerned_.sessions.push_back(member.session);
+  for (const auto& [other, since] : member.others) concerned_.sessions.push_back(members_[other.value].session);
+}
+
+void Registry::introduce(const std::vector<Introductions::Pair>& pairs) {
+  for (const auto& [one, other] : pairs) {
+    Member& a = members_[one.value];
+    Member& b = members_[other.value];
+    a.others.emplace(other, ++revision_);
+    b.others.emplace(one, revision_);
+    concerned_.sessions.insert(concerned_.sessions.end(), {a.session, b.session});
+  }
+}
+
+Registry::Concerned Registry::take_concerned() { return std::exchange(concerned_, {}); }
+
 void Registry::compact() {
-  // Walk from the newest to the oldest: a roster item or an offer that was seen already is told by the newer one.
-  std::set<std::pair<std::uint32_t, std::string>> seen;
+  // Walk from the newest to the oldest: an offer that was seen already is told by the newer item.
+  std::set<std::pair<PeerId, std::string_view>> seen;
   for (auto place = news_.end(); place != news_.begin();) {
     --place;
-    const auto key = std::visit(Overloaded{[](const RosterNews& news) { return std::pair(news.peer.value, std::string()); },
-                                           [](const OfferNews& news) { return std::pair(news.owner.value, news.name); },
-                                           [](const RetractNews& news) { return std::pair(news.owner.value, news.name); }},
-                                place->second);
+    const auto key = std::visit([](const auto& news) { return std::pair(news.owner, std::string_view(news.name)); }, place->second);
     if (!seen.insert(key).second) place = news_.erase(place);
   }
   live_news_ = news_.size();
@@ -341,39 +380,61 @@ struct Registry::Batch {
   }
 };
 
+/// What the member has not heard of its roster, in order of revision.
+std::vector<Registry::RosterItem> Registry::roster_news(const Member& member, std::uint64_t revision) const {
+  std::vector<RosterItem> items;
+  if (member.changed > revision) items.push_back({member.changed, member.peer});
+  for (const auto& [other, since] : member.others)
+    if (const auto changed = std::max(since, members_[other.value].changed); changed > revision) items.push_back({changed, other});
+  std::ranges::sort(items, {}, &RosterItem::revision);
+  return items;
+}
+
+void Registry::add_item(Batch& batch, PeerId reader, std::uint64_t revision, const Item& item) const {
+  const auto always = [](const auto&) { return true; };
+  if (const auto* news = std::get_if<OfferNews>(&item)) {
+    const Member& owner = members_[news->owner.value];
+    const auto offered = owner.offers.find(news->name);
+    const bool is_there = offered != owner.offers.end();
+    auto& message = batch.open<Catalogue>(is_there ? 160 + news->name.size() + owner.id.size() : 0, always);
+    message.revision = revision;
+    if (!is_there || news->owner == reader) return;
+    const bool is_named = !message.entries.empty() && message.entries.back().owner == news->owner;
+    if (!is_named) message.owners.push_back({news->owner, owner.id});
+    message.entries.push_back({news->owner, offered->second});
+    return;
+  }
+  const auto& news = std::get<RetractNews>(item);
+  const auto is_alike = [&](const Retracted& other) { return other.owner == news.owner && other.lost == news.lost; };
+  auto& message = batch.open<Retracted>(16 + news.name.size(), is_alike);
+  message.revision = revision;
+  message.owner = news.owner;
+  message.lost = news.lost;
+  // A later offer of the same name is what counts; then only the revision moves on.
+  if (news.owner != reader && !members_[news.owner.value].offers.contains(news.name)) message.names.push_back(news.name);
+}
+
 std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const {
   if (options_.expect != 0 && !has_begun_) return std::nullopt;
-  auto place = news_.upper_bound(revision);
-  if (place == news_.end()) return std::nullopt;
+  const auto roster = roster_news(members_[peer.value], revision);
+  auto person = roster.begin();
+  auto file = news_.upper_bound(revision);
+  if (person == roster.end() && file == news_.end()) return std::nullopt;
   Batch batch;
   News news;
   const auto always = [](const auto&) { return true; };
-  for (; place != news_.end() && batch.bytes < max_bytes; ++place) {
-    news.revision = place->first;
-    std::visit(Overloaded{[&](const RosterNews& item) {
-                            RosterEntry entry = roster_entry(members_[item.peer.value]);
-                            batch.open<Roster>(room_for(entry), always).peers.push_back(std::move(entry));
-                          },
-                          [&](const OfferNews& item) {
-                            const auto& offers = members_[item.owner.value].offers;
-                            const auto offered = offers.find(item.name);
-                            auto& message = batch.open<Catalogue>(offered != offers.end() ? 128 + item.name.size() : 0, always);
-                            message.revision = place->first;
-                            if (offered != offers.end() && item.owner != peer) message.entries.push_back({item.owner, offered->second});
-                          },
-                          [&](const RetractNews& item) {
-                            const auto same = [&](const Retracted& other) { return other.owner == item.owner && other.lost == item.lost; };
-                            auto& message = batch.open<Retracted>(16 + item.name.size(), same);
-                            message.revision = place->first;
-                            message.owner = item.owner;
-                            message.lost = item.lost;
-                            // A later offer of the same name is what counts; then only the revision moves on.
-                            if (item.owner != peer && !members_[item.owner.value].offers.contains(item.name))
-                              message.names.push_back(item.name);
-                          }},
-               place->second);
+  while ((person != roster.end() || file != news_.end()) && batch.bytes < max_bytes) {
+    const bool is_person = file == news_.end() || (person != roster.end() && person->revision < file->first);
+    news.revision = is_person ? person->revision : file->first;
+    if (is_person) {
+      RosterEntry entry = roster_entry(members_[person++->peer.value]);
+      batch.open<Roster>(room_for(entry), always).peers.push_back(std::move(entry));
+    } else {
+      add_item(batch, peer, file->first, file->second);
+      ++file;
+    }
   }
-  if (place == news_.end()) news.revision = revision_;
+  if (person == roster.end() && file == news_.end()) news.revision = revision_;
   news.messages = std::move(batch.messages);
   return news;
 }
@@ -462,8 +523,8 @@ std::vector<Message> split_roster(std::vector<RosterEntry> peers) {
 Registry::Summary Registry::summary() const {
   Summary summary;
   summary.members = members_.size();
+  summary.here = here_;
   for (const Member& member : members_) {
-    summary.here += member.is_here ? 1 : 0;
     summary.complete += is_done(member) ? 1 : 0;
     summary.files += member.offers.size();
     for (const auto& [name, entry] : member.offers) summary.bytes += entry.size;

@@ -48,8 +48,7 @@ struct Session {
   std::optional<PeerId> peer;
   std::string id;
   std::uint64_t revision = 0;  ///< The news that it was sent.
-  bool was_begun = false;
-  std::uint64_t begun_revision = 0;
+  std::optional<std::uint64_t> begun_at;  ///< The revision of the catalogue that it was last sent whole.
   bool has_left = false;
   bool is_told_the_end = false;
   bool is_over = false;  ///< The reader has ended; the writer is to end, too.
@@ -97,9 +96,19 @@ auto in_registry(Tracker& tracker, F f) {
   return call_on(tracker.strand, std::move(f));
 }
 
-/// Lets every session look for news. On the tracker's strand.
-void wake_all(Tracker& tracker) {
-  for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->outbox.wake(); });
+/// Lets the sessions look for news that there is some for. On the tracker's strand.
+void wake_concerned(Tracker& tracker) {
+  const auto wake = [](const SessionPtr& session) { asio::post(session->link->executor(), [session] { session->outbox.wake(); }); };
+  auto concerned = tracker.registry.take_concerned();
+  if (concerned.all) {
+    for (const auto& [number, session] : tracker.sessions) wake(session);
+  } else {
+    std::ranges::sort(concerned.sessions);
+    const auto same = std::ranges::unique(concerned.sessions);
+    concerned.sessions.erase(same.begin(), same.end());
+    for (const auto number : concerned.sessions)
+      if (const auto session = tracker.sessions.find(number); session != tracker.sessions.end()) wake(session->second);
+  }
   if (tracker.registry.outcome()) tracker.over.notify();
 }
 
@@ -108,7 +117,7 @@ void wake_all(Tracker& tracker) {
 struct Outgoing {
   std::vector<Message> messages;
   std::uint64_t revision = 0;
-  bool begins = false;
+  std::optional<std::uint64_t> begun_at;  ///< The revision of the catalogue that is whole with this.
   bool ends = false;
 };
 
@@ -117,14 +126,16 @@ Outgoing gather(const Registry& registry, PeerId peer, std::uint64_t revision, s
                 bool is_told_the_end) {
   Outgoing out;
   out.revision = revision;
-  if (auto news = registry.news_for(peer, revision, kNewsBytes)) {
+  auto news = registry.news_for(peer, revision, kNewsBytes);
+  if (news) {
     out.messages = std::move(news->messages);
     out.revision = news->revision;
   }
-  const bool is_open = registry.expect() == 0;
-  if ((is_open || registry.has_begun()) && out.revision == registry.revision() && begun_at != out.revision) {
-    out.begins = true;
-    out.messages.emplace_back(Begin{out.revision, static_cast<std::uint32_t>(registry.summary().here)});
+  const bool is_under_way = registry.expect() == 0 || registry.has_begun();
+  const bool is_all = !news || news->revision == registry.revision();
+  if (is_under_way && is_all && begun_at != registry.catalogue_revision()) {
+    out.begun_at = registry.catalogue_revision();
+    out.messages.emplace_back(Begin{*out.begun_at, static_cast<std::uint32_t>(registry.here())});
   }
   if (registry.outcome() && !is_told_the_end) {
     out.ends = true;
@@ -142,11 +153,10 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
     }
     Outgoing out;
     if (session->peer) {
-      const auto begun_at = session->was_begun ? std::optional(session->begun_revision) : std::nullopt;
-      out = co_await in_registry(
-          tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at, told = session->is_told_the_end] {
-            return gather(tracker.registry, peer, revision, begun_at, told);
-          });
+      out = co_await in_registry(tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at = session->begun_at,
+                                           told = session->is_told_the_end] {
+        return gather(tracker.registry, peer, revision, begun_at, told);
+      });
     }
     if (out.messages.empty()) {
       co_await session->outbox.wait_for_work();
@@ -154,10 +164,7 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
     }
     session->revision = out.revision;
     session->is_told_the_end |= out.ends;
-    if (out.begins) {
-      session->was_begun = true;
-      session->begun_revision = out.revision;
-    }
+    if (out.begun_at) session->begun_at = out.begun_at;
     co_await step(session->link->send(std::move(out.messages)));
   }
 }
@@ -179,6 +186,16 @@ Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
   }
 }
 
+Task<> answer_introduce(Tracker& tracker, SessionPtr session, Introduce introduce) {
+  auto messages = co_await in_registry(tracker, [&] {
+    auto known = tracker.registry.introduce(*session->peer, introduce.others);
+    wake_concerned(tracker);
+    return known ? split_roster(std::move(*known)) : std::vector<Message>();
+  });
+  for (auto& message : messages) session->outbox.push(std::move(message));
+  session->outbox.push(Introduced{introduce.others});
+}
+
 /// Peers say that they are complete for each revision of the catalogue; an event says what is new in that.
 void tell_of_completion(Tracker& tracker, PeerId peer, const Complete& complete) {
   const std::pair told(complete.bytes_fetched, complete.failed);
@@ -194,8 +211,6 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
   Registry& registry = tracker.registry;
   const Instant now = tracker.world.now();
   const bool had_begun = registry.has_begun();
-  const bool was_over = registry.outcome().has_value();
-  const std::uint64_t revision = registry.revision();
   Result<> result;
   if (const auto* offer = std::get_if<Offer>(&message))
     result = registry.offer(peer, *offer, now);
@@ -211,7 +226,7 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
     result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
   if (const auto* complete = std::get_if<Complete>(&message); complete && result) tell_of_completion(tracker, peer, *complete);
   if (!had_begun && registry.has_begun()) tracker.report.event("begin", {{"peers", std::uint64_t{registry.summary().here}}});
-  if (registry.revision() != revision || registry.has_begun() != had_begun || registry.outcome().has_value() != was_over) wake_all(tracker);
+  wake_concerned(tracker);
   return result;
 }
 
@@ -221,6 +236,8 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
     session->outbox.push(Pong{ping->t1, clock, clock});
   } else if (const auto* find = std::get_if<Find>(&message)) {
     co_await answer_find(tracker, session, *find);
+  } else if (const auto* introduce = std::get_if<Introduce>(&message); introduce && session->peer) {
+    co_await answer_introduce(tracker, session, *introduce);
   } else if (std::holds_alternative<Leave>(message)) {
     session->has_left = true;
   } else if (session->peer) {
@@ -273,7 +290,7 @@ Entry enter(Tracker& tracker, const Session& session, const Hello& hello, const 
       entry.replaced = old->second;
   const Endpoint address{request.host.empty() ? seen_host : request.host, request.port};
   tracker.report.event("registered", {{"peer", hello.id}, {"address", to_string(address)}});
-  wake_all(tracker);
+  wake_concerned(tracker);
   return entry;
 }
 
@@ -320,7 +337,7 @@ Task<> part(Tracker& tracker, SessionPtr session) {
     tracker.completions.erase(*session->peer);
     tracker.registry.gone(*session->peer, session->number, session->has_left, tracker.world.now());
     tracker.report.event("left", {{"peer", session->id}, {"clean", session->has_left}});
-    wake_all(tracker);
+    wake_concerned(tracker);
   });
 }
 
@@ -367,10 +384,8 @@ Task<> accept_peers(Tracker& tracker, std::shared_ptr<Listener> listener) {
 Task<> keep_house(Tracker& tracker) {
   for (;;) {
     co_await tracker.world.sleep(1s);
-    const auto before = tracker.registry.revision();
-    const bool was_over = tracker.registry.outcome().has_value();
     tracker.registry.expire(tracker.world.now());
-    if (tracker.registry.revision() != before || tracker.registry.outcome().has_value() != was_over) wake_all(tracker);
+    wake_concerned(tracker);
     if (!tracker.report.wants_progress()) continue;
     const auto summary = tracker.registry.summary();
     if (summary.bytes_wanted == 0) continue;

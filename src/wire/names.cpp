@@ -33,6 +33,8 @@ std::string_view name_of(MessageType type) {
     case MessageType::swarm_complete: return "swarm complete";
     case MessageType::find: return "find";
     case MessageType::found: return "found";
+    case MessageType::introduce: return "introduce";
+    case MessageType::introduced: return "introduced";
     case MessageType::subscribe: return "subscribe";
     case MessageType::inventory: return "inventory";
     case MessageType::have: return "have";

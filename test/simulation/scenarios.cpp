@@ -183,6 +183,7 @@ const std::vector<Scenario>& scenarios() {
       {"churn", churn},
       {"tracker-restart", tracker_restart},
       {"partition", partition_and_heal},
+      {"liars-0", [](const Scale& scale) { return liars(scale, 0); }},
       {"liars-1", [](const Scale& scale) { return liars(scale, 1); }},
       {"liars-10", [](const Scale& scale) { return liars(scale, 10); }},
       {"mixed", mixed},

@@ -104,6 +104,7 @@ struct Swarm::Peer {
   sim::HostOptions options;
   std::vector<std::pair<std::string, sim::ContentPtr>> files;
   std::set<std::string> has;  ///< Names of its own and of what it published.
+  std::optional<Nanoseconds> started_at;
   std::optional<Nanoseconds> done_at;
   bool is_excused = false;
   bool is_fetching = true;
@@ -171,6 +172,7 @@ void Swarm::start_tracker() {
 
 void Swarm::start(std::size_t peer) {
   if (is_ending_) return;
+  if (!peers_[peer]->started_at) peers_[peer]->started_at = simulation_.now();
   simulation_.start(host_of(peer),
                     [this, peer](World& world, Storage& storage, Signal& stop) { return run_peer(peer, world, storage, stop); });
 }
@@ -208,7 +210,17 @@ bool Swarm::has_all(std::size_t peer) const { return peers_[peer]->has.size() >=
 
 void Swarm::excuse(std::size_t peer) { peers_[peer]->is_excused = true; }
 
+/// A hundred points or so until the bound; more where it takes longer.
+void Swarm::sample() {
+  const Nanoseconds now = simulation_.now();
+  if (apart_ == Nanoseconds::zero()) apart_ = std::max(std::chrono::duration_cast<Nanoseconds>(bound() / 100), Nanoseconds(1));
+  if (!curve_.empty() && now - curve_.back().at < apart_) return;
+  const auto bytes = static_cast<double>(std::max<std::uint64_t>(bytes_to_move(), 1));
+  curve_.push_back({now, 100.0 * static_cast<double>(simulation_.traffic().data_bytes) / bytes});
+}
+
 bool Swarm::is_done() {
+  sample();
   look();
   return unfinished_ == 0;
 }
@@ -223,7 +235,20 @@ Seconds Swarm::bound() const {
     for (const auto& [name, content] : peer->files) own += content->size;
     parties.push_back({own, total - own, peer->options.up, peer->options.down});
   }
-  return lower_bound(parties).value_or(Seconds(0));
+  Seconds least = lower_bound(parties).value_or(Seconds(0));
+  for (std::size_t i = 0; i < peers_.size(); ++i) {
+    const Seconds since = peers_[i]->started_at.value_or(Nanoseconds::zero());
+    if (!peers_[i]->is_excused && parties[i].lacks > 0)
+      least = std::max(least, since + Seconds(static_cast<double>(parties[i].lacks) / parties[i].download));
+  }
+  return least;
+}
+
+std::uint64_t Swarm::bytes_to_move() const {
+  std::uint64_t bytes = 0;
+  for (const auto& peer : peers_)
+    for (const auto& [name, content] : peer->files) bytes += content->size * (peers_.size() - 1);
+  return bytes;
 }
 
 namespace {
@@ -259,11 +284,11 @@ Figures Swarm::finish(const sim::Limits& limits) {
   figures.median = at_rank(times, 0.5);
   figures.p99 = at_rank(times, 0.99);
   figures.last = times.empty() ? Nanoseconds::zero() : times.back();
+  figures.bytes = bytes_to_move();
   for (const auto& peer : peers_)
-    for (const auto& [name, content] : peer->files) {
-      figures.bytes += content->size * (peers_.size() - 1);
-      figures.chunks += content->chunks->size() * (peers_.size() - 1);
-    }
+    for (const auto& [name, content] : peer->files) figures.chunks += content->chunks->size() * (peers_.size() - 1);
+  figures.curve = std::move(curve_);
+  figures.curve.push_back({figures.taken, figures.curve.empty() ? 0.0 : 100.0});
   figures.percent_of_bound = percent_of_bound(bound(), Seconds(figures.taken));
   const auto chunks = static_cast<double>(std::max<std::uint64_t>(figures.chunks, 1));
   const auto bytes = static_cast<double>(std::max<std::uint64_t>(figures.bytes, 1));

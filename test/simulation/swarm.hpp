@@ -21,6 +21,12 @@ struct PeerPlan {
   bool is_fetching = true;  ///< Else it only shares what it has.
 };
 
+/// A point of a swarm's curve: what had been sent by then, of all that had to be.
+struct Moved {
+  Nanoseconds at{0};
+  double percent = 0;
+};
+
 /// What a swarm came to.
 struct Figures {
   sim::Ending ending = sim::Ending::reached;
@@ -36,6 +42,7 @@ struct Figures {
   Nanoseconds p99{0};
   Nanoseconds last{0};
   sim::Traffic traffic;
+  std::vector<Moved> curve;
   std::uint64_t steps = 0;
   std::uint64_t trace = 0;
   std::vector<std::string> problems;  ///< What must not be: someone who did not finish, a wrong byte, an exception.
@@ -80,12 +87,14 @@ class Swarm {
 
   /// Goes on until all have everything; then all processes are stopped, and must end.
   Figures finish(const sim::Limits& limits);
-  /// The time that no schedule could beat, at the rates that the hosts began with.
+  /// The time that no schedule could beat, at the rates that the hosts began with; nobody has anything before it was started.
   Seconds bound() const;
 
  private:
   struct Peer;
   void look();
+  void sample();
+  std::uint64_t bytes_to_move() const;
   Task<> run_peer(std::size_t peer, World& world, Storage& storage, Signal& stop);
   Task<> run_tracker(World& world, Signal& stop);
   void end_processes(Figures& figures);
@@ -96,6 +105,8 @@ class Swarm {
   std::size_t seen_ = 0;  ///< Of the simulation's publications.
   std::size_t unfinished_ = 0;
   std::size_t files_ = 0;
+  std::vector<Moved> curve_;
+  Nanoseconds apart_{0};  ///< Between the points of the curve.
   bool is_started_ = false;
   bool is_ending_ = false;
   sim::Simulation simulation_;  ///< Goes first: processes that still run use all the others.

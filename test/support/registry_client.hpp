@@ -28,6 +28,7 @@ struct RegistryClient {
   std::uint64_t revision = 0;
   Files files;
   std::map<PeerId, RosterEntry> roster;
+  std::map<PeerId, std::string> owners;  ///< What the catalogue calls those who offer something.
   std::size_t largest_message = 0;
 
   /// Takes what there is in one slice. Whether there was anything.
@@ -52,6 +53,7 @@ struct RegistryClient {
     for (const auto& entry : news.peers) roster[entry.peer] = entry;
   }
   void apply(const Catalogue& news) {
+    for (const auto& owner : news.owners) owners[owner.peer] = owner.id;
     for (const auto& offered : news.entries) files[{offered.owner, offered.entry.name}] = offered.entry;
   }
   void apply(const Retracted& news) {

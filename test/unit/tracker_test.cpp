@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -177,6 +179,48 @@ TEST_CASE("Who is gone is told as gone") {
   const PeerId b = swarm.join({"b"});
   swarm.lose(b);
   CHECK_FALSE(swarm.client(a).roster.at(b).is_here);
+}
+
+TEST_CASE("A member of a large swarm is told of few others, and the catalogue says whose files there are") {
+  Swarm swarm;
+  swarm.join_with({"owner"}, {file("a", 1)});
+  PeerId last;
+  for (int i = 0; i < 199; ++i) last = swarm.join({.id = fmt::format("p{}", i)});
+  const RegistryClient reader = swarm.client(last);
+  CHECK(reader.roster.size() < 30);
+  CHECK(reader.files.size() == 1);
+  CHECK(reader.owners == std::map<PeerId, std::string>{{PeerId(0), "owner"}});
+}
+
+TEST_CASE("News of a member goes to itself and to those that were introduced to it") {
+  Swarm swarm;
+  std::vector<PeerId> members;
+  for (std::uint64_t i = 0; i < 200; ++i) members.push_back(swarm.join({.id = fmt::format("p{}", i), .session = i + 1}));
+  static_cast<void>(swarm.registry.take_concerned());
+  swarm.complete(members[50]);
+  const auto concerned = swarm.registry.take_concerned();
+  CHECK_FALSE(concerned.all);
+  std::set<std::uint64_t> expected{51};
+  for (const auto& [peer, entry] : swarm.client(members[50]).roster) expected.insert(peer.value + 1);
+  CHECK(std::set(concerned.sessions.begin(), concerned.sessions.end()) == expected);
+}
+
+TEST_CASE("News of files concerns everyone") {
+  Swarm swarm;
+  const PeerId a = swarm.join({"a"});
+  static_cast<void>(swarm.registry.take_concerned());
+  swarm.offer(a, file("a", 1));
+  CHECK(swarm.registry.take_concerned().all);
+}
+
+TEST_CASE("A member that asks is introduced to as many as it wants, and learns of those that it knew as well") {
+  Swarm swarm;
+  PeerId last;
+  for (int i = 0; i < 100; ++i) last = swarm.join({.id = fmt::format("p{}", i)});
+  const auto known = swarm.registry.introduce(last, 60);
+  REQUIRE(known.has_value());
+  CHECK(known->size() >= 60);
+  CHECK(swarm.client(last).roster.size() == known->size() + 1);  // and itself
 }
 
 TEST_CASE("A name that would leave the folder, or is longer than 64 bytes, cannot name a peer") {

@@ -215,7 +215,7 @@ TEST_CASE("The sizes of elements add up to the size of the message") {
   CHECK(encoded_size(Offer{{entry, entry}}) == encoded_size(Offer{}) + 2 * encoded_size(entry));
   CHECK(encoded_size(Found{0, true, {found}}) == encoded_size(Found{}) + encoded_size(found));
   CHECK(encoded_size(Inventory{{holding}}) == encoded_size(Inventory{}) + encoded_size(holding));
-  CHECK(encoded_size(Catalogue{0, {offered}}) == encoded_size(Catalogue{}) + encoded_size(offered));
+  CHECK(encoded_size(Catalogue{0, {offered}, {}}) == encoded_size(Catalogue{}) + encoded_size(offered));
 }
 
 // ---- decoding -----------------------------------------------------------------------------------------
