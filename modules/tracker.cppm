@@ -47,7 +47,7 @@ class Introductions {
 
   /// Each of these is here, nobody was before: they stand on a ring, and everyone gets as many others.
   std::vector<Pair> begin(const std::vector<PeerId>& peers);
-  /// The peer is here, for the first time or again. It gets half of the usual number, as later ones are introduced to it, too.
+  /// The peer is here, for the first time or again. It gets three quarters of the usual number, as later ones are introduced to it, too.
   std::vector<Pair> arrive(PeerId peer);
   /// The peer is gone: those that it leaves with too few get others.
   std::vector<Pair> depart(PeerId peer);
@@ -188,8 +188,8 @@ class Registry {
     std::uint64_t upload_rate = 0;  ///< Bytes a second; 0 when unknown.
     std::uint64_t download_rate = 0;
     std::optional<Instant> gone_since;
-    std::uint64_t changed = 0;                ///< The revision at which its place in the roster last changed.
-    std::map<PeerId, std::uint64_t> others;   ///< Whom it was introduced to, and at which revision.
+    std::uint64_t changed = 0;               ///< The revision at which its place in the roster last changed.
+    std::map<PeerId, std::uint64_t> others;  ///< Whom it was introduced to, and at which revision.
     std::map<std::string, FileEntry, std::less<>> offers;
     std::unordered_map<Sha256Digest, std::uint32_t> names_of;  ///< How many of its offers have that content.
     std::set<std::string> unconfirmed;                         ///< Offered before it returned, and not again yet.
@@ -244,8 +244,8 @@ class Registry {
   std::uint64_t catalogue_revision_ = 0;                                      ///< Of the last news about files.
   std::size_t live_news_ = 0;                                                 ///< About as many of the news are not superseded.
   std::unordered_map<Sha256Digest, std::map<PeerId, std::uint32_t>> counts_;  ///< Chunks had, by content and peer.
-  std::size_t here_ = 0;   ///< Members that are.
-  std::size_t ready_ = 0;  ///< Members that are here and have offered.
+  std::size_t here_ = 0;                                                      ///< Members that are.
+  std::size_t ready_ = 0;                                                     ///< Members that are here and have offered.
   bool has_begun_ = false;
   std::optional<Nanoseconds> last_complete_;
   std::optional<SwarmComplete> outcome_;

@@ -43,7 +43,7 @@ bool Introductions::enter(PeerId peer) {
 /// With fewer others than this a peer gets more. In a swarm that all know each other in, everyone.
 std::size_t Introductions::fewest() const {
   const std::size_t degree = usual_degree(ring_.size());
-  return degree + 1 >= ring_.size() ? degree : degree / 2 + 1;
+  return degree + 1 >= ring_.size() ? degree : degree * 3 / 4;
 }
 
 bool Introductions::may_pair(PeerId a, PeerId b, bool is_capped) const {

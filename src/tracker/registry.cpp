@@ -415,8 +415,9 @@ void Registry::add_item(Batch& batch, PeerId reader, std::uint64_t revision, con
 }
 
 std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const {
-  if (options_.expect != 0 && !has_begun_) return std::nullopt;
-  const auto roster = roster_news(members_[peer.value], revision);
+  const Member* reader = member(peer);
+  if (!reader || (options_.expect != 0 && !has_begun_)) return std::nullopt;
+  const auto roster = roster_news(*reader, revision);
   auto person = roster.begin();
   auto file = news_.upper_bound(revision);
   if (person == roster.end() && file == news_.end()) return std::nullopt;

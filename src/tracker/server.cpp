@@ -47,7 +47,7 @@ struct Session {
   Outbox outbox;
   std::optional<PeerId> peer;
   std::string id;
-  std::uint64_t revision = 0;  ///< The news that it was sent.
+  std::uint64_t revision = 0;             ///< The news that it was sent.
   std::optional<std::uint64_t> begun_at;  ///< The revision of the catalogue that it was last sent whole.
   bool has_left = false;
   bool is_told_the_end = false;
@@ -153,10 +153,9 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
     }
     Outgoing out;
     if (session->peer) {
-      out = co_await in_registry(tracker, [&tracker, peer = *session->peer, revision = session->revision, begun_at = session->begun_at,
-                                           told = session->is_told_the_end] {
-        return gather(tracker.registry, peer, revision, begun_at, told);
-      });
+      out = co_await in_registry(tracker,
+                                 [&tracker, peer = *session->peer, revision = session->revision, begun_at = session->begun_at,
+                                  told = session->is_told_the_end] { return gather(tracker.registry, peer, revision, begun_at, told); });
     }
     if (out.messages.empty()) {
       co_await session->outbox.wait_for_work();

@@ -205,6 +205,12 @@ TEST_CASE("News of a member goes to itself and to those that were introduced to 
   CHECK(std::set(concerned.sessions.begin(), concerned.sessions.end()) == expected);
 }
 
+TEST_CASE("There is no news for whoever is not a member") {
+  Swarm swarm;
+  swarm.join_with({"a"}, {file("a", 1)});
+  CHECK_FALSE(swarm.registry.news_for(PeerId(7), 0, kPlenty).has_value());
+}
+
 TEST_CASE("News of files concerns everyone") {
   Swarm swarm;
   const PeerId a = swarm.join({"a"});
