@@ -210,10 +210,12 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
     const auto outstanding = remote.outstanding.find(slot);
     if (outstanding == remote.outstanding.end()) continue;
     remote.rate.on_dropped(node.world.now(), outstanding->second.length);
-    // A rejection of what we did not cancel means that it does not have it after all, or not for us now.
-    if (!outstanding->second.is_given_up && !outstanding->second.is_cancelled) {
+    // It does not have it after all, or not for us now. Or we took it back for another to be asked, which is not to be
+    // this one again: it would be taken back, and asked for, without end.
+    if (!outstanding->second.is_given_up) {
       node.picker.source_lost(remote.source, slot);
-      if (reject.is_for_now) node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});
+      if (reject.is_for_now || outstanding->second.is_cancelled)
+        node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});
     }
     settle(node, remote, outstanding);
   }
