@@ -17,6 +17,7 @@ module;
 export module shoal.peer:api;
 
 import shoal.base;
+import shoal.clock;
 import shoal.digest;
 import shoal.manifest;
 import shoal.report;
@@ -98,6 +99,41 @@ Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& stor
 /// Fetches what `patterns` name (see Find) into the folder, and ends. Fails with `not_found` where nobody offers it.
 Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
                                   Signal& stop);
+
+// ---- timestamps ---------------------------------------------------------------------------------------
+
+struct ClockOptions {
+  Endpoint tracker{"127.0.0.1", 5555};
+  Endpoint listen{"127.0.0.1", 0};  ///< Where tables are taken; the port of each peer is its own, from the system.
+  std::string id;                   ///< Empty: the tracker gives each peer the lowest free number. With `count` over 1, NAME-0, NAME-1, …
+  std::uint32_t count = 1;
+  Nanoseconds interval = std::chrono::milliseconds(10);
+  Nanoseconds duration = std::chrono::minutes(5);
+  bool is_exchanging = true;             ///< Tables go to everybody at the end.
+  std::optional<Nanoseconds> wait_sync;  ///< End as soon as all error bounds are below this; no tables then.
+  std::optional<Nanoseconds> wait;       ///< How long to try to reach the tracker at first; nothing: for ever.
+};
+
+/// What became of one clock peer.
+struct ClockOutcome {
+  std::string id;
+  ClockSummary summary;
+  std::uint64_t tables_sent = 0;
+  std::uint64_t tables_received = 0;
+  std::uint64_t failed = 0;  ///< Peers that a table did not reach, or did not come from.
+};
+
+struct ClockResult {
+  ExitCode exit = ExitCode::done;
+  std::vector<ClockOutcome> peers;
+  Nanoseconds lateness_p50{0};  ///< Over all ticks of all peers.
+  Nanoseconds lateness_p99{0};
+  Nanoseconds delay_p50{0};
+  Nanoseconds delay_p99{0};
+};
+
+/// Runs `options.count` clock peers, from joining the tracker to the last table. Tables go to `records`. Fails where it cannot begin.
+Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& records, ClockOptions options, Signal& stop);
 
 /// One file that somebody has.
 struct Finding {

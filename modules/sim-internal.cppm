@@ -404,7 +404,7 @@ class Network {
   std::unordered_map<std::string, HostId> by_address_;
 };
 
-std::unique_ptr<Link> make_sim_link(ConnectionPtr connection, int side, Endpoint remote, Executor strand);
+std::unique_ptr<Link> make_sim_link(ConnectionPtr connection, int side, Endpoint local, Endpoint remote, Executor strand);
 
 // ---- disks: src/sim/disk.cpp, content.cpp -------------------------------------------------------------
 

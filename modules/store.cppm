@@ -34,6 +34,9 @@ struct StoreOptions {
 /// which costs one fstat for the 128 files that were opened last. A PartialFile holds one as well.
 Result<std::unique_ptr<Storage>> open_store(StoreOptions options);
 
+/// The records of a run beneath `folder`, which is made with the first of them.
+std::unique_ptr<RecordFolder> open_records(std::string folder);
+
 /// `$XDG_CACHE_HOME/shoal/digests.db`, else `~/.cache/shoal/digests.db`; empty (no cache) where there is neither.
 std::string default_cache_file();
 

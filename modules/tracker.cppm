@@ -90,6 +90,8 @@ class Registry {
 
   /// The swarm clock: 0 at the first registration, and before it.
   Nanoseconds clock(Instant now) const;
+  /// It begins for others than members, too, unless it did before. What they remember of another epoch counts as in Register.
+  void begin_clock(std::uint64_t last_epoch, std::int64_t last_clock_ns, Instant now);
   std::uint64_t epoch() const { return options_.epoch; }
   std::uint32_t expect() const { return options_.expect; }
 
@@ -235,7 +237,8 @@ class Registry {
 
   Options options_;
   std::optional<Instant> clock_zero_;
-  std::vector<Member> members_;  ///< By PeerId.
+  std::optional<Instant> begun_at_;  ///< The first registration, or what that peer remembered of it.
+  std::vector<Member> members_;      ///< By PeerId.
   std::unordered_map<std::string, PeerId> by_id_;
   Introductions introductions_;
   Concerned concerned_;
@@ -255,6 +258,7 @@ struct TrackerOptions {
   Endpoint listen{"127.0.0.1", 5555};
   std::uint32_t expect = 0;
   Nanoseconds grace = std::chrono::seconds(30);
+  std::shared_ptr<RecordFolder> records;  ///< Where the table of timestamps goes; null for none.
 };
 
 /// A roster in as few messages as it takes, none of them too long for a frame.

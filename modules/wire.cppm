@@ -40,8 +40,10 @@ enum class MessageType : std::uint16_t {
   hello = 1, welcome = 2, refusal = 3, ping = 4, pong = 5, leave = 6,
   register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
   retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29, introduce = 30, introduced = 31,
+  clock_join = 32, clock_joined = 33, tick = 34, tock = 35, clock_list = 36, clock_peers = 37,
   subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
   hash_request = 55, hash_reply = 56, gone = 57,
+  table = 58, table_received = 59,
 };
 // clang-format on
 
@@ -427,11 +429,106 @@ struct Gone {
   static constexpr auto fields() { return std::tuple{&Gone::handles}; }
 };
 
+// ---- clock peers and tracker ----------------------------------------------------------------------------
+//
+// A connection that carries timestamps: its first message after the greeting is a ClockJoin in place of a Register.
+
+struct ClockJoin {
+  static constexpr auto kType = MessageType::clock_join;
+  std::string id;                ///< The name that it wants, or had before; empty: the lowest number that is free.
+  std::string host;              ///< Where others bring their tables; empty: the address that the tracker sees.
+  std::uint16_t port = 0;        ///< 0: it takes no tables.
+  bool is_recorded = true;       ///< Its exchanges are to stand in the tracker's table.
+  std::int64_t interval_ns = 0;  ///< Between two ticks.
+  std::int64_t duration_ns = 0;  ///< That was asked for.
+  std::uint64_t last_epoch = 0;  ///< As in Register.
+  std::int64_t last_clock_ns = 0;
+  static constexpr auto fields() {
+    return std::tuple{&ClockJoin::id,          &ClockJoin::host,        &ClockJoin::port,       &ClockJoin::is_recorded,
+                      &ClockJoin::interval_ns, &ClockJoin::duration_ns, &ClockJoin::last_epoch, &ClockJoin::last_clock_ns};
+  }
+};
+
+struct ClockJoined {
+  static constexpr auto kType = MessageType::clock_joined;
+  std::string id;             ///< The name that it has.
+  std::uint64_t epoch = 0;    ///< As in Registered.
+  std::int64_t clock_ns = 0;  ///< The swarm clock at the time of sending.
+  std::int64_t zero_date_ns =
+      0;  ///< The date at which the swarm clock was 0, in nanoseconds since 1970, by the tracker's clock at its start.
+  static constexpr auto fields() {
+    return std::tuple{&ClockJoined::id, &ClockJoined::epoch, &ClockJoined::clock_ns, &ClockJoined::zero_date_ns};
+  }
+};
+
+/// A peer's timestamp; dates are microseconds since 1970 on the sender's wall clock.
+struct Tick {
+  static constexpr auto kType = MessageType::tick;
+  std::uint64_t number = 0;  ///< In the peer's schedule, from 0; a number that is left out was missed.
+  std::int64_t t1 = 0;       ///< Sent, on the peer's own clock.
+  std::int64_t date_us = 0;
+  static constexpr auto fields() { return std::tuple{&Tick::number, &Tick::t1, &Tick::date_us}; }
+};
+
+/// The tracker's timestamp in answer, with the four times of NTP as in a Pong.
+struct Tock {
+  static constexpr auto kType = MessageType::tock;
+  std::uint64_t number = 0;
+  std::int64_t t1 = 0;
+  std::int64_t t2 = 0;
+  std::int64_t t3 = 0;
+  std::int64_t date_us = 0;
+  static constexpr auto fields() { return std::tuple{&Tock::number, &Tock::t1, &Tock::t2, &Tock::t3, &Tock::date_us}; }
+};
+
+/// Asks for all clock peers that take tables.
+struct ClockList {
+  static constexpr auto kType = MessageType::clock_list;
+  std::uint32_t query = 0;
+  static constexpr auto fields() { return std::tuple{&ClockList::query}; }
+};
+
+struct ClockPeer {
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+  bool is_here = true;  ///< false: its connection to the tracker was lost.
+  static constexpr auto fields() { return std::tuple{&ClockPeer::id, &ClockPeer::host, &ClockPeer::port, &ClockPeer::is_here}; }
+  friend bool operator==(const ClockPeer&, const ClockPeer&) = default;
+};
+
+struct ClockPeers {
+  static constexpr auto kType = MessageType::clock_peers;
+  std::uint32_t query = 0;
+  bool is_last = true;  ///< No more of this list follows.
+  std::vector<ClockPeer> peers;
+  static constexpr auto fields() { return std::tuple{&ClockPeers::query, &ClockPeers::is_last, &ClockPeers::peers}; }
+};
+
+// ---- clock peer and clock peer --------------------------------------------------------------------------
+
+/// The sender's table; its bytes follow as chunks, in order, with handle 0.
+struct Table {
+  static constexpr auto kType = MessageType::table;
+  std::uint64_t size = 0;
+  Md5Digest md5;
+  static constexpr auto fields() { return std::tuple{&Table::size, &Table::md5}; }
+};
+
+/// The table is saved and verified, or not.
+struct TableReceived {
+  static constexpr auto kType = MessageType::table_received;
+  bool is_good = false;
+  std::string why;  ///< Where it is not.
+  static constexpr auto fields() { return std::tuple{&TableReceived::is_good, &TableReceived::why}; }
+};
+
 /// Every message but the chunk, whose bytes do not pass through here.
 using Message = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,                                            //
                              Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
                              Progress, Complete, SwarmComplete, Find, Found, Introduce, Introduced,                 //
-                             Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone>;
+                             Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
+                             ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived>;
 
 MessageType type_of(const Message& message);
 /// `request`, `have`: for logs and failures.
@@ -447,6 +544,7 @@ std::size_t encoded_size(const FileEntry& entry);
 std::size_t encoded_size(const Offered& offered);
 std::size_t encoded_size(const FoundEntry& found);
 std::size_t encoded_size(const Holding& holding);
+std::size_t encoded_size(const ClockPeer& peer);
 /// Appends the frame header and fields of a chunk; its `length` bytes of data have to follow.
 void encode(const ChunkHeader& header, std::vector<std::byte>& out);
 

@@ -66,10 +66,15 @@ class Link {
   /// The next message, or the head of a chunk, whose bytes then have to be taken by receive_payload. Waits at most
   /// `idle`, after which it fails with `timed_out`; fails with `closed` at an end in good order.
   virtual Task<Result<Incoming>> receive(Nanoseconds idle) = 0;
+  /// Like receive(), and takes all messages that are there already, up to the next chunk: `out` has at least one where it succeeds.
+  virtual Task<Result<>> receive_all(std::vector<Incoming>& out, Nanoseconds idle);
   /// Fills `out` with the next bytes of the chunk whose head was received; all in all `length` of them.
   virtual Task<Result<>> receive_payload(std::span<std::byte> out) = 0;
   /// Sends all of these, in order, with one write where possible.
   virtual Task<Result<>> send(std::vector<Message> messages) = 0;
+  /// Sends these without waiting, or nothing of them where the other side does not take what was sent before: false then. For
+  /// small messages whose time matters; nobody may be in a send meanwhile.
+  virtual Result<bool> send_now(std::span<const Message> messages) = 0;
   /// Sends `header.length` bytes of `source` from `file_offset` on as one frame. Where it fails before the first byte
   /// was sent because the file changed (`changed`), the link is still good.
   virtual Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) = 0;
@@ -81,6 +86,8 @@ class Link {
   /// Ends both directions now; what waits fails with `closed`. May be called again.
   virtual void close() = 0;
   virtual Endpoint remote() const = 0;
+  /// This side's own address.
+  virtual Endpoint local() const = 0;
   virtual Executor executor() const = 0;
 };
 
@@ -183,6 +190,27 @@ class Storage {
   virtual Result<> make_empty(const FileEntry& entry) = 0;
   /// Removes partial files that no transfer of this run has opened. Returns how many.
   virtual std::size_t remove_stale_partials() = 0;
+};
+
+/// A text file that is written from front to back. Calls block, and come one at a time.
+class RecordFile {
+ public:
+  virtual ~RecordFile() = default;
+  /// Puts all of `bytes` at the end, or nothing of them: what is cut off by a failure is taken back.
+  virtual Result<> append(std::span<const std::byte> bytes) = 0;
+  /// What was written, to be sent to others.
+  virtual Result<std::shared_ptr<const ChunkSource>> source() const = 0;
+};
+
+/// A folder for records of a run. Calls block; make them on World::workers(). Any thread, but for two calls about one name.
+class RecordFolder {
+ public:
+  virtual ~RecordFolder() = default;
+  /// A new, empty file in the place of whatever has that name; its parent folders are made. Names are relative.
+  virtual Result<std::unique_ptr<RecordFile>> create(const std::string& name) = 0;
+  /// Gives a file another name, in the place of whatever has that. Fails with `no_such_file_or_directory` where there is none.
+  virtual Result<> rename(const std::string& from, const std::string& to) = 0;
+  virtual void remove(const std::string& name) = 0;
 };
 
 // ---- the world ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /// What the command line of shoal-peer says. Include this last: it imports modules.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -43,8 +44,24 @@ struct VerifyAction {
   std::string folder;
 };
 
+/// Exchange timestamps with the tracker, then the tables of them with everybody.
+struct ClockAction {
+  std::uint32_t count = 1;
+  Nanoseconds interval = std::chrono::milliseconds(10);
+  Nanoseconds duration = std::chrono::minutes(5);
+  std::string out = "out";
+  bool no_exchange = false;
+  std::optional<Nanoseconds> wait_sync;
+};
+
+/// Merge the event logs of several peers.
+struct TimelineAction {
+  std::vector<std::string> logs;
+  std::string svg;  ///< Where the picture goes; none when empty.
+};
+
 struct PeerCommand {
-  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction> action;
+  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction> action;
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};   ///< All addresses where the tracker is not on loopback, unless given.
   std::string id;                    ///< 1..64 printable bytes without '/'.

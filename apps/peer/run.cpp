@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/process.hpp"
+#include "peer/clock.hpp"
 #include "peer/run.hpp"
 
 import shoal.base;
@@ -204,6 +205,10 @@ Task<ExitCode> act(Run run, const VerifyAction& action) {
   run.report.result(exit);
   co_return exit;
 }
+
+Task<ExitCode> act(Run run, const ClockAction& action) { return run_clock_command(run.command, action, run.world, run.report, run.stop); }
+
+Task<ExitCode> act(Run run, const TimelineAction& action) { co_return run_timeline_command(action, run.report, run.command.common.json); }
 
 Task<> perform(Run run, ExitCode& exit) {
   exit = co_await std::visit([&](const auto& action) { return act(run, action); }, run.command.action);

@@ -23,7 +23,11 @@ OptionGroup swarm_group(TrackerCommand& command) {
             .help = "how long a peer of a closed swarm may be gone before it counts as failed",
             .standard = format_duration(command.grace),
             .set = into(command.grace)},
-           {.name = "out", .letter = 'o', .value = "DIR", .help = "write the records of the run into DIR", .set = into(command.out)}}};
+           {.name = "out",
+            .letter = 'o',
+            .value = "DIR",
+            .help = "write the records of the run into DIR; without it only the table of timestamps is written, to 'out'",
+            .set = into(command.out)}}};
 }
 
 OptionGroup network_group(TrackerCommand& command) {

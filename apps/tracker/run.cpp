@@ -15,6 +15,7 @@
 import shoal.base;
 import shoal.net;
 import shoal.report;
+import shoal.store;
 import shoal.tracker;
 import shoal.world;
 
@@ -49,7 +50,8 @@ ExitCode run_tracker(const TrackerCommand& command) {
   Signal stop;
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
-  world->run(serve(*world, **report, {command.listen, command.expect, command.grace}, stop, exit));
+  TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out)};
+  world->run(serve(*world, **report, std::move(options), stop, exit));
   (*report)->result(exit);
   (*report)->flush();
   return exit;

@@ -131,25 +131,34 @@ class TcpLink final : public Link {
   ~TcpLink() override { close(); }
 
   Task<Result<Incoming>> receive(Nanoseconds idle) override;
+  Task<Result<>> receive_all(std::vector<Incoming>& out, Nanoseconds idle) override;
   Task<Result<>> receive_payload(std::span<std::byte> out) override;
+  Result<bool> send_now(std::span<const Message> messages) override;
   Task<Result<>> send(std::vector<Message> messages) override;
   Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) override;
   Task<Result<std::size_t>> send_chunks(std::vector<OutgoingChunk> chunks) override;
   void established() override { reader_.established(); }
   void close() override { connection_->close(); }
   Endpoint remote() const override { return remote_; }
+  Endpoint local() const override {
+    boost::system::error_code ignored;
+    return plain_endpoint(connection_->socket.local_endpoint(ignored));
+  }
   Executor executor() const override { return connection_->socket.get_executor(); }
 
  private:
   static Endpoint remote_of(const Socket& socket) {
     boost::system::error_code ignored;
-    const auto endpoint = socket.remote_endpoint(ignored);
+    return plain_endpoint(socket.remote_endpoint(ignored));
+  }
+  static Endpoint plain_endpoint(const tcp::endpoint& endpoint) {
     auto address = endpoint.address();
     if (address.is_v6() && address.to_v6().is_v4_mapped()) address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
     return {address.to_string(), endpoint.port()};
   }
 
   Failure failure(boost::system::error_code error, const char* what) const;
+  Result<> write_some(std::vector<std::byte>& data);
   Task<Result<>> write_all(std::span<const std::byte> data);
   Task<Result<>> write_file(std::span<const std::byte> head, const ChunkSource& source, std::uint64_t offset, std::size_t length);
   Task<Result<>> write_zeros(std::size_t length);
@@ -164,6 +173,7 @@ class TcpLink final : public Link {
   FrameReader reader_;
   Nanoseconds idle_ = std::chrono::seconds(15);
   std::vector<std::byte> out_;
+  std::vector<std::byte> unsent_;  ///< The rest of what send_now began.
   std::uint32_t unsent_limit_ = 0;
 };
 
@@ -187,6 +197,19 @@ Task<Result<Incoming>> TcpLink::receive(Nanoseconds idle) {
   }
 }
 
+Task<Result<>> TcpLink::receive_all(std::vector<Incoming>& out, Nanoseconds idle) {
+  out.clear();
+  auto incoming = co_await receive(idle);
+  if (!incoming) co_return Failure(std::move(incoming).error());
+  out.push_back(std::move(*incoming));
+  while (std::holds_alternative<Message>(out.back())) {
+    auto next = reader_.next();
+    if (!next || !*next) break;  // a failure comes again, with the next call
+    out.push_back(std::move(**next));
+  }
+  co_return Result<>{};
+}
+
 Task<Result<>> TcpLink::receive_payload(std::span<std::byte> out) {
   std::size_t filled = reader_.take_payload(out);
   if (filled == out.size()) co_return Result<>{};
@@ -202,7 +225,34 @@ Task<Result<>> TcpLink::receive_payload(std::span<std::byte> out) {
   co_return Result<>{};
 }
 
+Result<bool> TcpLink::send_now(std::span<const Message> messages) {
+  if (!unsent_.empty()) {
+    if (auto flushed = write_some(unsent_); !flushed) return Failure(std::move(flushed).error());
+    if (!unsent_.empty()) return false;
+  }
+  out_.clear();
+  for (const auto& message : messages)
+    if (auto encoded = encode(message, out_); !encoded) return Failure(std::move(encoded).error());
+  const std::size_t whole = out_.size();
+  if (auto written = write_some(out_); !written) return Failure(std::move(written).error());
+  if (out_.size() == whole) return false;
+  if (!out_.empty()) unsent_ = out_;  // a frame that was begun has to be ended before anything else
+  return true;
+}
+
+/// Writes what fits without waiting, and takes it off the front.
+Result<> TcpLink::write_some(std::vector<std::byte>& data) {
+  boost::system::error_code error;
+  const std::size_t n = connection_->socket.write_some(asio::buffer(data.data(), data.size()), error);
+  if (error && error != asio::error::would_block && error != asio::error::try_again) return failure(error, "cannot send");
+  data.erase(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(n));
+  return {};
+}
+
 Task<Result<>> TcpLink::send(std::vector<Message> messages) {
+  if (!unsent_.empty()) {
+    if (auto flushed = co_await write_all(std::exchange(unsent_, {})); !flushed) co_return flushed;
+  }
   out_.clear();
   for (const auto& message : messages)
     if (auto encoded = encode(message, out_); !encoded) co_return encoded;

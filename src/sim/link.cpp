@@ -102,14 +102,15 @@ class Writing {
 
 class SimLink final : public Link {
  public:
-  SimLink(ConnectionPtr connection, int side, Endpoint remote, Executor strand)
-      : connection_(std::move(connection)), side_(side), remote_(std::move(remote)), strand_(std::move(strand)) {
+  SimLink(ConnectionPtr connection, int side, Endpoint local, Endpoint remote, Executor strand)
+      : connection_(std::move(connection)), side_(side), local_(std::move(local)), remote_(std::move(remote)), strand_(std::move(strand)) {
     if (network().options().messages == Messages::encoded) reader_.emplace();
   }
   ~SimLink() override { close(); }
 
   Task<Result<Incoming>> receive(Nanoseconds idle) override;
   Task<Result<>> receive_payload(std::span<std::byte> out) override;
+  Result<bool> send_now(std::span<const Message> messages) override;
   Task<Result<>> send(std::vector<Message> messages) override;
   Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) override;
   void established() override {
@@ -117,6 +118,7 @@ class SimLink final : public Link {
   }
   void close() override { connection_->close(side_); }
   Endpoint remote() const override { return remote_; }
+  Endpoint local() const override { return local_; }
   Executor executor() const override { return strand_; }
 
  private:
@@ -126,6 +128,7 @@ class SimLink final : public Link {
   Side& ours() { return connection_->side(side_); }
   bool is_dead() { return ours().is_closed || ours().is_reset; }
   Failure failure(const char* what);
+  Result<> say(Message message);
   Task<Result<>> wait_for_room();
   Task<> take_time(std::uint64_t bytes);
   Result<Incoming> take_frame();
@@ -135,6 +138,7 @@ class SimLink final : public Link {
 
   ConnectionPtr connection_;
   int side_;
+  Endpoint local_;
   Endpoint remote_;
   Executor strand_;
   std::optional<FrameReader> reader_;
@@ -259,22 +263,35 @@ Task<Result<>> SimLink::wait_for_room() {
 
 Task<Result<>> SimLink::send(std::vector<Message> messages) {
   if (auto room = co_await wait_for_room(); !room) co_return room;
-  for (Message& message : messages) {
-    tamper(message, network().port(connection_->host(side_)).options.lies, network().random());
-    auto frame = std::make_unique<Frame>();
-    std::uint64_t size = 0;
-    if (reader_) {
-      if (auto encoded = encode(message, frame->encoded); !encoded) co_return encoded;
-      size = frame->encoded.size();
-    } else {
-      size = encoded_size(message);
-      frame->what = std::move(message);
-    }
-    ++network().traffic().messages;
-    network().traffic().control_bytes += size;
-    connection_->say(side_, std::move(frame), size);
-  }
+  for (Message& message : messages)
+    if (auto said = say(std::move(message)); !said) co_return said;
   co_return Result<>{};
+}
+
+Result<bool> SimLink::send_now(std::span<const Message> messages) {
+  if (is_dead()) return failure("cannot send");
+  if (out().queued - out().sent >= out().unsent_limit) return false;
+  for (const Message& message : messages)
+    if (auto said = say(message); !said) return Failure(std::move(said).error());
+  return true;
+}
+
+/// Puts one message on its way.
+Result<> SimLink::say(Message message) {
+  tamper(message, network().port(connection_->host(side_)).options.lies, network().random());
+  auto frame = std::make_unique<Frame>();
+  std::uint64_t size = 0;
+  if (reader_) {
+    if (auto encoded = encode(message, frame->encoded); !encoded) return encoded;
+    size = frame->encoded.size();
+  } else {
+    size = encoded_size(message);
+    frame->what = std::move(message);
+  }
+  ++network().traffic().messages;
+  network().traffic().control_bytes += size;
+  connection_->say(side_, std::move(frame), size);
+  return {};
 }
 
 Task<Result<>> SimLink::send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) {
@@ -298,8 +315,8 @@ Task<Result<>> SimLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
 
 }  // namespace
 
-std::unique_ptr<Link> make_sim_link(ConnectionPtr connection, int side, Endpoint remote, Executor strand) {
-  return std::make_unique<SimLink>(std::move(connection), side, std::move(remote), std::move(strand));
+std::unique_ptr<Link> make_sim_link(ConnectionPtr connection, int side, Endpoint local, Endpoint remote, Executor strand) {
+  return std::make_unique<SimLink>(std::move(connection), side, std::move(local), std::move(remote), std::move(strand));
 }
 
 }  // namespace shoal::sim

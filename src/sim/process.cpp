@@ -69,7 +69,8 @@ class SimAcceptor final : public Listener {
     if (state->is_closed) co_return fail(Errc::closed, "cannot accept");
     auto [connection, remote] = std::move(state->waiting.front());
     state->waiting.pop_front();
-    co_return make_sim_link(std::move(connection), 1, std::move(remote), std::move(strand));
+    co_return make_sim_link(std::move(connection), 1, {network_.port(state->host).address, state->port}, std::move(remote),
+                            std::move(strand));
   }
 
   Endpoint local() const override { return local_; }
@@ -143,8 +144,9 @@ Task<Result<std::unique_ptr<Link>>> SimWorld::connect(Endpoint to, Executor stra
   Port& ours = network_.port(host_);
   ours.connections.emplace(connection->number(), std::pair(connection, 0));
   other.connections.emplace(connection->number(), std::pair(connection, 1));
-  std::unique_ptr<Link> link = make_sim_link(connection, 0, to, strand);  // closes where this wait is cancelled
-  listening->second->waiting.emplace_back(connection, Endpoint{ours.address, ours.next_port++});
+  const Endpoint local{ours.address, ours.next_port++};
+  std::unique_ptr<Link> link = make_sim_link(connection, 0, local, to, strand);  // closes where this wait is cancelled
+  listening->second->waiting.emplace_back(connection, local);
   listening->second->arrived.notify();
   co_await sleep_until(loop, loop.now() + network_.latency(*there, host_));
   co_return link;

@@ -43,6 +43,19 @@ Result<> check_peer_id(std::string_view id) {
 
 Registry::Registry(Options options) : options_(options) {}
 
+namespace {
+
+/// The swarm clock as a peer knows it from a tracker before this one.
+Nanoseconds remembered(std::uint64_t last_epoch, std::int64_t last_clock_ns) {
+  return Nanoseconds(std::clamp<std::int64_t>(last_epoch != 0 ? last_clock_ns : 0, 0, kLongestSwarm.count()));
+}
+
+}  // namespace
+
+void Registry::begin_clock(std::uint64_t last_epoch, std::int64_t last_clock_ns, Instant now) {
+  if (!clock_zero_) clock_zero_ = now - remembered(last_epoch, last_clock_ns);
+}
+
 Nanoseconds Registry::clock(Instant now) const { return clock_zero_ ? now - *clock_zero_ : Nanoseconds::zero(); }
 
 Registry::Member* Registry::member(PeerId peer) { return peer.value < members_.size() ? &members_[peer.value] : nullptr; }
@@ -85,9 +98,9 @@ tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello&
                                                                     const std::string& seen_host, std::uint64_t session, Instant now) {
   if (auto objection = objection_to(hello, request)) return tl::unexpected(std::move(*objection));
   if (request.expect != 0) options_.expect = request.expect;
-  if (!clock_zero_) {
-    const Nanoseconds remembered(std::clamp<std::int64_t>(request.last_epoch != 0 ? request.last_clock_ns : 0, 0, kLongestSwarm.count()));
-    clock_zero_ = now - remembered;
+  if (!begun_at_) {
+    begun_at_ = now - remembered(request.last_epoch, request.last_clock_ns);
+    if (!clock_zero_) clock_zero_ = begun_at_;
   }
   Member& member = enlist(hello.id);
   Admission admission{member.peer, std::nullopt, member.instance != 0};
@@ -249,7 +262,7 @@ Result<> Registry::complete(PeerId peer, const Complete& complete, Instant now) 
   member->bytes_fetched = complete.bytes_fetched;
   member->upload_rate = complete.upload_rate;
   member->download_rate = complete.download_rate;
-  if (is_done(*member)) last_complete_ = clock(now);
+  if (is_done(*member)) last_complete_ = now - *begun_at_;
   if (is_news) tell_of(*member);
   update(now);
   return {};
@@ -268,7 +281,7 @@ void Registry::update(Instant now) {
   const auto is_over = [this](const Member& member) { return member.is_given_up || is_done(member); };
   if (members_.size() < options_.expect || !std::ranges::all_of(members_, is_over)) return;
   SwarmComplete outcome;
-  outcome.total_ns = last_complete_.value_or(clock(now)).count();
+  outcome.total_ns = last_complete_.value_or(begun_at_ ? now - *begun_at_ : Nanoseconds::zero()).count();
   for (const Member& member : members_) {
     outcome.bytes += member.bytes_fetched;
     if ((!is_done(member) && !member.was_done) || member.failed > 0) outcome.failed.push_back(member.id);

@@ -14,6 +14,7 @@ module;
 #include <chrono>
 #include <cstdint>
 #include <limits>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -24,6 +25,8 @@ module;
 #include <vector>
 
 module shoal.tracker;
+
+import :clock;
 
 namespace asio = boost::asio;
 using namespace std::chrono_literals;
@@ -64,6 +67,7 @@ struct Tracker {
         options(std::move(o)),
         strand(make_strand(w)),
         registry({options.expect, options.grace, w.random() | 1}),
+        clock_board(w, r, options.records, registry.epoch(), [this] { return clock(); }),
         tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }) {}
 
   static constexpr Instant::rep kNoClock = std::numeric_limits<Instant::rep>::min();
@@ -86,6 +90,7 @@ struct Tracker {
   std::map<PeerId, std::pair<std::uint64_t, std::uint32_t>> completions;  ///< Bytes and failed files, as told last.
   std::atomic<Instant::rep> clock_zero{kNoClock};                         ///< When the swarm clock was 0; any thread.
   std::uint64_t next_session = 1;
+  ClockBoard clock_board;  ///< Any thread.
   Signal over;
   TaskGroup tasks;
 };
@@ -293,11 +298,23 @@ Entry enter(Tracker& tracker, const Session& session, const Hello& hello, const 
   return entry;
 }
 
-/// The first message after the greeting: a registration, or a query that goes on without one.
+/// A connection for timestamps, to its end.
+Task<> serve_clock_peer(Tracker& tracker, SessionPtr session, Hello hello, ClockJoin join) {
+  co_await run_on(tracker.strand, [&] {
+    const Instant now = tracker.world.now();
+    tracker.registry.begin_clock(join.last_epoch, join.last_clock_ns, now);
+    tracker.clock_zero = (now - tracker.registry.clock(now)).time_since_epoch().count();
+  });
+  co_await tracker.clock_board.serve(session->link, std::move(hello), std::move(join));
+  session->has_left = true;
+}
+
+/// The first message after the greeting: a registration, timestamps, or a query that goes on without one.
 Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
   const Incoming incoming = co_await step(session->link->receive(kIdlePatience));
   const auto* first = std::get_if<Message>(&incoming);
   if (!first) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
+  if (const auto* join = std::get_if<ClockJoin>(first)) co_return co_await serve_clock_peer(tracker, session, std::move(hello), *join);
   const auto* request = std::get_if<Register>(first);
   if (!request) co_return co_await handle(tracker, session, *first);
   Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, *session, hello, *request); });
@@ -447,10 +464,12 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   bool is_stopped = false;
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
+  tracker.tasks.spawn(tracker.strand, "the table of timestamps", tracker.clock_board.keep());
   tracker.tasks.spawn(tracker.strand, "stop", wait_for_stop(tracker, stop, is_stopped));
   const ExitCode exit = co_await asio::co_spawn(tracker.strand, conclude(tracker, listener, is_stopped), asio::use_awaitable_t<Executor>{});
   tracker.tasks.cancel();
   co_await tracker.tasks.join();
+  co_await tracker.clock_board.finish();
   report.set_clock([end = Seconds(tracker.clock()).count()] { return end; });
   co_return exit;
 }

@@ -48,5 +48,6 @@ std::size_t encoded_size(const FileEntry& entry) { return codec::size_of(entry);
 std::size_t encoded_size(const Offered& offered) { return codec::size_of(offered); }
 std::size_t encoded_size(const FoundEntry& found) { return codec::size_of(found); }
 std::size_t encoded_size(const Holding& holding) { return codec::size_of(holding); }
+std::size_t encoded_size(const ClockPeer& peer) { return codec::size_of(peer); }
 
 }  // namespace shoal

@@ -45,6 +45,14 @@ std::string_view name_of(MessageType type) {
     case MessageType::hash_request: return "hash request";
     case MessageType::hash_reply: return "hash reply";
     case MessageType::gone: return "gone";
+    case MessageType::clock_join: return "clock join";
+    case MessageType::clock_joined: return "clock joined";
+    case MessageType::tick: return "tick";
+    case MessageType::tock: return "tock";
+    case MessageType::clock_list: return "clock list";
+    case MessageType::clock_peers: return "clock peers";
+    case MessageType::table: return "table";
+    case MessageType::table_received: return "table received";
   }
   return "unknown";
 }

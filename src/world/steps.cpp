@@ -87,6 +87,14 @@ Task<Result<std::size_t>> Link::send_chunks(std::vector<OutgoingChunk> chunks) {
   co_return sent;
 }
 
+Task<Result<>> Link::receive_all(std::vector<Incoming>& out, Nanoseconds idle) {
+  out.clear();
+  auto incoming = co_await receive(idle);
+  if (!incoming) co_return Failure(std::move(incoming).error());
+  out.push_back(std::move(*incoming));
+  co_return Result<>{};
+}
+
 std::vector<Result<>> Storage::copy_all(std::span<const Copying> copies) {
   std::vector<Result<>> results;
   for (const auto& [from, to] : copies) results.push_back(copy(from, to));

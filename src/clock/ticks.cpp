@@ -1,0 +1,44 @@
+module;
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+module shoal.clock;
+
+import shoal.base;
+
+namespace shoal {
+
+TickSchedule::TickSchedule(Instant start, Nanoseconds interval, Nanoseconds duration)
+    : start_(start),
+      interval_(std::max(interval, Nanoseconds(1))),
+      duration_(duration),
+      ticks_(static_cast<std::uint64_t>(std::max<std::int64_t>((duration + interval_ - Nanoseconds(1)) / interval_, 1))) {}
+
+std::optional<Instant> TickSchedule::next() const {
+  if (next_ >= ticks_) return std::nullopt;
+  return start_ + interval_ * static_cast<std::int64_t>(next_);
+}
+
+std::optional<TickSchedule::Due> TickSchedule::take(Instant now) {
+  const auto due = next();
+  if (!due || *due > now) return std::nullopt;
+  // The first that is late by little, or else the last that is due.
+  const auto last = static_cast<std::uint64_t>((now - start_) / interval_);
+  const Nanoseconds too_late = now - start_ - kMostLate;
+  const auto first_good = too_late < Nanoseconds::zero() ? 0 : static_cast<std::uint64_t>(too_late / interval_) + 1;
+  const std::uint64_t number = std::min({std::max(next_, std::min(last, first_good)), ticks_ - 1});
+  Due tick{number, start_ + interval_ * static_cast<std::int64_t>(number), number - next_};
+  missed_ += tick.missed;
+  next_ = number + 1;
+  return tick;
+}
+
+void TickSchedule::close() {
+  missed_ += ticks_ - next_;
+  next_ = ticks_;
+}
+
+}  // namespace shoal
