@@ -140,8 +140,8 @@ class Histogram {
 
 // ---- when to tick -------------------------------------------------------------------------------------
 
-/// Tick n is due at start + n * interval, whatever the ones before it did. A tick that is late is sent late, as long as the next
-/// is not due or it is late by less than kMostLate; others are missed, and counted.
+/// Tick n is due at start + n * interval, whatever the ones before it did. A tick is sent late as long as that is by less than
+/// kMostLate, or the next is not due. Others are missed and counted: after a stop there is no burst.
 class TickSchedule {
  public:
   static constexpr Nanoseconds kMostLate{100'000'000};
@@ -210,8 +210,8 @@ class ClockRecord {
   void on_sent(std::uint64_t number, Instant due, Instant sent);
   /// An answer, and the estimate after it. `date_offset_ns`: what turns its offset into one of dates.
   void on_answer(const Exchange& exchange, const ClockEstimate& estimate, std::int64_t date_offset_ns);
-  /// The run is over: `missed` ticks were never sent, and the last estimate is this.
-  ClockSummary finish(std::uint64_t missed, std::uint32_t jumps, const std::optional<ClockEstimate>& estimate) const;
+  /// The run is over: `missed` ticks were never sent, and clocks jumped so often.
+  ClockSummary finish(std::uint64_t missed, std::uint32_t jumps) const;
   const Histogram& lateness() const { return lateness_; }
   const Histogram& delays() const { return delay_steps_; }
   std::uint64_t sent() const { return sent_; }
@@ -224,6 +224,7 @@ class ClockRecord {
   Nanoseconds longest_gap_{0};
   std::uint64_t last_number_ = 0;
   Instant last_sent_;
+  ClockEstimate last_estimate_;
   Spread offsets_;
   Spread delays_;
   Spread intervals_;

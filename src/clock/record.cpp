@@ -101,13 +101,14 @@ void ClockRecord::on_sent(std::uint64_t number, Instant due, Instant sent) {
 
 void ClockRecord::on_answer(const Exchange& exchange, const ClockEstimate& estimate, std::int64_t date_offset_ns) {
   ++answered_;
+  last_estimate_ = estimate;
   offsets_.add(estimate.offset_ns + date_offset_ns);
   const std::int64_t delay = (exchange.t4 - exchange.t1) - (exchange.t3 - exchange.t2);
   delays_.add(delay);
   delay_steps_.add(Nanoseconds(delay));
 }
 
-ClockSummary ClockRecord::finish(std::uint64_t missed, std::uint32_t jumps, const std::optional<ClockEstimate>& estimate) const {
+ClockSummary ClockRecord::finish(std::uint64_t missed, std::uint32_t jumps) const {
   ClockSummary summary;
   summary.sent = sent_;
   summary.answered = answered_;
@@ -126,11 +127,10 @@ ClockSummary ClockRecord::finish(std::uint64_t missed, std::uint32_t jumps, cons
   summary.lateness_p50 = lateness_.quantile(0.5);
   summary.lateness_p99 = lateness_.quantile(0.99);
   summary.delay_p99 = delay_steps_.quantile(0.99);
-  if (!estimate) return summary;
-  summary.jitter = static_cast<double>(estimate->jitter.count());
-  summary.drift_ppm = estimate->drift_ppm;
-  summary.skew_ppm = estimate->skew_ppm;
-  summary.bound = static_cast<double>(estimate->bound.count());
+  summary.jitter = static_cast<double>(last_estimate_.jitter.count());
+  summary.drift_ppm = last_estimate_.drift_ppm;
+  summary.skew_ppm = last_estimate_.skew_ppm;
+  summary.bound = static_cast<double>(last_estimate_.bound.count());
   return summary;
 }
 

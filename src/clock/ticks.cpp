@@ -25,11 +25,12 @@ std::optional<Instant> TickSchedule::next() const {
 std::optional<TickSchedule::Due> TickSchedule::take(Instant now) {
   const auto due = next();
   if (!due || *due > now) return std::nullopt;
-  // The first that is late by little, or else the last that is due.
-  const auto last = static_cast<std::uint64_t>((now - start_) / interval_);
-  const Nanoseconds too_late = now - start_ - kMostLate;
-  const auto first_good = too_late < Nanoseconds::zero() ? 0 : static_cast<std::uint64_t>(too_late / interval_) + 1;
-  const std::uint64_t number = std::min({std::max(next_, std::min(last, first_good)), ticks_ - 1});
+  std::uint64_t number = next_;
+  if (now - *due >= kMostLate) number = std::max(next_, static_cast<std::uint64_t>((now - start_) / interval_));  // the last that is due
+  if (number >= ticks_) {
+    close();
+    return std::nullopt;
+  }
   Due tick{number, start_ + interval_ * static_cast<std::int64_t>(number), number - next_};
   missed_ += tick.missed;
   next_ = number + 1;

@@ -140,14 +140,13 @@ ClockResult result_of(ClockRun& run, bool is_stopped) {
   ClockResult result;
   Histogram lateness;
   Histogram delays;
-  const std::int64_t now = run.world.now().time_since_epoch().count();
   bool is_in_sync = true;
   std::uint64_t failed = 0;
   for (const auto& peer : run.peers) {
     ClockOutcome outcome;
     outcome.id = peer->id;
     const auto missed = peer->schedule ? peer->schedule->missed() : 0;
-    outcome.summary = peer->record.finish(missed, peer->estimator.jumps(), peer->estimator.at(now));
+    outcome.summary = peer->record.finish(missed, peer->estimator.jumps());
     outcome.tables_sent = peer->tables_sent;
     outcome.tables_received = peer->came_from.size();
     outcome.failed = peer->failed;
