@@ -174,6 +174,13 @@ TEST_CASE("The head of a chunk keeps its bytes, and its length counts the data t
         "0e 00 01 00 36 00 01 00 00 00 02 00 00 00 00 40 00 00");
 }
 
+TEST_CASE("A tick and a tock keep their bytes") {
+  CHECK(hex_of(encoded(Tick{1, 2, 3})) == "1a 00 00 00 22 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00");
+  CHECK(hex_of(encoded(Tock{1, 2, 3, 4, -1})) ==
+        "2a 00 00 00 23 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 "
+        "04 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff");
+}
+
 TEST_CASE("An empty list and an empty text are a count of zero") { CHECK(hex_of(encoded(Offer{})) == "06 00 00 00 12 00 00 00 00 00"); }
 
 TEST_CASE("Every message has a name of its own") {
