@@ -20,6 +20,7 @@ module;
 module shoal.peer:clock;
 
 import :api;
+import :node;
 import shoal.base;
 import shoal.clock;
 import shoal.digest;
@@ -126,8 +127,9 @@ struct ClockRun {
   std::atomic<bool> is_disk_failure_told{false};
   std::atomic<std::uint64_t> temporary{0};  ///< Numbers for files in the making.
 
-  std::mutex mutex;      ///< Guards what follows.
-  ClockEstimator clock;  ///< The swarm clock for the event log: of one peer.
+  SwarmClock clock;  ///< For the event log: as one of the peers knows it.
+
+  std::mutex mutex;  ///< Guards what follows.
   std::optional<Error> failure;
 
   TaskGroup tasks;

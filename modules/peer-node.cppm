@@ -31,6 +31,7 @@ module shoal.peer:node;
 import :api;
 
 import shoal.base;
+import shoal.clock;
 import shoal.digest;
 import shoal.manifest;
 import shoal.report;
@@ -291,24 +292,29 @@ class RateMeter {
 /// How long a ping and its answer were on their way; nothing when the answer makes no sense.
 std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now);
 
-/// The tracker's clock, from the answer with the least delay among the last ones. Any thread reads.
+/// The tracker's clock, as its answers tell it. Any thread. It never runs backwards, but for a tracker that started anew.
 class SwarmClock {
  public:
-  /// A Ping sent at `sent` was answered with `tracker_time` (halfway between t2 and t3), and the answer came at `received`.
-  void sample(Instant sent, Nanoseconds tracker_time, Instant received);
-  /// The tracker has started anew: its clock may be another.
+  void sample(const Exchange& exchange);
+  /// The tracker may have started anew, with another clock: what was known is good until its first answer, and no longer.
   void restart();
-  bool is_set() const { return is_set_; }
-  Nanoseconds at(Instant now) const { return now.time_since_epoch() + Nanoseconds(offset_.load()); }
+  bool is_set() const;
+  Nanoseconds at(Instant now) const;
+  /// How far at() may be off; nothing before the first answer.
+  std::optional<Nanoseconds> bound_at(Instant now) const;
 
  private:
-  struct Sample {
-    Nanoseconds delay;
-    Nanoseconds offset;
+  struct Reading {
+    Nanoseconds time{0};
+    Nanoseconds bound{0};
   };
-  std::deque<Sample> samples_;
-  std::atomic<std::int64_t> offset_{0};
-  std::atomic<bool> is_set_{false};
+  std::optional<Reading> read(Instant now) const;
+
+  mutable std::mutex mutex_;
+  ClockEstimator estimator_;
+  bool is_set_ = false;
+  bool is_stale_ = false;
+  mutable std::optional<Nanoseconds> told_;
 };
 
 // ---- the node -----------------------------------------------------------------------------------------

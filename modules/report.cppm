@@ -55,10 +55,11 @@ class Report {
   static Result<std::unique_ptr<Report>> open(ReportOptions options);
   ~Report();
 
-  /// Sets the clock that stamps `t` once there is one.
-  void set_clock(std::function<double()> swarm_seconds);
+  /// Sets the clock that stamps `t` once there is one. `bound` says how far it may be off now, in seconds, for the field of that name;
+  /// below 0 while that is not known. Both are called under a lock: they must not call the Report.
+  void set_clock(std::function<double()> swarm_seconds, std::function<double()> bound = {});
 
-  /// An event: to the log always, to stdout with --json. `{"event":name,"t":seconds,...}`.
+  /// An event: to the log always, to stdout with --json. `{"event":name,"t":seconds,"bound":seconds,...}`.
   void event(std::string_view name, const Fields& fields = {});
   /// An event for the log alone, not for stdout: a chunk, a message.
   void detail(std::string_view name, const Fields& fields = {});

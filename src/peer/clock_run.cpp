@@ -40,7 +40,7 @@ namespace {
 
 constexpr std::size_t kCrew = 250;
 constexpr std::uint64_t kConnectionsAtOnce = 256;
-constexpr std::uint64_t kBufferBytes = 64 * kMiB;
+constexpr std::uint64_t kTableBytes = 64 * kMiB;
 
 }  // namespace
 
@@ -58,7 +58,7 @@ ClockRun::ClockRun(World& w, Report& r, RecordFolder& f, ClockOptions o)
       begin(w.now()),
       zero_date(w.wall_clock_ns() - begin.time_since_epoch().count()),
       connections(kConnectionsAtOnce),
-      buffers(kBufferBytes),
+      buffers(kTableBytes),
       tasks([this](const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }) {
   const std::size_t count = std::max<std::size_t>(options.count, 1);
   for (std::size_t i = 0; i < (count + kCrew - 1) / kCrew; ++i) crews.push_back(std::make_unique<Crew>(Crew{make_strand(world), {}}));
@@ -171,9 +171,11 @@ ClockResult result_of(ClockRun& run, bool is_stopped) {
   return result;
 }
 
-double seconds_of(const ClockRun& run, std::int64_t now) {
-  const auto estimate = run.clock.at(now);
-  return estimate ? static_cast<double>(now - estimate->offset_ns) * 1e-9 : 0.0;
+double seconds_of(const ClockRun& run) { return Seconds(run.clock.at(run.world.now())).count(); }
+
+double bound_of(const ClockRun& run) {
+  const auto bound = run.clock.bound_at(run.world.now());
+  return bound ? Seconds(*bound).count() : -1.0;
 }
 
 }  // namespace
@@ -181,10 +183,7 @@ double seconds_of(const ClockRun& run, std::int64_t now) {
 Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& records, ClockOptions options, Signal& stop) {
   if (options.wait_sync) options.is_exchanging = false;
   const auto run = std::make_unique<ClockRun>(world, report, records, std::move(options));
-  report.set_clock([&run = *run] {
-    const std::lock_guard lock(run.mutex);
-    return seconds_of(run, run.world.now().time_since_epoch().count());
-  });
+  report.set_clock([&run = *run] { return seconds_of(run); }, [&run = *run] { return bound_of(run); });
   bool is_stopped = false;
   const Executor strand = co_await asio::this_coro::executor;
   run->tasks.spawn(strand, "stop", wait_for_stop(*run, stop, is_stopped));
@@ -200,7 +199,7 @@ Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& 
   run->tasks.cancel();
   co_await run->tasks.join();
   co_await run_on(world.workers(), [&] { write_rest(*run); });
-  report.set_clock([end = seconds_of(*run, world.now().time_since_epoch().count())] { return end; });
+  report.set_clock([end = seconds_of(*run)] { return end; }, [bound = bound_of(*run)] { return bound; });
   if (has_failed && run->failure) co_return Failure(*run->failure);
   co_return result_of(*run, is_stopped);
 }

@@ -75,10 +75,7 @@ void on_tock(ClockPeerState& peer, const Tock& tock, std::int64_t received) {
   if (peer.estimator.add(exchange) == ClockEstimator::Added::refused) return;
   const auto estimate = *peer.estimator.at(received);
   peer.record.on_answer(exchange, estimate, peer.run.zero_date - peer.zero_date_ns);
-  if (peer.index == 0) {
-    const std::lock_guard lock(peer.run.mutex);
-    peer.run.clock.add(exchange);
-  }
+  if (peer.index == 0) peer.run.clock.sample(exchange);
   add_row(peer, peer.from_tracker, tock.date_us);
   if (!peer.run.options.wait_sync || estimate.bound > *peer.run.options.wait_sync) return;
   peer.is_in_sync = true;
@@ -118,9 +115,7 @@ Task<> join_tracker(ClockPeerState& peer, Link& link) {
   peer.zero_date_ns = joined.zero_date_ns;
   if (std::exchange(peer.epoch, joined.epoch) == joined.epoch) co_return;
   peer.estimator.restart();
-  if (peer.index > 0) co_return;
-  const std::lock_guard lock(peer.run.mutex);
-  peer.run.clock.restart();
+  if (peer.index == 0) peer.run.clock.restart();
 }
 
 void on_joined(ClockPeerState& peer, const std::shared_ptr<Link>& link) {

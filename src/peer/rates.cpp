@@ -8,17 +8,20 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
 #include <tuple>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 module shoal.peer;
 
 import :node;
 import shoal.base;
+import shoal.clock;
 import shoal.wire;
 
 using namespace std::chrono_literals;
@@ -27,7 +30,6 @@ namespace shoal {
 namespace {
 
 constexpr Nanoseconds kWindow = 1s;
-constexpr std::size_t kClockSamples = 16;
 
 }  // namespace
 
@@ -60,15 +62,43 @@ std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now) {
   return Nanoseconds(received - pong.t1 - (pong.t3 - pong.t2));
 }
 
-void SwarmClock::restart() { samples_.clear(); }
+void SwarmClock::sample(const Exchange& exchange) {
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(is_stale_, false)) {
+    estimator_.restart();
+    told_.reset();
+  }
+  is_set_ |= estimator_.add(exchange) != ClockEstimator::Added::refused;
+}
 
-void SwarmClock::sample(Instant sent, Nanoseconds tracker_time, Instant received) {
-  const Nanoseconds middle = sent.time_since_epoch() + (received - sent) / 2;
-  samples_.push_back({received - sent, tracker_time - middle});
-  if (samples_.size() > kClockSamples) samples_.pop_front();
-  const auto best = std::ranges::min_element(samples_, {}, &Sample::delay);
-  offset_ = best->offset.count();
-  is_set_ = true;
+void SwarmClock::restart() {
+  const std::lock_guard lock(mutex_);
+  is_stale_ = true;
+}
+
+bool SwarmClock::is_set() const {
+  const std::lock_guard lock(mutex_);
+  return is_set_;
+}
+
+std::optional<SwarmClock::Reading> SwarmClock::read(Instant now) const {
+  const std::lock_guard lock(mutex_);
+  const std::int64_t local = now.time_since_epoch().count();
+  const auto estimate = estimator_.at(local);
+  if (!estimate) return std::nullopt;
+  const Nanoseconds time(local - estimate->offset_ns);
+  told_ = std::max(told_.value_or(time), time);
+  return Reading{*told_, estimate->bound + (*told_ - time)};
+}
+
+Nanoseconds SwarmClock::at(Instant now) const {
+  const auto reading = read(now);
+  return reading ? reading->time : Nanoseconds::zero();
+}
+
+std::optional<Nanoseconds> SwarmClock::bound_at(Instant now) const {
+  const auto reading = read(now);
+  return reading ? std::optional(reading->bound) : std::nullopt;
 }
 
 }  // namespace shoal

@@ -65,6 +65,12 @@ void finish(Node& node, Result<ExitCode> outcome) {
 
 namespace {
 
+/// How far the swarm clock may be off; below 0 while it is not known.
+double bound_seconds(const Node& node) {
+  const auto bound = node.clock.bound_at(node.world.now());
+  return bound ? Seconds(*bound).count() : -1.0;
+}
+
 constexpr Nanoseconds kBusyTick = 10ms;
 constexpr Nanoseconds kIdleTick = 50ms;
 constexpr int kSlowEvery = 20;  // ticks between the slower chores
@@ -198,7 +204,7 @@ PeerOutcome tally(const Node& node, ExitCode exit) {
 
 /// Runs what is common to all kinds of run, until something finishes the node.
 Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listener, Task<> tracker_side) {
-  node.report.set_clock([&node] { return node.clock.is_set() ? Seconds(node.clock.at(node.world.now())).count() : 0.0; });
+  node.report.set_clock([&node] { return Seconds(node.clock.at(node.world.now())).count(); }, [&node] { return bound_seconds(node); });
   node.tasks.spawn(node.strand, "accepting", accept_peers(node, listener));
   node.tasks.spawn(node.strand, "connecting", keep_connected(node));
   node.tasks.spawn(node.strand, "publishing", publish_contents(node));
@@ -209,7 +215,8 @@ Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listene
   co_await say_goodbye(node, outcome ? *outcome : exit_code_of(outcome.error()));
   co_await wind_up(node, listener);
   node.report.end_progress();
-  node.report.set_clock([end = node.clock.is_set() ? Seconds(node.clock.at(node.world.now())).count() : 0.0] { return end; });
+  node.report.set_clock([end = Seconds(node.clock.at(node.world.now())).count()] { return end; },
+                        [bound = bound_seconds(node)] { return bound; });
   if (!outcome) co_return Failure(outcome.error());
   co_return tally(node, *outcome);
 }

@@ -25,6 +25,7 @@ module shoal.peer;
 
 import :node;
 import shoal.base;
+import shoal.clock;
 import shoal.manifest;
 import shoal.report;
 import shoal.wire;
@@ -80,8 +81,7 @@ Task<> ping_regularly(Node& node, TrackerLinkPtr tracker) {
 
 void on_pong(Node& node, const Pong& pong) {
   if (!round_trip(pong, node.world.now())) return;
-  const Nanoseconds middle(pong.t2 + (pong.t3 - pong.t2) / 2);
-  node.clock.sample(Instant(Nanoseconds(pong.t1)), middle, node.world.now());
+  node.clock.sample({pong.t1, pong.t2, pong.t3, node.world.now().time_since_epoch().count()});
 }
 
 Register registration(const Node& node) {

@@ -116,11 +116,15 @@ std::string json_members(const Fields& fields) {
 /// Microseconds are enough, and keep the lines short.
 double rounded(double seconds) { return std::isfinite(seconds) ? std::round(seconds * 1e6) / 1e6 : 0.0; }
 
-std::string event_line(std::string_view name, double seconds, std::string_view members) {
+std::string event_line(std::string_view name, double seconds, double bound, std::string_view members) {
   std::string line = "{\"event\":";
   append_json(line, name);
   line += ",\"t\":";
   append_json(line, rounded(seconds));
+  if (bound >= 0) {
+    line += ",\"bound\":";
+    append_json(line, std::ceil(bound * 1e6) / 1e6);
+  }
   line += members;
   line += '}';
   return line;
@@ -153,9 +157,10 @@ class EventStream {
     return {};
   }
 
-  void set_clock(std::function<double()> clock) {
+  void set_clock(std::function<double()> clock, std::function<double()> bound) {
     const std::lock_guard lock(mutex_);
     clock_ = std::move(clock);
+    bound_ = std::move(bound);
   }
 
   void hello(std::string_view program) {
@@ -170,7 +175,7 @@ class EventStream {
     if (!is_read(reach)) return;
     const std::string members = json_members(fields);
     const std::lock_guard lock(mutex_);
-    emit(event_line(name, seconds(), members), reach, level);
+    emit(event_line(name, seconds(), bound(), members), reach, level);
   }
 
   /// The last line on stdout.
@@ -178,7 +183,7 @@ class EventStream {
     const std::string members = json_members(fields);
     const std::lock_guard lock(mutex_);
     if (std::exchange(is_closed_, true)) return;
-    emit(event_line("result", seconds(), members), Reach::everywhere, spdlog::level::info);
+    emit(event_line("result", seconds(), bound(), members), Reach::everywhere, spdlog::level::info);
     out_ = nullptr;
   }
 
@@ -189,6 +194,7 @@ class EventStream {
  private:
   bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && out_ != nullptr); }
   double seconds() const { return clock_ ? clock_() : 0.0; }
+  double bound() const { return bound_ ? bound_() : -1.0; }
 
   void emit(const std::string& line, Reach reach, spdlog::level::level_enum level) {
     if (log_) log_->log(level, spdlog::string_view_t(line.data(), line.size()));
@@ -198,6 +204,7 @@ class EventStream {
   std::mutex mutex_;
   std::atomic<std::FILE*> out_;  ///< Null without --json, and after the result.
   std::function<double()> clock_;
+  std::function<double()> bound_;
   bool is_closed_ = false;
   std::unique_ptr<spdlog::logger> log_;
   std::atomic<bool> has_failed_ = false;
@@ -332,7 +339,9 @@ Result<std::unique_ptr<Report>> Report::open(ReportOptions options) {
   return std::unique_ptr<Report>(new Report(std::move(state)));
 }
 
-void Report::set_clock(std::function<double()> swarm_seconds) { state_->events.set_clock(std::move(swarm_seconds)); }
+void Report::set_clock(std::function<double()> swarm_seconds, std::function<double()> bound) {
+  state_->events.set_clock(std::move(swarm_seconds), std::move(bound));
+}
 
 void Report::event(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::everywhere); }
 

@@ -457,7 +457,8 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   auto listening = world.listen(tracker.options.listen);
   if (!listening) co_return Failure(std::move(listening).error());
   const std::shared_ptr<Listener> listener = std::move(*listening);
-  report.set_clock([&tracker] { return Seconds(tracker.clock()).count(); });
+  const auto is_exact = [] { return 0.0; };  // it is the clock that others follow
+  report.set_clock([&tracker] { return Seconds(tracker.clock()).count(); }, is_exact);
   report.print(fmt::format("tracker: listening on {}", to_string(listener->local())));
   report.event("listening", {{"address", to_string(listener->local())}});
   report.flush();
@@ -470,7 +471,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   tracker.tasks.cancel();
   co_await tracker.tasks.join();
   co_await tracker.clock_board.finish();
-  report.set_clock([end = Seconds(tracker.clock()).count()] { return end; });
+  report.set_clock([end = Seconds(tracker.clock()).count()] { return end; }, is_exact);
   co_return exit;
 }
 
