@@ -146,14 +146,14 @@ std::size_t rows_of(const std::string& text) { return lines_of(text).size() - 4;
 std::string own_table(const Lab::Process& process, const std::string& id) { return process.records.text(TimeTable::file_of(id)); }
 
 /// Tables that did not reach a peer as they are.
-std::vector<std::string> missing_tables(const Lab& lab, const std::vector<std::string>& except = {}) {
+std::vector<std::string> missing_tables(const Lab& lab) {
   std::vector<std::string> missing;
   for (const auto& to : lab.processes)
     for (const auto& from : lab.processes) {
       if (!to->result || !from->result || !*to->result || !*from->result) continue;
       for (const auto& receiver : (**to->result).peers)
         for (const auto& sender : (**from->result).peers) {
-          if (receiver.id == sender.id || std::ranges::find(except, sender.id) != except.end()) continue;
+          if (receiver.id == sender.id) continue;
           const std::string copy = to->records.text(TimeTable::received_file(receiver.id, sender.id));
           if (copy.empty() || copy != own_table(*from, sender.id)) missing.push_back(sender.id + " at " + receiver.id);
         }
@@ -297,6 +297,7 @@ TEST_CASE("A peer that dies while tables are exchanged is given up; the others h
   lab.pass(GENERATE(as<Nanoseconds>{}, 1s, 2150ms));
   lab.simulation.kill(lab.processes.back()->host, GENERATE(sim::Death::killed, sim::Death::power));
   REQUIRE(lab.ends_within(5min));
+  lab.processes.pop_back();  // what the dead one left is nobody's
   for (int i = 0; i < 4; ++i) CHECK(lab.processes[static_cast<std::size_t>(i)]->exit() == ExitCode::partial);
   CHECK(missing_tables(lab).empty());
 }
