@@ -33,9 +33,16 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer", "congestion"},
     KnownOption{"peer.swarm", "expect"},
     KnownOption{"peer.get", "out"},
+    KnownOption{"peer.clock", "count"},
+    KnownOption{"peer.clock", "interval"},
+    KnownOption{"peer.clock", "duration"},
+    KnownOption{"peer.clock", "out"},
+    KnownOption{"peer.clock", "no-exchange"},
+    KnownOption{"peer.clock", "wait-sync"},
+    KnownOption{"peer.timeline", "svg"},
 };
 
-inline constexpr std::array<std::string_view, 8> kKnownTables{"tracker",  "peer",      "peer.swarm", "peer.share",
-                                                              "peer.get", "peer.find", "peer.ls",    "peer.verify"};
+inline constexpr std::array<std::string_view, 10> kKnownTables{"tracker",   "peer",    "peer.swarm",  "peer.share", "peer.get",
+                                                               "peer.find", "peer.ls", "peer.verify", "peer.clock", "peer.timeline"};
 
 }  // namespace shoal::apps
