@@ -11,6 +11,13 @@ find_package(CLI11 REQUIRED CONFIG)
 find_package(tomlplusplus REQUIRED CONFIG)
 find_package(nlohmann_json REQUIRED CONFIG)
 
+# libedit comes without a CMake package of its own. On macOS the one of Homebrew is newer than the system's.
+find_path(SHOAL_EDITLINE_INCLUDE histedit.h HINTS /opt/homebrew/opt/libedit/include /usr/local/opt/libedit/include REQUIRED)
+find_library(SHOAL_EDITLINE_LIBRARY edit HINTS /opt/homebrew/opt/libedit/lib /usr/local/opt/libedit/lib REQUIRED)
+add_library(shoal_editline INTERFACE)
+target_include_directories(shoal_editline SYSTEM INTERFACE ${SHOAL_EDITLINE_INCLUDE})
+target_link_libraries(shoal_editline INTERFACE ${SHOAL_EDITLINE_LIBRARY})
+
 add_library(shoal_flags INTERFACE)
 target_compile_definitions(shoal_flags INTERFACE
   SHOAL_VERSION="${PROJECT_VERSION}" $<$<BOOL:${SHOAL_PORTABLE}>:SHOAL_PORTABLE=1>)

@@ -14,11 +14,11 @@ function(shoal_room name)
   add_library(shoal::${name} ALIAS ${target})
 endfunction()
 
-# shoal_app(NAME DIR USES room... LINKS target...): one command, from DIR/*.cpp. Its options.cpp is a library of its own.
+# shoal_app(NAME DIR USES room... LINKS target...): one command, from DIR/*.cpp. Its options.cpp and state.cpp are libraries of their own.
 function(shoal_app name dir)
   cmake_parse_arguments(ARG "" "" "USES;LINKS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${dir}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/options\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "/(options|state)\\.cpp$")
   add_executable(${name} ${sources})
   list(TRANSFORM ARG_USES PREPEND shoal::)
   target_link_libraries(${name} PRIVATE ${ARG_USES} ${ARG_LINKS} shoal_warnings)

@@ -29,8 +29,8 @@ class NetWorld : public World {
  public:
   /// Runs `main` on the io threads and returns when it has ended. Rethrows what it ended by.
   virtual void run(Task<> main) = 0;
-  /// Calls `handler` on an io thread for each SIGINT or SIGTERM, with how many there have been.
-  virtual void on_interrupt(std::function<void(int count)> handler) = 0;
+  /// Calls `handler` on an io thread for each SIGINT or SIGTERM, with how many there have been and which it is.
+  virtual void on_interrupt(std::function<void(int count, int signal)> handler) = 0;
 };
 
 std::unique_ptr<NetWorld> make_net_world(const NetOptions& options);

@@ -7,6 +7,7 @@ module;
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,6 +22,7 @@ import shoal.clock;
 import shoal.digest;
 import shoal.manifest;
 import shoal.report;
+import shoal.schedule;
 import shoal.wire;
 import shoal.world;
 
@@ -80,6 +82,11 @@ struct PeerOptions {
   std::uint64_t upload_limit = 0;   ///< As the world was given it; for the lower bound.
   std::vector<std::string> include;
   std::vector<std::string> exclude;
+  bool watches = false;                                        ///< The folder: what is offered follows its changes.
+  bool announces_again = true;                                 ///< To a tracker that has started anew; else only update_list does.
+  std::shared_ptr<const LatencyTable> latencies;               ///< Null: they are measured.
+  Nanoseconds other_latency = std::chrono::milliseconds(100);  ///< Of pairs that the table does not name.
+  bool emulates_latency = false;                               ///< What comes from others is taken up as late as the table says.
 };
 
 /// What a run came to.
@@ -142,5 +149,107 @@ struct Finding {
 };
 /// Asks the tracker. An empty pattern means everything.
 Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern);
+
+// ---- the catalogue ------------------------------------------------------------------------------------
+
+/// Where a latency is from.
+enum class LatencyFrom : std::uint8_t { self, table, assumed, measured, nowhere };
+
+/// A peer that has said just now that it has a file.
+struct LocatedSource {
+  Holder holder;
+  Candidate candidate;  ///< What a choice goes by.
+  LatencyFrom latency_from = LatencyFrom::nowhere;
+};
+struct LocatedFile {
+  FileEntry entry;
+  std::vector<LocatedSource> sources;  ///< The best first; ourselves, where we have it, before all others.
+};
+struct LocateAnswer {
+  std::vector<LocatedFile> files;
+  std::uint32_t asked = 0;   ///< Times that a peer was asked, ...
+  std::uint32_t silent = 0;  ///< ... and did not answer.
+};
+
+/// Asks the tracker, which asks the peers. Fails with `not_found` where no peer has such a file.
+Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::string pattern);
+/// Asks a peer how many transfers it is in.
+Task<Result<std::uint32_t>> ask_load(World& world, PeerOptions options, Endpoint peer);
+
+/// What a command did to the list of what is offered.
+struct ListChange {
+  std::size_t added = 0;
+  std::size_t changed = 0;
+  std::size_t removed = 0;
+  std::uint64_t files = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t confirmed = 0;  ///< Entries that the tracker has of us now.
+};
+
+/// What became of one file that was asked for.
+struct Fetched {
+  FileEntry entry;  ///< With the name that it got here.
+  bool was_here = false;
+  Nanoseconds taken{0};
+  std::map<std::string, std::uint64_t> from;  ///< Bytes, by peer.
+};
+
+/// Why a file was, or would be, fetched from where.
+struct Choice {
+  LocatedFile file;
+  std::vector<std::string> chosen;  ///< Peers.
+  std::string reason;
+  std::map<std::string, std::uint64_t> from;  ///< Bytes that came; empty where it was not fetched.
+};
+
+struct PeerStatus {
+  std::string id;
+  Endpoint address;
+  Endpoint tracker;
+  bool is_registered = false;
+  std::uint64_t epoch = 0;
+  std::uint64_t files = 0;
+  std::uint64_t bytes = 0;
+  std::uint32_t load = 0;
+  std::size_t neighbours = 0;
+  std::uint64_t bytes_received = 0;
+  std::uint64_t bytes_sent = 0;
+};
+
+/// Another peer of the swarm.
+struct PeerView {
+  RosterEntry peer;
+  bool is_connected = false;
+  std::optional<Nanoseconds> latency;
+  double rate = 0;  ///< Bytes a second that were measured from it; 0: none was.
+};
+
+/// A running node, as commands drive it. Everything is called, and resumes, on the node's strand; one command at a time.
+class PeerControl {
+ public:
+  virtual ~PeerControl() = default;
+  /// Resumes when the node is registered with a tracker for the first time.
+  virtual Task<> wait_until_ready() = 0;
+  /// Compares the folder with what is offered, tells the tracker, and waits until it confirms that.
+  virtual Task<Result<ListChange>> update_list() = 0;
+  virtual Task<Result<std::uint32_t>> load_of(Endpoint peer) = 0;
+  virtual Task<Result<LocateAnswer>> find(std::string pattern) = 0;
+  /// Fetches what `name` means, verifies it, and offers it. Fails with `wrong_digest` where five sources gave something else.
+  virtual Task<Result<std::vector<Fetched>>> download(std::string name, bool from_one) = 0;
+  virtual Task<Result<std::vector<Finding>>> list(std::string pattern) = 0;
+  virtual Task<Result<std::vector<Choice>>> why(std::string name) = 0;
+  virtual PeerStatus status() = 0;
+  virtual std::vector<PeerView> peers() = 0;
+  /// Names of ours and of what was found, for completion.
+  virtual std::vector<std::string> known_names() = 0;
+  /// Waits until nothing is sent or received any more, at most so long.
+  virtual Task<> let_finish(Nanoseconds patience) = 0;
+  /// Has the running command fail with `interrupted`. Any thread.
+  virtual void interrupt() = 0;
+};
+
+/// Offers the folder, and does what `drive` has it do; ends when that does.
+using Drive = std::function<Task<ExitCode>(PeerControl&)>;
+Task<Result<PeerOutcome>> run_catalogue(World& world, Report& report, Storage& storage, PeerOptions options, Drive drive, Signal& stop);
 
 }  // namespace shoal

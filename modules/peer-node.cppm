@@ -24,6 +24,7 @@ module;
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+#include <variant>
 #include <vector>
 
 module shoal.peer:node;
@@ -98,6 +99,17 @@ struct Target {
   bool is_lost = false;  ///< Its owner is gone for good.
 };
 
+/// What a command wants of a content, and how it goes.
+struct Asked {
+  LocatedFile file;
+  std::optional<std::string> only;            ///< The one peer that it may come from.
+  std::set<std::string> excluded;             ///< Peers that sent something wrong, or could not be reached.
+  std::uint32_t wrong = 0;                    ///< Chunks that were not what they should be.
+  std::map<std::string, std::uint64_t> from;  ///< Bytes, by peer.
+  std::optional<Error> failure;
+  bool is_published = false;
+};
+
 enum class Stage : std::uint8_t {
   known,     ///< Somebody has it; we do not want it.
   wanted,    ///< Wanted, and not begun.
@@ -132,6 +144,7 @@ struct Content {
   bool is_hashing = false;     ///< A worker has it in hand.
   std::optional<Md5Digest> md5_found;
 
+  std::shared_ptr<Asked> asked;  ///< By a command.
   std::uint32_t life = 0;        ///< Counts how often it was begun anew.
   std::optional<Instant> began;  ///< For the event log and progress.
 };
@@ -160,14 +173,14 @@ struct Expected {
   ChunkBuffer buffer;
 };
 
-struct PeerSession;
-using SessionPtr = std::shared_ptr<PeerSession>;
-
 /// A chunk that came in, whole.
 struct Received {
   Slot slot;
   ChunkBuffer buffer;
 };
+
+struct PeerSession;
+using SessionPtr = std::shared_ptr<PeerSession>;
 
 /// The same, with the session that it came by.
 struct Arrival {
@@ -197,6 +210,7 @@ struct PeerSession {
   std::string id;                ///< Set before the node learns of the session, and not changed again.
   std::uint64_t instance = 0;    ///< Likewise.
   std::optional<Source> source;  ///< Likewise.
+  bool is_question = false;      ///< It has connected to ask, and is no neighbour. Likewise.
   Outbox outbox;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
@@ -206,6 +220,12 @@ struct PeerSession {
   double upload_rate = 0;        ///< Bytes a second, smoothed.
   bool is_over = false;
   Inbox inbox;
+
+  // With an emulated latency, what came in waits for its time.
+  using Late = std::variant<Message, Received>;
+  Nanoseconds latency{0};
+  std::deque<std::pair<Instant, Late>> late;
+  Signal late_came;
 };
 
 struct Outstanding {
@@ -261,6 +281,8 @@ struct Remote {
   std::unordered_set<Slot> sent_away;  ///< What it asked for when others had to come first; once each.
   bool is_sending = false;             ///< Its writer has upload jobs of ours.
   Instant sending_since{};
+  Instant last_served{};    ///< When something of it was asked for, or sent.
+  Instant last_received{};  ///< When a chunk of it came.
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
 };
@@ -330,6 +352,15 @@ struct TrackerLink {
   const std::shared_ptr<Link> link;
   Outbox outbox;
   bool is_over = false;
+};
+
+/// A question to the tracker that is not answered yet.
+struct Question {
+  std::vector<LocatedEntry> entries;
+  std::uint32_t asked = 0;
+  std::uint32_t silent = 0;
+  std::uint64_t listed = 0;
+  bool is_answered = false;
 };
 
 struct ToPublish {
@@ -406,6 +437,22 @@ struct Node {
   std::unordered_set<ContentIndex> counts_changed;
   Instant last_report{};
 
+  // The catalogue.
+  std::map<std::uint32_t, std::shared_ptr<Question>> questions;
+  std::uint32_t next_question = 1;
+  bool is_announcing = false;                    ///< All that we offer is being sent.
+  std::uint64_t announced_epoch = 0;             ///< Of the tracker that knows what we offer.
+  std::atomic<bool> is_interrupted{false};       ///< The command that runs is to stop. Any thread.
+  bool is_listing = false;                       ///< The folder is being compared with what is offered.
+  std::set<std::string> called;                  ///< Peers that we want to be connected with, for what they have.
+  std::unordered_set<Sha256Digest> asked_roots;  ///< Contents that commands want; neighbours tell us of no others.
+  std::map<std::string, double> rates;           ///< That were measured, by peer.
+  std::map<std::string, Choice> choices;         ///< By name.
+  std::unique_ptr<FolderWatch> watch;
+  FolderChanges changes;
+  Instant last_change{};
+  Signal has_changes;
+
   // Figures.
   RateMeter down;
   RateMeter up;
@@ -468,6 +515,8 @@ void begin_anew(Node& node, Content& content);
 
 /// Wants `content` under one more name.
 void want(Node& node, Content& content, Target target);
+/// Does for its open targets what is due where the content stands.
+void take_up(Node& node, Content& content);
 /// Somebody offers a content that we know: what was given up of it because nobody was left who had it, is wanted again.
 void want_again(Node& node, const FileEntry& entry);
 /// Whether a neighbour has any of it.
@@ -578,8 +627,61 @@ void tell_tracker(Node& node, Message message);
 void report_progress(Node& node);
 std::vector<HaveCount> all_counts(const Node& node);
 
+// ---- the catalogue: src/peer/asking.cpp, listing.cpp, fetching.cpp -----------------------------------
+
+/// Transfers that we are in: one for each neighbour that we get something from, and one for each that we give something.
+std::uint32_t load_of(const Node& node);
+/// Waits for `is_true`; false when it did not come within `patience`. Throws `interrupted` when the command is to stop.
+Task<bool> wait_for(Node& node, std::function<bool()> is_true, Nanoseconds patience);
+Task<LocateAnswer> locate(Node& node, std::string pattern);
+/// How many entries the tracker has of us, once it has taken in all that we said.
+Task<std::uint64_t> confirm_list(Node& node);
+/// Bytes a second that came from that peer; 0 where none was measured.
+double measured_rate(const Node& node, const std::string& id);
+/// What the tracker says about the catalogue: an answer, or a question.
+void on_confirmed(Node& node, const Confirmed& confirmed);
+void on_located(Node& node, const Located& located);
+Task<> answer_probe(Node& node, Probe probe);
+/// Answers whoever has connected to ask.
+Task<> answer_questions(Node& node, SessionPtr session);
+/// The latency from that peer to us, for what comes from it; 0 where none is emulated.
+Nanoseconds emulated_latency(const Node& node, const PeerSession& session);
+LatencyTable::Party party_of(const Node& node);
+
+/// Says what we offer, in as few messages as it takes.
+std::vector<Message> split_offers(std::vector<FileEntry> entries);
+/// Compares a listing of the folder with what we offer, and makes it what we offer; says what is to be told.
+struct ListNews {
+  ListChange change;
+  std::vector<FileEntry> fresh;
+  std::vector<std::string> gone;
+};
+ListNews take_listing(Node& node, std::vector<StoredFile> files);
+/// A file of ours is not there any more, or not what it was.
+void forget_own(Node& node, const FileEntry& entry);
+bool is_left_out(const Node& node, const std::string& name);
+void start_watching(Node& node);
+Task<> follow_folder(Node& node);
+Task<ListChange> update_list(Node& node);
+
+/// Fetches what `name` means, for a command.
+Task<std::vector<Fetched>> download(Node& node, std::string name, bool from_one);
+/// Why that would be, or was, fetched from where.
+Task<std::vector<Choice>> explain(Node& node, std::string name);
+/// Whether this content may be fetched from that peer.
+bool may_fetch_from(const Content& content, const std::string& peer);
+/// Has the picker know which neighbours a content may be fetched from, after that changed.
+void apply_sources(Node& node, Content& content);
+void on_asked_wrong(Node& node, Content& content, const std::string& from);
+
+/// What is here already under a name that is wanted is taken into account, before it is decided where things go.
+Task<> look_at_folder(Node& node, FileEntry entry);
+
 // ---- the run: src/peer/run.cpp ------------------------------------------------------------------------
 
+/// A node that offers its folder, and does what `begin` starts.
+Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& storage, PeerOptions options, std::function<void(Node&)> begin,
+                                      Signal& stop);
 /// Every 10 ms while anything goes on, else every 250 ms.
 void tick(Node& node);
 Task<> keep_ticking(Node& node);

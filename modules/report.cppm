@@ -38,6 +38,9 @@ struct ReportOptions {
   std::function<Instant()> now;  ///< What paces the progress display; the steady clock when empty.
   std::FILE* out = nullptr;      ///< Where NDJSON and answers go; stdout when null. Not closed.
   std::FILE* err = nullptr;      ///< Where a person reads along; stderr when null. Not closed.
+  /// Writes whole lines to one of these, so that they do not run into a prompt; plain writing when empty. Called under a lock: it must
+  /// not call the Report.
+  std::function<void(std::FILE* stream, std::string_view text)> write;
 };
 
 /// One file or total in the progress display.
@@ -92,6 +95,13 @@ class Report {
   explicit Report(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// ---- "did you mean" -----------------------------------------------------------------------------------
+
+/// How many letters were added, left out, changed or swapped with their neighbour (Damerau and Levenshtein).
+std::size_t typing_distance(std::string_view typed, std::string_view meant);
+/// `did you mean PREFIXword?` for the known word that a mistyped one is closest to, or nothing where no word is close.
+std::string did_you_mean(std::string_view typed, const std::vector<std::string>& words, std::string_view prefix = {});
 
 // ---- text for a terminal ------------------------------------------------------------------------------
 

@@ -10,12 +10,17 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
+
+#include <tl/expected.hpp>
 
 export module shoal.schedule;
 
@@ -132,6 +137,8 @@ class SourceRate {
   /// Bytes a second over about the last second of being busy; 0 before the first answer. Less than a chunk
   /// under way tells the latency rather than the rate, and counts only until there is something better.
   double rate() const { return rate_; }
+  /// The least that was measured.
+  std::optional<Nanoseconds> round_trip() const { return min_rtt_; }
   /// When an answer to a request of `bytes` made now is to be expected: (outstanding + bytes) / rate, plus the
   /// minimum RTT. A second before there is a rate.
   Nanoseconds expected(std::uint64_t bytes) const;
@@ -150,6 +157,37 @@ class SourceRate {
   double recent_seconds_ = 0;
   double rate_ = 0;
   std::optional<Nanoseconds> min_rtt_;
+};
+
+/// Which of several sources to take: src/schedule/choice.cpp.
+struct Candidate {
+  std::string name;
+  std::optional<Nanoseconds> latency;  ///< One way; nothing where it could not be reached.
+  std::uint32_t load = 0;              ///< Transfers that it is in.
+  double rate = 0;                     ///< Bytes a second that were measured in a transfer; 0: none was.
+};
+/// Latency in milliseconds + 10 × load: the lowest is best. Infinite without a latency.
+double score_of(const Candidate& candidate);
+/// All of them, the best first, for a file of `bytes`: by the time that it is expected to take. A measured rate says that by itself; where
+/// there is none, the rate is taken to be the mean of the measured ones, and the score is added. So without any rate the scores decide.
+std::vector<std::size_t> rank(std::span<const Candidate> candidates, std::uint64_t bytes);
+
+/// Latencies of pairs, as a file gives them: a line `A B MS` each, with names or addresses (`host` or `host:port`), `#` for comments. A
+/// line is about both directions, unless another is about the reverse.
+class LatencyTable {
+ public:
+  /// Fails with `usage` and the number of the line.
+  static Result<LatencyTable> parse(std::string_view text);
+  struct Party {
+    std::string id;
+    Endpoint address;
+  };
+  /// From one to the other; nothing where the table does not name the pair.
+  std::optional<Nanoseconds> find(const Party& from, const Party& to) const;
+  bool is_empty() const { return pairs_.empty(); }
+
+ private:
+  std::map<std::pair<std::string, std::string>, Nanoseconds> pairs_;
 };
 
 /// A request that is under way, as the endgame sees it.

@@ -95,6 +95,9 @@ std::vector<ByteRange> data_extents(int fd, std::uint64_t size);
 /// Lets `to` share all blocks of `from`; false where the file system cannot.
 bool share_blocks(int from, int to);
 
+/// Storage::watch (watch_linux.cpp, or its twin watch_portable.cpp).
+Result<std::unique_ptr<FolderWatch>> watch_folder(const std::string& path, std::function<void(FolderChanges)> on_change);
+
 class DigestCache;
 
 // ---- what is in the folder (listing.cpp) ------------------------------------------------------------------

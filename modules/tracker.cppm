@@ -4,9 +4,11 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -75,6 +77,67 @@ class Introductions {
   std::vector<PeerId> ring_;   ///< Those that are here, in the order of the ring.
 };
 
+// ---- what outlives a tracker --------------------------------------------------------------------------
+
+/// A peer as an earlier run knew it, and what it offered then.
+struct RememberedPeer {
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+  std::vector<FileEntry> offers;
+};
+
+/// One step from what was kept to what is to be kept.
+struct PeerSeen {
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+};
+struct PeerForgotten {
+  std::string id;
+};
+struct EntryOffered {
+  std::string id;
+  FileEntry entry;
+};
+struct EntryWithdrawn {
+  std::string id;
+  std::string name;
+};
+using StateChange = std::variant<PeerSeen, PeerForgotten, EntryOffered, EntryWithdrawn>;
+
+/// Where an open tracker keeps what peers offer, beyond its own end. Calls block, one at a time.
+class TrackerState {
+ public:
+  virtual ~TrackerState() = default;
+  virtual Result<std::vector<RememberedPeer>> load() = 0;
+  /// All of these or, where it fails, none.
+  virtual Result<> write(std::span<const StateChange> changes) = 0;
+};
+
+// ---- names --------------------------------------------------------------------------------------------
+
+/// Who offers something under which name, so that one name is found among millions. One strand.
+class NameIndex {
+ public:
+  void add(const std::string& name, PeerId peer);
+  void remove(const std::string& name, PeerId peer);
+
+  /// Calls `visit` with names that `pattern` may mean, in order, from `from` on, and who offers them, until it returns false. Looks at
+  /// `most` names; returns the last one that it looked at, or nothing at the end.
+  using Visit = std::function<bool(const std::string& name, std::span<const PeerId> offered_by)>;
+  std::optional<std::string> visit(std::string_view pattern, std::string_view from, std::size_t most, const Visit& visit) const;
+
+ private:
+  using Names = std::map<std::string, std::vector<PeerId>, std::less<>>;
+  std::vector<Names::const_iterator> spelled(std::string_view name) const;
+
+  Names names_;
+  std::unordered_multimap<std::size_t, Names::const_iterator> by_last_part_;  ///< By hash; only names of several parts.
+};
+
+// ---- the registry -------------------------------------------------------------------------------------
+
 /// What the tracker knows. Values in, values out: no IO, no clock but the instants that are passed in. One strand.
 ///
 /// All that members have to learn has a revision; a session reads on from the one that it has reached, as fast as its peer
@@ -85,6 +148,7 @@ class Registry {
     std::uint32_t expect = 0;                      ///< The size of a closed swarm; 0: open.
     Nanoseconds grace = std::chrono::seconds(30);  ///< How long a member may be gone before it is given up.
     std::uint64_t epoch = 0;
+    bool keeps_changes = false;  ///< For take_changes.
   };
   explicit Registry(Options options);
 
@@ -145,12 +209,28 @@ class Registry {
 
   /// Whose files match `pattern` (see Find), in order of name, each with at most kMaxHolders of its holders, the owners
   /// first; `from` continues a listing at that place.
+  using Cursor = std::pair<std::string, Sha256Digest>;  ///< A name and content.
   struct Listing {
     std::vector<FoundEntry> entries;
-    std::optional<std::size_t> next;  ///< Where to go on; nothing at the end.
+    std::optional<Cursor> next;  ///< Where to go on; nothing at the end. It may be short of entries before that.
   };
-  Listing find(std::string_view pattern, std::size_t from, std::size_t max_bytes) const;
+  Listing find(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const;
+  /// The same, with all that may have it: also who said so in an earlier run and has not confirmed it. Those that are down are left out.
+  Listing candidates(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const;
   std::vector<RosterEntry> roster(std::span<const FoundEntry> holders_of) const;
+
+  /// Takes over what an earlier run knew, as claims to be confirmed: nobody is told of them before their peers are back, and they are
+  /// forgotten where those do not come within the grace. At the beginning.
+  void restore(std::vector<RememberedPeer> peers, Instant now);
+  /// What is to be kept since the last call; nothing without keeps_changes.
+  std::vector<StateChange> take_changes() { return std::exchange(changes_, {}); }
+  std::size_t changes() const { return changes_.size(); }
+  /// A peer did not answer, or it is heard of again.
+  void set_down(PeerId peer, bool is_down);
+  bool is_down(PeerId peer) const;
+  /// The entries that it offers now.
+  std::uint64_t offered_by(PeerId peer) const;
+  std::optional<RosterEntry> find_peer(PeerId peer) const;
 
   /// The outcome, once a closed swarm is over.
   const std::optional<SwarmComplete>& outcome() const { return outcome_; }
@@ -195,6 +275,10 @@ class Registry {
     std::map<std::string, FileEntry, std::less<>> offers;
     std::unordered_map<Sha256Digest, std::uint32_t> names_of;  ///< How many of its offers have that content.
     std::set<std::string> unconfirmed;                         ///< Offered before it returned, and not again yet.
+    std::map<std::string, FileEntry, std::less<>> remembered;  ///< Offered in an earlier run of the tracker, and not again yet.
+    bool is_down = false;                                      ///< It did not answer, and was not heard of since.
+    bool is_kept = false;                                      ///< What it offers is known to the state.
+    bool is_claim = false;                                     ///< Known from an earlier run only: no member before it comes.
   };
   struct OfferNews {
     PeerId owner;
@@ -234,6 +318,16 @@ class Registry {
   void set_present(Member& member, bool is_here, bool has_offered);
   void update(Instant now);
   double percent_of_lower_bound(Nanoseconds total) const;
+  void keep(StateChange change);
+  void note_member(Member& member);
+  void note_offered(Member& member, const FileEntry& entry);
+  void note_gone(Member& member, const std::string& name);
+  void note_given_up(Member& member);
+  void forget_remembered(Member& member);
+  bool may_have(const Member& member, const FileEntry& entry, bool is_sure) const;
+  std::vector<PeerId> candidates_for(const FileEntry& entry, std::span<const PeerId> offered_by) const;
+  using Holders = std::function<std::vector<PeerId>(const FileEntry& entry, std::span<const PeerId> offered_by)>;
+  Listing list(std::string_view pattern, const Cursor& from, std::size_t max_bytes, bool with_remembered, const Holders& holders) const;
 
   Options options_;
   std::optional<Instant> clock_zero_;
@@ -252,6 +346,47 @@ class Registry {
   bool has_begun_ = false;
   std::optional<Nanoseconds> last_complete_;
   std::optional<SwarmComplete> outcome_;
+  NameIndex names_;
+  std::vector<StateChange> changes_;
+};
+
+// ---- asking peers -------------------------------------------------------------------------------------
+
+/// Asks those who may have a file before it says who has it. On the tracker's strand.
+class Locator {
+ public:
+  /// Hands a message to a peer's session; false where it has none.
+  using Send = std::function<bool(PeerId peer, Message message)>;
+  Locator(World& world, Registry& registry, TaskGroup& tasks, Executor strand, Send send);
+
+  static constexpr Nanoseconds kPatience = std::chrono::milliseconds(500);  ///< With who is asked; all at once.
+
+  /// The entries that `pattern` means from `from` on, with those who have just said that they have them. Who does not answer in time is
+  /// down, and is not asked again before it is heard of.
+  struct Page {
+    std::vector<LocatedEntry> entries;
+    std::uint32_t asked = 0;
+    std::uint32_t silent = 0;
+    std::optional<Registry::Cursor> next;
+  };
+  Task<Page> locate(std::string pattern, Registry::Cursor from);
+
+  void on_reply(PeerId peer, const ProbeReply& reply);
+  /// Its connection ended: it is not waited for.
+  void on_gone(PeerId peer);
+
+ private:
+  struct Round;
+  void ask(const std::shared_ptr<Round>& round, const Registry::Listing& listing);
+  Task<> end_in_time(std::shared_ptr<Round> round);
+
+  World& world_;
+  Registry& registry_;
+  TaskGroup& tasks_;
+  Executor strand_;
+  Send send_;
+  std::uint32_t next_probe_ = 1;
+  std::map<std::uint32_t, std::pair<PeerId, std::shared_ptr<Round>>> waiting_;  ///< By number of the probe.
 };
 
 struct TrackerOptions {
@@ -259,6 +394,7 @@ struct TrackerOptions {
   std::uint32_t expect = 0;
   Nanoseconds grace = std::chrono::seconds(30);
   std::shared_ptr<RecordFolder> records;  ///< Where the table of timestamps goes; null for none.
+  std::shared_ptr<TrackerState> state;  ///< Of an open tracker; null: it knows nothing after its end.
 };
 
 /// A roster in as few messages as it takes, none of them too long for a frame.
@@ -267,5 +403,42 @@ std::vector<Message> split_roster(std::vector<RosterEntry> peers);
 /// Runs a tracker until a closed swarm is over or `stop` is notified; an open one only stops. Prints the address that it
 /// listens on, and the total swarm time. Fails where it cannot listen.
 Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions options, Signal& stop);
+
+}  // namespace shoal
+
+// ---- inside the tracker -------------------------------------------------------------------------------
+
+namespace shoal {
+
+/// Brings what the registry has learned to the state, in batches, while the tracker goes on. On the tracker's strand, but for is_behind.
+class StateKeeper {
+ public:
+  StateKeeper(World& world, Report& report, Registry& registry, std::shared_ptr<TrackerState> state)
+      : world_(world), report_(report), registry_(registry), state_(std::move(state)) {}
+
+  /// Has the registry know what an earlier run knew.
+  Task<Result<>> load();
+  /// The registry may have changed.
+  void wake();
+  Task<> keep_up();
+  /// Waits until what was learned so far is kept.
+  Task<> settle();
+  /// Keeps what is left, once no task runs any more.
+  Task<> finish();
+  /// So much waits to be kept that who brings more is to wait. Any thread.
+  bool is_behind() const { return is_behind_; }
+
+ private:
+  Task<> write_batch();
+
+  World& world_;
+  Report& report_;
+  Registry& registry_;
+  std::shared_ptr<TrackerState> state_;  ///< Null where there is none, or it has failed.
+  Signal changed_;
+  std::uint64_t done_ = 0;  ///< Changes that were kept, or given up.
+  std::uint64_t in_hand_ = 0;
+  std::atomic<bool> is_behind_{false};
+};
 
 }  // namespace shoal

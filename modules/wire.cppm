@@ -41,13 +41,16 @@ enum class MessageType : std::uint16_t {
   register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
   retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29, introduce = 30, introduced = 31,
   clock_join = 32, clock_joined = 33, tick = 34, tock = 35, clock_list = 36, clock_peers = 37,
+  confirm = 40, confirmed = 41, locate = 42, located = 43, probe = 44, probe_reply = 45,
   subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
   hash_request = 55, hash_reply = 56, gone = 57,
   table = 58, table_received = 59,
+  load_request = 60, load_reply = 61,
 };
 // clang-format on
 
-enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1 };
+/// Whoever has a question asks it on a connection of its own, and is no neighbour.
+enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1, question = 2 };
 
 // Each message lists its fields once, in `fields()`: that list drives encoding, decoding and the tests. The first
 // `kRequired` of them have to be there (all, where it is not given).
@@ -523,12 +526,107 @@ struct TableReceived {
   static constexpr auto fields() { return std::tuple{&TableReceived::is_good, &TableReceived::why}; }
 };
 
+// ---- the catalogue: peer and tracker ------------------------------------------------------------------
+
+/// Asks whether everything that was offered and withdrawn before has been taken in.
+struct Confirm {
+  static constexpr auto kType = MessageType::confirm;
+  std::uint32_t query = 0;
+  static constexpr auto fields() { return std::tuple{&Confirm::query}; }
+};
+
+struct Confirmed {
+  static constexpr auto kType = MessageType::confirmed;
+  std::uint32_t query = 0;
+  std::uint64_t entries = 0;   ///< That the tracker has of the peer now.
+  std::uint64_t revision = 0;  ///< Of the catalogue.
+  static constexpr auto fields() { return std::tuple{&Confirmed::query, &Confirmed::entries, &Confirmed::revision}; }
+};
+
+/// The same question as Find, but the tracker asks those who may have it before it answers.
+struct Locate {
+  static constexpr auto kType = MessageType::locate;
+  std::uint32_t query = 0;
+  std::string pattern;
+  static constexpr auto fields() { return std::tuple{&Locate::query, &Locate::pattern}; }
+};
+
+/// A peer that has said just now that it has all of a file.
+struct Holder {
+  PeerId peer;
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+  std::uint32_t load = 0;  ///< Transfers that it is in.
+  static constexpr auto fields() { return std::tuple{&Holder::peer, &Holder::id, &Holder::host, &Holder::port, &Holder::load}; }
+  friend bool operator==(const Holder&, const Holder&) = default;
+};
+
+struct LocatedEntry {
+  FileEntry entry;
+  std::vector<Holder> holders;  ///< Those with the least load first.
+  static constexpr auto fields() { return std::tuple{&LocatedEntry::entry, &LocatedEntry::holders}; }
+  friend bool operator==(const LocatedEntry&, const LocatedEntry&) = default;
+};
+
+struct Located {
+  static constexpr auto kType = MessageType::located;
+  std::uint32_t query = 0;
+  bool is_last = true;       ///< No more answers to this query follow.
+  std::uint32_t asked = 0;   ///< Peers that were asked for these entries, ...
+  std::uint32_t silent = 0;  ///< ... and of those, who did not answer.
+  std::vector<LocatedEntry> entries;
+  static constexpr auto fields() {
+    return std::tuple{&Located::query, &Located::is_last, &Located::asked, &Located::silent, &Located::entries};
+  }
+};
+
+struct Wanted {
+  std::string name;
+  std::uint64_t size = 0;
+  Sha256Digest root;
+  static constexpr auto fields() { return std::tuple{&Wanted::name, &Wanted::size, &Wanted::root}; }
+  friend bool operator==(const Wanted&, const Wanted&) = default;
+};
+
+/// Asks a peer whether it still has these, under that name or another.
+struct Probe {
+  static constexpr auto kType = MessageType::probe;
+  std::uint32_t probe = 0;
+  std::vector<Wanted> wanted;
+  static constexpr auto fields() { return std::tuple{&Probe::probe, &Probe::wanted}; }
+};
+
+struct ProbeReply {
+  static constexpr auto kType = MessageType::probe_reply;
+  std::uint32_t probe = 0;
+  std::uint32_t load = 0;          ///< Transfers that the sender is in now.
+  std::vector<std::uint8_t> bits;  ///< It has the i-th when bit i % 8 of byte i / 8 is set.
+  static constexpr auto fields() { return std::tuple{&ProbeReply::probe, &ProbeReply::load, &ProbeReply::bits}; }
+};
+
+// ---- the catalogue: a question to a peer --------------------------------------------------------------
+
+struct LoadRequest {
+  static constexpr auto kType = MessageType::load_request;
+  std::uint32_t query = 0;
+  static constexpr auto fields() { return std::tuple{&LoadRequest::query}; }
+};
+
+struct LoadReply {
+  static constexpr auto kType = MessageType::load_reply;
+  std::uint32_t query = 0;
+  std::uint32_t load = 0;  ///< Transfers that the sender is in now.
+  static constexpr auto fields() { return std::tuple{&LoadReply::query, &LoadReply::load}; }
+};
+
 /// Every message but the chunk, whose bytes do not pass through here.
 using Message = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,                                            //
                              Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
                              Progress, Complete, SwarmComplete, Find, Found, Introduce, Introduced,                 //
                              Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
-                             ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived>;
+                             ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,         //
+                             Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply>;
 
 MessageType type_of(const Message& message);
 /// `request`, `have`: for logs and failures.
@@ -545,6 +643,7 @@ std::size_t encoded_size(const Offered& offered);
 std::size_t encoded_size(const FoundEntry& found);
 std::size_t encoded_size(const Holding& holding);
 std::size_t encoded_size(const ClockPeer& peer);
+std::size_t encoded_size(const LocatedEntry& located);
 /// Appends the frame header and fields of a chunk; its `length` bytes of data have to follow.
 void encode(const ChunkHeader& header, std::vector<std::byte>& out);
 

@@ -13,6 +13,7 @@ module;
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -163,6 +164,18 @@ struct Copying {
   FileEntry to;
 };
 
+/// What changed beneath a folder that is watched.
+struct FolderChanges {
+  std::set<std::string> names;  ///< Files that came, changed or went.
+  bool is_anything = false;     ///< Or more than that: a whole folder moved, or too much to tell.
+};
+
+/// Ends the watching when it dies; after that nothing is called any more.
+class FolderWatch {
+ public:
+  virtual ~FolderWatch() = default;
+};
+
 /// The files of one folder. Calls block; make them on World::workers(). Any thread, concurrently, except where two calls
 /// are about one name.
 class Storage {
@@ -190,6 +203,9 @@ class Storage {
   virtual Result<> make_empty(const FileEntry& entry) = 0;
   /// Removes partial files that no transfer of this run has opened. Returns how many.
   virtual std::size_t remove_stale_partials() = 0;
+  /// Calls `on_change` from another thread, one call at a time, soon after something beneath the folder changed. A file that is being
+  /// written counts when it is closed. Fails with `unsupported` where there is no such thing.
+  virtual Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change);
 };
 
 /// A text file that is written from front to back. Calls block, and come one at a time.

@@ -14,10 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include "common/closest.hpp"
 #include "common/names.hpp"
 
 import shoal.base;
+import shoal.report;
 
 namespace shoal::apps {
 namespace {

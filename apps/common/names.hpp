@@ -23,6 +23,7 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"tracker", "expect"},
     KnownOption{"tracker", "grace"},
     KnownOption{"tracker", "out"},
+    KnownOption{"tracker", "state"},
     KnownOption{"peer", "tracker"},
     KnownOption{"peer", "id"},
     KnownOption{"peer", "include"},
@@ -31,6 +32,9 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer", "wait"},
     KnownOption{"peer", "cache"},
     KnownOption{"peer", "congestion"},
+    KnownOption{"peer", "latency"},
+    KnownOption{"peer", "latency-default"},
+    KnownOption{"peer", "emulate-latency"},
     KnownOption{"peer.swarm", "expect"},
     KnownOption{"peer.get", "out"},
     KnownOption{"peer.clock", "count"},
@@ -40,9 +44,13 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer.clock", "no-exchange"},
     KnownOption{"peer.clock", "wait-sync"},
     KnownOption{"peer.timeline", "svg"},
+    KnownOption{"peer.share", "no-watch"},
+    KnownOption{"peer.shell", "no-watch"},
+    KnownOption{"peer.shell", "no-reannounce"},
 };
 
-inline constexpr std::array<std::string_view, 10> kKnownTables{"tracker",   "peer",    "peer.swarm",  "peer.share", "peer.get",
-                                                               "peer.find", "peer.ls", "peer.verify", "peer.clock", "peer.timeline"};
+inline constexpr std::array<std::string_view, 12> kKnownTables{"tracker",     "peer",       "peer.swarm",   "peer.share",
+                                                               "peer.get",    "peer.find",  "peer.ls",      "peer.load",
+                                                               "peer.verify", "peer.clock", "peer.timeline", "peer.shell"};
 
 }  // namespace shoal::apps

@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "common/closest.hpp"
 #include "common/config.hpp"
 #include "common/options.hpp"
 

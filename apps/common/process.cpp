@@ -16,7 +16,7 @@ void raise_descriptor_limit() {
 }
 
 void stop_on_interrupt(NetWorld& world, Signal& stop) {
-  world.on_interrupt([&stop](int count) {
+  world.on_interrupt([&stop](int count, int) {
     if (count > 1) ::_exit(static_cast<int>(ExitCode::interrupted));
     stop.notify();
   });

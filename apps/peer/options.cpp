@@ -88,11 +88,33 @@ Command swarm_command(PeerCommand& command) {
   return swarm;
 }
 
+Option no_watch(Setter set) { return {.name = "no-watch", .help = "do not follow changes of DIR while running", .set = std::move(set)}; }
+
 Command share_command(PeerCommand& command) {
   Command share =
       make_command<ShareAction>(command, "share", "DIR", "offer DIR until stopped", "shoal-peer share ./images --limit-rate 50M");
   share.set_operand = within<ShareAction>(command, [](ShareAction& action) { return folder_into(action.folder); });
+  share.groups = {{"Share", {no_watch(within<ShareAction>(command, [](ShareAction& action) { return into(action.no_watch); }))}}};
   return share;
+}
+
+Command shell_command(PeerCommand& command) {
+  Command shell = make_command<ShellAction>(command, "shell", "DIR", "offer DIR, and do what is typed: find, download, ls, help, ...",
+                                            "shoal-peer shell ./images --tracker rack1:5555 --insecure");
+  shell.set_operand = within<ShellAction>(command, [](ShellAction& action) { return folder_into(action.folder); });
+  shell.groups = {{"Shell",
+                   {no_watch(within<ShellAction>(command, [](ShellAction& action) { return into(action.no_watch); })),
+                    {.name = "no-reannounce",
+                     .help = "tell a tracker that has started anew what DIR holds only when updatelist is typed",
+                     .set = within<ShellAction>(command, [](ShellAction& action) { return into(action.no_reannounce); })}}}};
+  return shell;
+}
+
+Command load_command(PeerCommand& command) {
+  Command load =
+      make_command<LoadAction>(command, "load", "HOST:PORT", "say how many transfers a peer is in now", "shoal-peer load rack7:40213");
+  load.set_operand = within<LoadAction>(command, [](LoadAction& action) { return into(action.peer, 0); });
+  return load;
 }
 
 Command get_command(PeerCommand& command) {
@@ -248,6 +270,22 @@ OptionGroup network_group(PeerCommand& command) {
            {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};
 }
 
+OptionGroup choice_group(PeerCommand& command) {
+  return {"Choice of sources",
+          {{.name = "latency",
+            .value = "FILE",
+            .help = "latencies of pairs, a line 'A B MILLISECONDS' each, with names or addresses; otherwise they are measured",
+            .set = into(command.latency)},
+           {.name = "latency-default",
+            .value = "DURATION",
+            .help = "latency of the pairs that FILE does not name",
+            .standard = format_duration(command.latency_default),
+            .set = into(command.latency_default)},
+           {.name = "emulate-latency",
+            .help = "take up what comes from a peer as late as FILE says, to stage a network on one machine",
+            .set = into(command.emulate_latency)}}};
+}
+
 OptionGroup files_group(PeerCommand& command) {
   return {"Files",
           {{.name = "include", .value = "GLOB", .help = "only files that match", .set = into(command.include), .repeats = true},
@@ -267,9 +305,9 @@ Program peer_program(PeerCommand& command) {
                   .summary = "offers files to other machines, and fetches and verifies what they offer",
                   .commands = {},
                   .groups = {}};
-  program.commands = {swarm_command(command), share_command(command),  get_command(command),   find_command(command),
-                      list_command(command),  verify_command(command), clock_command(command), timeline_command(command)};
-  program.groups = {network_group(command), files_group(command), common_group(command.common)};
+  program.commands = {swarm_command(command), share_command(command), get_command(command),    find_command(command),  list_command(command),
+                      load_command(command),  shell_command(command), verify_command(command), clock_command(command), timeline_command(command)};
+  program.groups = {network_group(command), choice_group(command), files_group(command), common_group(command.common)};
   return program;
 }
 
@@ -285,6 +323,8 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
   // Clock peers without a name get numbers from the tracker.
   if (command.id.empty() && !std::holds_alternative<ClockAction>(command.action)) command.id = make_id();
+  if (auto* shell = std::get_if<ShellAction>(&command.action))
+    shell->history = xdg_path(inputs, "XDG_STATE_HOME", ".local/state", "history").value_or("");
   return command;
 }
 

@@ -23,6 +23,20 @@ struct SwarmAction {
 /// Offer a folder until stopped.
 struct ShareAction {
   std::string folder;
+  bool no_watch = false;
+};
+
+/// The interactive peer.
+struct ShellAction {
+  std::string folder;
+  bool no_watch = false;
+  bool no_reannounce = false;
+  std::string history;  ///< A file; none when empty.
+};
+
+/// Say how busy a peer is.
+struct LoadAction {
+  Endpoint peer;
 };
 
 /// Fetch what is named.
@@ -61,7 +75,8 @@ struct TimelineAction {
 };
 
 struct PeerCommand {
-  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction> action;
+  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction, ShellAction, LoadAction>
+      action;
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};   ///< All addresses where the tracker is not on loopback, unless given.
   std::string id;                    ///< 1..64 printable bytes without '/'.
@@ -70,8 +85,11 @@ struct PeerCommand {
   std::uint64_t limit_rate = 0;      ///< Bytes a second; 0 for no limit.
   std::string congestion = "cubic";  ///< TCP congestion control; `system` for the system's.
   bool insecure = false;
-  std::optional<Nanoseconds> wait;  ///< How long to try to reach the tracker; without a value forever.
-  std::string cache;                ///< The digest cache; `:memory:` for none.
+  std::optional<Nanoseconds> wait;                               ///< How long to try to reach the tracker; without a value forever.
+  std::string latency;                                           ///< A file with latencies of pairs; none when empty.
+  Nanoseconds latency_default = std::chrono::milliseconds(100);  ///< Of pairs that it does not name.
+  bool emulate_latency = false;
+  std::string cache;  ///< The digest cache; `:memory:` for none.
   CommonOptions common;
 };
 

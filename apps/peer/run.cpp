@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
@@ -6,10 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -24,6 +30,8 @@ import shoal.manifest;
 import shoal.net;
 import shoal.peer;
 import shoal.report;
+import shoal.schedule;
+import shoal.shell;
 import shoal.store;
 import shoal.wire;
 import shoal.world;
@@ -37,6 +45,8 @@ struct Run {
   NetWorld& world;
   Report& report;
   Signal& stop;
+  Lines* lines = nullptr;            ///< Of a shell.
+  Interrupts* interrupts = nullptr;  ///< Likewise.
 };
 
 PeerOptions options_of(const PeerCommand& command, Appetite appetite, std::uint32_t expect = 0) {
@@ -50,6 +60,25 @@ PeerOptions options_of(const PeerCommand& command, Appetite appetite, std::uint3
   options.upload_limit = command.limit_rate;
   options.include = command.include;
   options.exclude = command.exclude;
+  options.other_latency = command.latency_default;
+  options.emulates_latency = command.emulate_latency;
+  return options;
+}
+
+/// With the latencies of --latency. Fails with the file and the line.
+Result<PeerOptions> options_with_latencies(const PeerCommand& command, Appetite appetite) {
+  PeerOptions options = options_of(command, appetite);
+  if (command.latency.empty()) {
+    if (command.emulate_latency) return fail(Errc::usage, "nothing to emulate", "give --emulate-latency a --latency FILE");
+    return options;
+  }
+  std::ifstream file(command.latency);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.is_open() || file.bad())
+    return fail(Errc::usage, fmt::format("cannot read the latencies in {}", command.latency), "choose another file with --latency");
+  auto table = LatencyTable::parse(text);
+  if (!table) return fail(table.error().code, fmt::format("{}: {}", command.latency, table.error().what), table.error().advice);
+  options.latencies = std::make_shared<const LatencyTable>(std::move(*table));
   return options;
 }
 
@@ -96,8 +125,10 @@ Task<ExitCode> act(Run run, const SwarmAction& action) {
 Task<ExitCode> act(Run run, const ShareAction& action) {
   auto storage = open_store(store_options(run, action.folder, false));
   if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  co_return conclude(run.report,
-                     co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::nothing), run.stop));
+  auto options = options_with_latencies(run.command, Appetite::nothing);
+  if (!options) co_return conclude(run.report, Failure(options.error()));
+  options->watches = !action.no_watch;
+  co_return conclude(run.report, co_await run_member(run.world, run.report, **storage, std::move(*options), run.stop));
 }
 
 Task<ExitCode> act(Run run, const GetAction& action) {
@@ -110,45 +141,52 @@ Task<ExitCode> act(Run run, const GetAction& action) {
   co_return conclude(run.report, outcome);
 }
 
-std::string holders_text(const std::vector<RosterEntry>& holders) {
-  std::string text;
-  for (const auto& holder : holders)
-    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", holder.id, to_string({holder.host, holder.port}));
-  return text.empty() ? "nobody has all of it" : text;
+/// The end of a query, with its figures or its failure.
+ExitCode answer(Report& report, const Result<>& result, Fields fields = {}) {
+  const ExitCode exit = result ? ExitCode::done : failed(report, result.error());
+  report.result(exit, std::move(fields));
+  return exit;
 }
 
-void print_finding(Report& report, const Finding& finding) {
-  const FileEntry& entry = finding.entry;
-  report.event("found", {{"name", entry.name},
-                         {"kind", std::string(entry.kind == EntryKind::folder ? "folder" : "file")},
-                         {"bytes", entry.size},
-                         {"md5", to_hex(entry.md5)},
-                         {"root", to_hex(entry.root)},
-                         {"holders", holders_text(finding.holders)}});
-  if (entry.kind == EntryKind::folder) return report.print(fmt::format("{:>10}  {:32}  {}/", "-", "", printable(entry.name)));
-  report.print(
-      fmt::format("{:>10}  {}  {}  {}", format_bytes(entry.size), to_hex(entry.md5), printable(entry.name), holders_text(finding.holders)));
+Task<ExitCode> act(Run run, const FindAction& action) {
+  auto options = options_with_latencies(run.command, Appetite::nothing);
+  if (!options) co_return answer(run.report, Failure(options.error()));
+  const auto located = co_await locate_files(run.world, std::move(*options), action.pattern);
+  if (!located) co_return answer(run.report, Failure(located.error()));
+  print_located(run.report, *located);
+  const Fields fields{{"files", std::uint64_t{located->files.size()}},
+                      {"asked", std::uint64_t{located->asked}},
+                      {"silent", std::uint64_t{located->silent}}};
+  if (located->files.empty())
+    co_return answer(run.report,
+                     fail(Errc::not_found, fmt::format("no peer has '{}'", action.pattern), "shoal-peer ls shows what there is"), fields);
+  co_return answer(run.report, {}, fields);
 }
 
-/// Ends with the result, or as soon as the user stops it.
-Task<ExitCode> list(Run run, std::string pattern, bool needs_any) {
-  const auto findings = co_await find_files(run.world, options_of(run.command, Appetite::nothing), pattern);
-  if (!findings) {
-    const ExitCode exit = failed(run.report, findings.error());
-    run.report.result(exit);
-    co_return exit;
-  }
-  for (const Finding& finding : *findings) print_finding(run.report, finding);
-  ExitCode exit = ExitCode::done;
-  if (needs_any && findings->empty())
-    exit = failed(run.report,
-                  Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
-  run.report.result(exit, {{"files", std::uint64_t{findings->size()}}});
-  co_return exit;
+Task<ExitCode> act(Run run, const ListAction&) {
+  const auto findings = co_await find_files(run.world, options_of(run.command, Appetite::nothing), "");
+  if (!findings) co_return answer(run.report, Failure(findings.error()));
+  print_findings(run.report, *findings);
+  co_return answer(run.report, {}, {{"files", std::uint64_t{findings->size()}}});
 }
 
-Task<ExitCode> act(Run run, const FindAction& action) { return list(run, action.pattern, true); }
-Task<ExitCode> act(Run run, const ListAction&) { return list(run, "", false); }
+Task<ExitCode> act(Run run, const LoadAction& action) {
+  const auto load = co_await ask_load(run.world, options_of(run.command, Appetite::nothing), action.peer);
+  if (!load) co_return answer(run.report, Failure(load.error()));
+  print_load(run.report, action.peer, *load);
+  co_return answer(run.report, {}, {{"load", std::uint64_t{*load}}});
+}
+
+Task<ExitCode> act(Run run, const ShellAction& action) {
+  auto options = options_with_latencies(run.command, Appetite::nothing);
+  if (!options) co_return conclude(run.report, Failure(options.error()));
+  auto storage = open_store(store_options(run, action.folder, false));
+  if (!storage) co_return conclude(run.report, Failure(storage.error()));
+  options->watches = !action.no_watch;
+  options->announces_again = !action.no_reannounce;
+  const auto drive = [&](PeerControl& control) { return run_shell(run.report, control, *run.lines, *run.interrupts); };
+  co_return conclude(run.report, co_await run_catalogue(run.world, run.report, **storage, std::move(*options), drive, run.stop));
+}
 
 // ---- verify -------------------------------------------------------------------------------------------
 
@@ -214,21 +252,43 @@ Task<> perform(Run run, ExitCode& exit) {
   exit = co_await std::visit([&](const auto& action) { return act(run, action); }, run.command.action);
 }
 
+/// It has nothing to finish: the system ends it.
+bool is_query(const PeerCommand& command) {
+  const auto& action = command.action;
+  return std::holds_alternative<FindAction>(action) || std::holds_alternative<ListAction>(action) ||
+         std::holds_alternative<LoadAction>(action);
+}
+
+void handle_interrupts(NetWorld& world, Interrupts& interrupts) {
+  world.on_interrupt([&interrupts, patience = 3](int, int signal) mutable {
+    interrupts.on_signal(signal == SIGTERM);
+    if (interrupts.is_stopping() && patience-- == 0) ::_exit(static_cast<int>(ExitCode::interrupted));
+  });
+}
+
 }  // namespace
 
 ExitCode run_peer(const PeerCommand& command) {
   raise_descriptor_limit();
-  auto report = Report::open(report_options(command.common, "shoal-peer"));
+  const auto* const shell = std::get_if<ShellAction>(&command.action);
+  const auto lines = shell ? open_lines(shell->history) : nullptr;
+  ReportOptions reporting = report_options(command.common, "shoal-peer");
+  if (lines) reporting.write = [&lines](std::FILE* stream, std::string_view text) { lines->write(stream, text); };
+  auto report = Report::open(std::move(reporting));
   if (!report) return say_failure("shoal-peer", report.error());
   NetOptions options;
   options.upload_limit = command.limit_rate;
   options.congestion = command.congestion == "system" ? std::string() : command.congestion;
   const auto world = make_net_world(options);
   Signal stop;
-  const bool is_query = std::holds_alternative<FindAction>(command.action) || std::holds_alternative<ListAction>(command.action);
-  if (!is_query) stop_on_interrupt(*world, stop);  // a query has nothing to finish: the system ends it
+  std::optional<Interrupts> interrupts;
+  if (lines) interrupts.emplace(*lines, [&stop] { stop.notify(); });
+  if (lines)
+    handle_interrupts(*world, *interrupts);
+  else if (!is_query(command))
+    stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
-  world->run(perform({command, *world, **report, stop}, exit));
+  world->run(perform({command, *world, **report, stop, lines.get(), interrupts ? &*interrupts : nullptr}, exit));
   (*report)->flush();
   return exit;
 }

@@ -11,6 +11,13 @@ import shoal.base;
 namespace shoal::apps {
 namespace {
 
+Setter state_into(TrackerCommand& command) {
+  return [&command](const std::string& text) -> Result<void> {
+    command.is_state_chosen = true;
+    return into(command.state)(text);
+  };
+}
+
 OptionGroup swarm_group(TrackerCommand& command) {
   return {"Swarm",
           {{.name = "expect",
@@ -23,6 +30,11 @@ OptionGroup swarm_group(TrackerCommand& command) {
             .help = "how long a peer of a closed swarm may be gone before it counts as failed",
             .standard = format_duration(command.grace),
             .set = into(command.grace)},
+           {.name = "state",
+            .value = "FILE",
+            .help = "what an open tracker knows of its peers' files, over its own end; ':memory:' for none",
+            .standard = "~/.local/state/shoal/tracker.db",
+            .set = state_into(command)},
            {.name = "out",
             .letter = 'o',
             .value = "DIR",
@@ -62,6 +74,7 @@ Program tracker_program(TrackerCommand& command) {
 Parsed<TrackerCommand> parse_tracker(const Inputs& inputs) {
   TrackerCommand command;
   const Program program = tracker_program(command);
+  command.state = xdg_path(inputs, "XDG_STATE_HOME", ".local/state", "tracker.db").value_or(":memory:");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
   return command;

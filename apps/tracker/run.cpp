@@ -11,6 +11,7 @@
 
 #include "common/process.hpp"
 #include "tracker/run.hpp"
+#include "tracker/state.hpp"
 
 import shoal.base;
 import shoal.net;
@@ -40,17 +41,32 @@ Task<> serve(NetWorld& world, Report& report, TrackerOptions options, Signal& st
   exit = outcome ? *outcome : exit_code_of(outcome.error());
 }
 
+/// What outlives an open tracker. The one that nobody chose may fail: then the tracker does without.
+Result<std::shared_ptr<TrackerState>> choose_state(const TrackerCommand& command, Report& report) {
+  if (command.expect != 0 || command.state == ":memory:") return nullptr;
+  auto state = open_state(command.state);
+  if (state || command.is_state_chosen) return state;
+  report.warn(state.error().message());
+  return nullptr;
+}
+
 }  // namespace
 
 ExitCode run_tracker(const TrackerCommand& command) {
   raise_descriptor_limit();
   auto report = open_report(command);
   if (!report) return say_failure("shoal-tracker", report.error());
+  auto state = choose_state(command, **report);
+  if (!state) {
+    (*report)->error(state.error());
+    (*report)->result(exit_code_of(state.error()));
+    return exit_code_of(state.error());
+  }
   const auto world = make_net_world({});
   Signal stop;
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
-  TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out)};
+  TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out), *state};
   world->run(serve(*world, **report, std::move(options), stop, exit));
   (*report)->result(exit);
   (*report)->flush();

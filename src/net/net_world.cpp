@@ -172,7 +172,7 @@ class RealWorld final : public NetWorld {
   Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) override;
   Result<std::unique_ptr<Listener>> listen(const Endpoint& at) override;
   void run(Task<> main) override;
-  void on_interrupt(std::function<void(int)> handler) override;
+  void on_interrupt(std::function<void(int, int)> handler) override;
 
  private:
   static unsigned processors() { return std::max(1U, std::thread::hardware_concurrency()); }
@@ -183,7 +183,7 @@ class RealWorld final : public NetWorld {
     return value;
   }
 
-  void wait_for_signal(std::function<void(int)> handler, int count);
+  void wait_for_signal(std::function<void(int, int)> handler, int count);
 
   unsigned io_threads_;
   asio::io_context io_;
@@ -252,16 +252,16 @@ void RealWorld::run(Task<> main) {
   if (failure) std::rethrow_exception(failure);
 }
 
-void RealWorld::on_interrupt(std::function<void(int)> handler) {
+void RealWorld::on_interrupt(std::function<void(int, int)> handler) {
   signals_.add(SIGINT);
   signals_.add(SIGTERM);
   wait_for_signal(std::move(handler), 1);
 }
 
-void RealWorld::wait_for_signal(std::function<void(int)> handler, int count) {
-  signals_.async_wait([this, handler = std::move(handler), count](boost::system::error_code error, int) mutable {
+void RealWorld::wait_for_signal(std::function<void(int, int)> handler, int count) {
+  signals_.async_wait([this, handler = std::move(handler), count](boost::system::error_code error, int signal) mutable {
     if (error) return;
-    handler(count);
+    handler(count, signal);
     wait_for_signal(std::move(handler), count + 1);
   });
 }

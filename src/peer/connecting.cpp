@@ -58,7 +58,7 @@ void choose_neighbours(Node& node) {
     if (!may_be_reached(node, entry) || was_dropped(node, entry)) continue;
     const auto known = node.reaches.find(id);
     Reach reach = known != node.reaches.end() ? known->second : Reach{now, now, kFirstBackoff};
-    reach.is_ours = !node.self || entry.peer < *node.self;
+    reach.is_ours = !node.self || entry.peer < *node.self || node.called.contains(id);
     reaches.emplace(id, reach);
   }
   node.reaches = std::move(reaches);

@@ -95,16 +95,7 @@ void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
   Content* content = find_content(node, index);
   if (!content || content->stage != Stage::complete || !content->served_as || !(*content->served_as == entry)) return;
   node.report.warn(fmt::format("{}: the file changed while it was shared; digesting it again", entry.name));
-  node.own.erase(entry.name);
-  node.names.remove_own(entry.name);
-  const auto twin =
-      std::ranges::find_if(node.own, [&](const auto& own) { return own.second.root == entry.root && own.second.size == entry.size; });
-  if (twin != node.own.end()) {
-    content->served_as = twin->second;  // an equal file of ours goes on being served
-  } else {
-    begin_anew(node, *content);
-    take_back(node, *content);
-  }
+  forget_own(node, FileEntry(entry));
   node.tasks.spawn(node.strand, "digesting " + entry.name, digest_again(node, entry));
 }
 
@@ -132,13 +123,6 @@ Task<> digest_again(Node& node, FileEntry entry) {
 // ---- what others offer --------------------------------------------------------------------------------
 
 namespace {
-
-/// What the user does not want to offer is not fetched either.
-bool is_left_out(const Node& node, const std::string& name) {
-  const auto is_match = [&](const std::string& pattern) { return matches(pattern, name); };
-  const auto& [include, exclude] = std::tie(node.options.include, node.options.exclude);
-  return (!include.empty() && std::ranges::none_of(include, is_match)) || std::ranges::any_of(exclude, is_match);
-}
 
 /// Folders and empty files have no bytes to fetch.
 Task<> make_empty_target(Node& node, FileEntry entry) {
@@ -183,7 +167,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost) {
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
-      if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing) continue;
+      if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing || content->asked) continue;
       if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
       target.is_lost = true;
       node.has_lost = true;

@@ -171,6 +171,7 @@ void on_arrival(Node& node, Arrival arrival) {
   bool was_given_up = true;
   if (remote) {
     remote->bytes_received += length;
+    remote->last_received = now;
     if (const auto outstanding = remote->outstanding.find(arrival.slot); outstanding != remote->outstanding.end()) {
       was_given_up = outstanding->second.is_given_up;
       remote->rate.on_answer(outstanding->second.requested, now, length);

@@ -165,6 +165,7 @@ namespace {
 
 void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
+  if (!may_fetch_from(content, remote.id)) return;
   if (!node.picker.source_has(remote.source, slot)) return;
   node.first_copies.keep(slot);
   ask_instead(node, remote, slot);

@@ -60,7 +60,10 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
 }
 
 void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link) {
-  if (node.tracker == link) node.tracker.reset();
+  if (node.tracker != link) return;
+  node.tracker.reset();
+  node.announced_epoch = 0;
+  node.is_announcing = false;
 }
 
 void on_roster(Node& node, const RosterEntry& entry) {
@@ -119,6 +122,12 @@ Result<> on_tracker_message(Node& node, const Message& message) {
     node.introduced = std::max<std::size_t>(node.introduced, introduced->others);
     give_up_lost(node);
     check_done(node);
+  } else if (const auto* confirmed = std::get_if<Confirmed>(&message)) {
+    on_confirmed(node, *confirmed);
+  } else if (const auto* located = std::get_if<Located>(&message)) {
+    on_located(node, *located);
+  } else if (const auto* probe = std::get_if<Probe>(&message)) {
+    node.tasks.spawn(node.strand, "answering a probe", answer_probe(node, *probe));
   } else if (const auto* over = std::get_if<SwarmComplete>(&message)) {
     on_swarm_complete(node, *over);
   } else {
@@ -133,8 +142,7 @@ void report_progress(Node& node) {
   node.last_report = node.world.now();
   if (!node.tracker) return;
   constexpr std::size_t kCountsPerMessage = 1500;
-  const auto is_active = [](const auto& remote) { return remote.second->is_sending || !remote.second->outstanding.empty(); };
-  Progress progress{node.bytes_have, node.bytes_wanted, static_cast<std::uint32_t>(std::ranges::count_if(node.remotes, is_active)), {}};
+  Progress progress{node.bytes_have, node.bytes_wanted, load_of(node), {}};
   for (const ContentIndex index : std::exchange(node.counts_changed, std::unordered_set<ContentIndex>())) {
     const Content& content = *find_content(node, index);
     progress.counts.push_back({content.root, content.have});

@@ -92,7 +92,8 @@ bool admit(Node& node, const SessionPtr& session) {
   node.by_id[session->id] = remote->source;
   node.report.detail("peer", {{"peer", session->id}, {"address", to_string(session->link->remote())}});
   node.remotes.emplace(remote->source, std::move(remote));
-  tell(*node.remotes.at(*session->source), Subscribe{node.options.appetite == Appetite::everything, {}});
+  tell(*node.remotes.at(*session->source),
+       Subscribe{node.options.appetite == Appetite::everything, {node.asked_roots.begin(), node.asked_roots.end()}});
   return true;
 }
 

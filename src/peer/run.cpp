@@ -10,6 +10,7 @@ module;
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -189,6 +190,7 @@ Task<> say_goodbye(Node& node, ExitCode exit) {
 /// Ends all tasks; after this nothing refers to the node any more.
 Task<> wind_up(Node& node, std::shared_ptr<Listener> listener) {
   co_await run_on(node.strand, [&] {
+    node.watch.reset();
     if (listener) listener->close();
     for (const auto& [source, remote] : node.remotes)
       asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
@@ -224,6 +226,11 @@ Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listene
 }  // namespace
 
 Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& storage, PeerOptions options, Signal& stop) {
+  return run_sharing(world, report, storage, std::move(options), [](Node&) {}, stop);
+}
+
+Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& storage, PeerOptions options, std::function<void(Node&)> begin,
+                                      Signal& stop) {
   Node node(world, report, storage, std::move(options));
   std::atomic<bool> is_stopped = false;
   node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));
@@ -237,6 +244,8 @@ Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& stor
     tell_of_scan(node, *scanned);
     for (const auto& file : scanned->files) add_own(node, file);
     scanned->files = {};
+    if (node.options.watches) start_watching(node);
+    begin(node);
   });
   co_return co_await run_node(node, *listener, follow_tracker(node));
 }

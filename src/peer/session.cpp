@@ -78,11 +78,12 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
   if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
   if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
     co_await refuse(session, RefusalReason::version, fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
-  if (hello.role != Role::peer_to_peer) co_await refuse(session, RefusalReason::wrong_role, "this is a peer, not a tracker");
+  if (hello.role == Role::peer_to_tracker) co_await refuse(session, RefusalReason::wrong_role, "this is a peer, not a tracker");
   if (!check_name(hello.id)) co_await refuse(session, RefusalReason::other, "that name cannot be a peer's");
   co_await step(send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, node.instance}));
   session.id = hello.id;
   session.instance = hello.instance;
+  session.is_question = hello.role == Role::question;
 }
 
 // ---- the writer ---------------------------------------------------------------------------------------
@@ -231,6 +232,15 @@ Task<ChunkBuffer> take_buffer(Node& node, std::uint32_t size) {
   co_return ChunkBuffer(node.buffer_pool, size, std::move(share));
 }
 
+void hand_in(Node& node, const SessionPtr& session, Received received) {
+  if (session->inbox.put(std::move(received))) post_to(node, [&node, session] { take_arrivals(node, session); });
+}
+
+void keep_for_later(Node& node, PeerSession& session, PeerSession::Late late) {
+  session.late.emplace_back(node.world.now() + session.latency, std::move(late));
+  session.late_came.notify();
+}
+
 /// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
 Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   const ChunkRef ref{header.handle, header.chunk};
@@ -254,7 +264,10 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   Received received{expected.slot, std::move(expected.buffer)};
   if (const auto entry = session->expected.find(ref); entry != session->expected.end() && entry->second == kept)
     session->expected.erase(entry);
-  if (session->inbox.put(std::move(received))) post_to(node, [&node, session] { take_arrivals(node, session); });
+  if (session->latency > Nanoseconds::zero())
+    keep_for_later(node, *session, std::move(received));
+  else
+    hand_in(node, session, std::move(received));
 }
 
 /// A rejected chunk is not expected any more, unless it was begun.
@@ -296,7 +309,32 @@ Task<> read_from(Node& node, SessionPtr session) {
       continue;
     }
     if (std::holds_alternative<Leave>(std::get<Message>(incoming))) co_return;
-    co_await handle(node, session, std::get<Message>(std::move(incoming)));
+    if (session->latency > Nanoseconds::zero())
+      keep_for_later(node, *session, std::get<Message>(std::move(incoming)));
+    else
+      co_await handle(node, session, std::get<Message>(std::move(incoming)));
+  }
+}
+
+/// With an emulated latency: takes up what came when its time has come.
+Task<> deliver_late(Node& node, SessionPtr session) {
+  try {
+    while (!session->is_over) {
+      if (session->late.empty()) {
+        co_await session->late_came.wait();
+        continue;
+      }
+      auto [due, late] = std::move(session->late.front());
+      session->late.pop_front();
+      if (const Instant now = node.world.now(); due > now) co_await node.world.sleep(due - now);
+      if (auto* message = std::get_if<Message>(&late))
+        co_await handle(node, session, std::move(*message));
+      else
+        hand_in(node, session, std::get<Received>(std::move(late)));
+    }
+  } catch (...) {
+    session->link->close();
+    throw;
   }
 }
 
@@ -307,10 +345,18 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   try {
     co_await (session->is_initiator ? greet_as_initiator(node, *session) : greet_as_acceptor(node, *session));
     session->link->established();
+    if (session->is_question) {
+      co_await answer_questions(node, session);
+      session->link->close();
+      co_return;
+    }
+    session->latency = co_await in_node(node, [&] { return emulated_latency(node, *session); });
     const bool is_in = co_await in_node(node, [&] { return admit(node, session); });
     if (is_in) {
       node.tasks.spawn(session->link->executor(), "writer to " + session->id, write_to(node, session));
       node.tasks.spawn(session->link->executor(), "pings to " + session->id, ping_regularly(node, session));
+      if (session->latency > Nanoseconds::zero())
+        node.tasks.spawn(session->link->executor(), "late news of " + session->id, deliver_late(node, session));
       co_await read_from(node, session);
     }
   } catch (const StepFailed& failed) {
@@ -324,6 +370,7 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   session->is_over = true;
   session->link->close();
   session->outbox.wake();
+  session->late_came.notify();
   if (session->source) {
     co_await run_on(node.strand, [&] { part(node, session, why); });
   } else if (why) {

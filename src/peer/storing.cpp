@@ -54,6 +54,7 @@ void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
                                to_hex(content.root).substr(0, 16)));
   if (!remote) return;
   node.picker.source_lost(remote->source, slot);
+  on_asked_wrong(node, content_at(node, slot), from);
   if (++remote->wrong_chunks < kMostWrongChunks) return;
   node.report.warn(fmt::format("peer {}: sent {} wrong chunks and is dropped", from, remote->wrong_chunks));
   node.dropped.emplace(remote->id, remote->session->instance);
@@ -77,6 +78,7 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
   }
   if (content.stage != Stage::fetching) return;  // it was given up meanwhile
   node.bytes_fetched += arrival.buffer.size();
+  if (content.asked) content.asked->from[arrival.session->id] += arrival.buffer.size();
   if (stored.md5) {
     content.partial = std::move(stored.partial);
     content.md5_found = stored.md5;

@@ -48,7 +48,8 @@ void start_fetching(Node& node, Content& content) {
   }
 }
 
-/// Does for its open targets what is due where the content stands.
+}  // namespace
+
 void take_up(Node& node, Content& content) {
   if (content.stage == Stage::failed) begin_anew(node, content);
   if (content.stage == Stage::known) return start_fetching(node, content);
@@ -63,8 +64,6 @@ void take_up(Node& node, Content& content) {
     on_md5(node, content, *content.md5_found);
   }
 }
-
-}  // namespace
 
 void want(Node& node, Content& content, Target target) {
   ++node.unfinished;
@@ -220,6 +219,10 @@ void give_up_target(Node& node, Content& content, Target& target) {
 void fail_target(Node& node, Content& content, Target& target, const Error& error) {
   if (target.is_published || target.is_failed) return;
   ++node.failed_targets;
+  if (content.asked) {
+    content.asked->failure = error;  // the command tells of it
+    return give_up_target(node, content, target);
+  }
   if (exit_code_of(error) == ExitCode::checksum) node.failure = ExitCode::checksum;
   node.report.error(error);
   give_up_target(node, content, target);
@@ -242,6 +245,7 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
     return fail_target(node, content, target, result.error());
   }
   target.is_published = true;
+  if (content.asked) content.asked->is_published = true;
   --node.unfinished;
   ++node.files_published;
   content.stage = Stage::complete;

@@ -98,6 +98,8 @@ Register registration(const Node& node) {
 /// Says what we offer, as fast as the tracker takes it.
 Task<> announce(Node& node, TrackerLinkPtr tracker) {
   const auto entries = co_await in_node(node, [&] {
+    node.announced_epoch = node.epoch;
+    node.is_announcing = true;
     std::vector<FileEntry> all;
     for (const auto& [name, entry] : node.own) all.push_back(entry);
     return all;
@@ -116,7 +118,10 @@ Task<> announce(Node& node, TrackerLinkPtr tracker) {
   }
   if (!offer.entries.empty()) tracker->outbox.push(std::move(offer));
   tracker->outbox.push(OfferEnd{entries.size()});
-  co_await run_on(node.strand, [&] { report_progress(node); });
+  co_await run_on(node.strand, [&] {
+    node.is_announcing = false;
+    report_progress(node);
+  });
 }
 
 /// A session with the tracker, from the greeting to the end.
@@ -127,9 +132,10 @@ Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
   const Registered registered = co_await step(receive<Registered>(*tracker->link, kIdlePatience));
   was_registered = true;
   node.clock.restart();
+  const bool is_first = co_await in_node(node, [&] { return node.epoch == 0; });
   co_await run_on(node.strand, [&] { on_tracker_up(node, tracker, registered); });
   node.tasks.spawn(strand, "writer to the tracker", write_to(tracker));
-  node.tasks.spawn(strand, "announcing", announce(node, tracker));
+  if (is_first || node.options.announces_again) node.tasks.spawn(strand, "announcing", announce(node, tracker));
   node.tasks.spawn(strand, "pings to the tracker", ping_regularly(node, tracker));
   for (;;) {
     const Incoming incoming = co_await step(tracker->link->receive(kIdlePatience));
@@ -210,6 +216,17 @@ Task<> follow_tracker(Node& node) {
 
 // ---- queries ------------------------------------------------------------------------------------------
 
+Task<> look_at_folder(Node& node, FileEntry entry) {
+  const bool is_known = co_await in_node(node, [&] { return node.names.is_taken(entry.name); });
+  if (is_known || entry.kind == EntryKind::folder || !node.storage.exists(entry.name)) co_return;
+  const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
+  co_await run_on(node.strand, [&] {
+    if (!here) return node.names.reserve(entry.name);
+    add_own(node, *here);
+    if (here->entry.root == entry.root) node.report.note(fmt::format("{}: already here", entry.name));
+  });
+}
+
 namespace {
 
 /// Asks one question on a link that was greeted.
@@ -242,18 +259,6 @@ Task<> set_clock(Node& node, Link& link) {
     co_await step(send(link, Ping{node.world.now().time_since_epoch().count()}));
     on_pong(node, co_await step(receive<Pong>(link, kIdlePatience)));
   }
-}
-
-/// What is here already under a name that is wanted is taken into account, before it is decided where things go.
-Task<> look_at_folder(Node& node, const FileEntry& entry) {
-  const bool is_known = co_await in_node(node, [&] { return node.names.is_taken(entry.name); });
-  if (is_known || entry.kind == EntryKind::folder || !node.storage.exists(entry.name)) co_return;
-  const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
-  co_await run_on(node.strand, [&] {
-    if (!here) return node.names.reserve(entry.name);
-    add_own(node, *here);
-    if (here->entry.root == entry.root) node.report.note(fmt::format("{}: already here", entry.name));
-  });
 }
 
 Task<> take_finding(Node& node, Finding finding) {

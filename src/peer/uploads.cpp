@@ -119,6 +119,7 @@ void hand_over(Node& node, Remote& remote, std::vector<UploadJob> jobs) {
 }  // namespace
 
 Result<> on_request(Node& node, Remote& remote, const Request& request) {
+  remote.last_served = node.world.now();
   Reject refused;
   Reject postponed;
   postponed.is_for_now = true;
@@ -190,6 +191,7 @@ void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::ve
   if (!rejected.chunks.empty()) tell(*remote, std::move(rejected));
   if (!postponed.chunks.empty()) tell(*remote, std::move(postponed));
   remote->bytes_sent += bytes;
+  remote->last_served = now;
   remote->is_sending = false;
   if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote))
     node.batch_seconds += (Seconds(now - remote->sending_since).count() - node.batch_seconds) / 16;

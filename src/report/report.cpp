@@ -47,6 +47,9 @@ void write_whole(std::FILE* stream, std::string_view text) {
   std::fflush(stream);
 }
 
+using Writer = std::function<void(std::FILE* stream, std::string_view text)>;
+Writer writer_of(const ReportOptions& options) { return options.write ? options.write : write_whole; }
+
 /// Calls `work` every second, on a thread of its own, until destroyed.
 class EverySecond {
  public:
@@ -135,8 +138,8 @@ class EventStream {
  public:
   enum class Reach { log_only, everywhere };
 
-  EventStream(std::FILE* out, bool is_json_wanted, std::function<double()> clock)
-      : out_(is_json_wanted ? out : nullptr), clock_(std::move(clock)) {}
+  EventStream(std::FILE* out, bool is_json_wanted, std::function<double()> clock, Writer write)
+      : out_(is_json_wanted ? out : nullptr), write_(std::move(write)), clock_(std::move(clock)) {}
 
   Result<void> open_log(const std::string& path, const std::function<void(std::string_view)>& on_failure) {
     // spdlog creates missing folders and retries; a path that cannot be opened should say so, at once, with errno.
@@ -198,11 +201,12 @@ class EventStream {
 
   void emit(const std::string& line, Reach reach, spdlog::level::level_enum level) {
     if (log_) log_->log(level, spdlog::string_view_t(line.data(), line.size()));
-    if (reach == Reach::everywhere && out_ != nullptr) write_whole(out_, line + "\n");
+    if (reach == Reach::everywhere && out_ != nullptr) write_(out_, line + "\n");
   }
 
   std::mutex mutex_;
   std::atomic<std::FILE*> out_;  ///< Null without --json, and after the result.
+  Writer write_;
   std::function<double()> clock_;
   std::function<double()> bound_;
   bool is_closed_ = false;
@@ -226,6 +230,7 @@ class Display {
   Display(const ReportOptions& options, std::FILE* out, std::FILE* err)
       : out_(out),
         err_(err),
+        write_(writer_of(options)),
         now_(options.now ? options.now : steady_now),
         is_terminal_(is_terminal(err)),
         has_colour_(is_terminal_ && options.colour == Colour::automatic && !is_set("NO_COLOR")),
@@ -242,16 +247,16 @@ class Display {
     const std::lock_guard lock(mutex_);
     if (!wants_progress()) return;
     next_progress_ = now_() + (is_terminal_ ? kDrawEvery : kPlainLineEvery);
-    if (!is_terminal_) return write_whole(err_, progress_text(total) + "\n");
+    if (!is_terminal_) return write_(err_, progress_text(total) + "\n");
     const std::string wipe = wiping();
     frame_ = progress_frame(files, total, screen());
-    write_whole(err_, wipe + drawing());
+    write_(err_, wipe + drawing());
   }
 
   void end_progress() {
     const std::lock_guard lock(mutex_);
     if (frame_.empty()) return;
-    write_whole(err_, wiping());
+    write_(err_, wiping());
     frame_.clear();
   }
 
@@ -260,11 +265,11 @@ class Display {
   void write_around(std::FILE* stream, std::string_view line) {
     const std::lock_guard lock(mutex_);
     const std::string whole = std::string(line) + "\n";
-    if (frame_.empty()) return write_whole(stream, whole);
-    if (stream == err_) return write_whole(err_, wiping() + whole + drawing());
-    write_whole(err_, wiping());
-    write_whole(stream, whole);
-    write_whole(err_, drawing());
+    if (frame_.empty()) return write_(stream, whole);
+    if (stream == err_) return write_(err_, wiping() + whole + drawing());
+    write_(err_, wiping());
+    write_(stream, whole);
+    write_(err_, drawing());
   }
 
   /// From below the frame up to where it begins, and nothing after that.
@@ -288,6 +293,7 @@ class Display {
 
   std::FILE* out_;
   std::FILE* err_;
+  Writer write_;
   std::function<Instant()> now_;
   bool is_terminal_;
   bool has_colour_;
@@ -305,7 +311,7 @@ struct Report::State {
   explicit State(ReportOptions given)
       : options(std::move(given)),
         display(options, options.out != nullptr ? options.out : stdout, options.err != nullptr ? options.err : stderr),
-        events(options.out != nullptr ? options.out : stdout, options.json, options.swarm_seconds) {}
+        events(options.out != nullptr ? options.out : stdout, options.json, options.swarm_seconds, writer_of(options)) {}
 
   std::string painted(std::string_view text, std::string_view colour) const {
     return display.has_colour() ? fmt::format("\x1b[{}m{}\x1b[0m", colour, text) : std::string(text);

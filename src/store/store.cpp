@@ -106,6 +106,9 @@ class FolderStore final : public Storage {
   bool exists(const std::string& name) const override;
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
+  Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change) override {
+    return watch_folder(root_.path, std::move(on_change));
+  }
 
  private:
   void remember(std::span<const Publication> files, std::span<Publishing> jobs);

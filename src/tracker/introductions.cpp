@@ -12,7 +12,7 @@ namespace shoal {
 namespace {
 
 /// Where a peer stands on the ring: anywhere, so that those who come one after the other do not stand side by side.
-std::uint64_t rank(PeerId peer) {
+std::uint64_t ring_rank(PeerId peer) {
   std::uint64_t bits = (std::uint64_t{peer.value} + 1) * 0x9E3779B97F4A7C15;  // Fibonacci hashing: even, and no two alike
   bits ^= bits >> 32;
   return bits * 0xD6E8FEB86659FD93;
@@ -27,7 +27,7 @@ Introductions::Place& Introductions::place(PeerId peer) {
 
 /// Where the peer stands on the ring, or would.
 std::size_t Introductions::position(PeerId peer) const {
-  return static_cast<std::size_t>(std::ranges::lower_bound(ring_, rank(peer), {}, rank) - ring_.begin());
+  return static_cast<std::size_t>(std::ranges::lower_bound(ring_, ring_rank(peer), {}, ring_rank) - ring_.begin());
 }
 
 std::size_t Introductions::others_here(PeerId peer) const { return peer.value < places_.size() ? places_[peer.value].here : 0; }

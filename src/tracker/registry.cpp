@@ -9,6 +9,7 @@ module;
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <ranges>
 #include <set>
 #include <span>
 #include <string>
@@ -115,6 +116,7 @@ tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello&
   member.gone_since.reset();
   member.unconfirmed.clear();
   for (const auto& [name, entry] : member.offers) member.unconfirmed.insert(name);
+  note_member(member);
   tell_of(member);
   if (options_.expect == 0 || has_begun_) introduce(introductions_.arrive(member.peer));
   return admission;
@@ -160,6 +162,7 @@ void Registry::expire(Instant now) {
 void Registry::give_up(Member& member) {
   member.gone_since.reset();
   member.is_given_up = true;
+  note_given_up(member);
   // What was offered by another that is given up may have been held by just this one.
   for (Member& other : members_)
     if (other.is_given_up) retract_lost(other);
@@ -191,9 +194,10 @@ Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
     if (auto sound = check_entry(entry); !sound) return sound;
     if (member->offers.size() >= kMaxOffers)
       return fail(Errc::too_large, fmt::format("'{}' offers more than {} files", member->id, kMaxOffers));
-    member->unconfirmed.erase(entry.name);
+    const bool was_forgotten = member->unconfirmed.erase(entry.name) > 0 && !member->is_kept;
     if (const std::uint64_t chunks = chunk_count(entry.size); chunks > 0) counts_[entry.root][peer] = static_cast<std::uint32_t>(chunks);
     const auto [place, is_new] = member->offers.try_emplace(entry.name, entry);
+    if (is_new || was_forgotten || place->second != entry) note_offered(*member, entry);
     if (!is_new && place->second == entry) continue;
     if (is_new || place->second.root != entry.root) {
       ++member->names_of[entry.root];
@@ -209,7 +213,10 @@ Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
 Result<> Registry::withdraw(PeerId peer, const Withdraw& withdraw, Instant now) {
   Member* member = this->member(peer);
   if (!member) return no_member(peer);
-  for (const auto& name : withdraw.names) retract(*member, name, false);
+  for (const auto& name : withdraw.names) {
+    if (!member->offers.contains(name)) note_gone(*member, name);
+    retract(*member, name, false);
+  }
   update(now);
   return {};
 }
@@ -218,6 +225,8 @@ Result<> Registry::offer_end(PeerId peer, Instant now) {
   Member* member = this->member(peer);
   if (!member) return no_member(peer);
   for (const auto& name : std::exchange(member->unconfirmed, {})) retract(*member, name, false);
+  forget_remembered(*member);
+  member->is_kept = true;
   set_present(*member, member->is_here, true);
   update(now);
   return {};
@@ -228,6 +237,7 @@ void Registry::retract(Member& member, const std::string& name, bool lost) {
   if (offered == member.offers.end()) return;
   drop_name(member, offered->second.root, !lost);
   member.offers.erase(offered);
+  note_gone(member, name);
   tell(RetractNews{member.peer, name, lost});
 }
 
@@ -279,10 +289,12 @@ void Registry::update(Instant now) {
   if (!has_begun_ && ready_ >= options_.expect) begin();
   if (!has_begun_) return;
   const auto is_over = [this](const Member& member) { return member.is_given_up || is_done(member); };
-  if (members_.size() < options_.expect || !std::ranges::all_of(members_, is_over)) return;
+  const auto is_member = [](const Member& member) { return !member.is_claim; };
+  auto members = members_ | std::views::filter(is_member);
+  if (static_cast<std::size_t>(std::ranges::distance(members)) < options_.expect || !std::ranges::all_of(members, is_over)) return;
   SwarmComplete outcome;
   outcome.total_ns = last_complete_.value_or(begun_at_ ? now - *begun_at_ : Nanoseconds::zero()).count();
-  for (const Member& member : members_) {
+  for (const Member& member : members) {
     outcome.bytes += member.bytes_fetched;
     if ((!is_done(member) && !member.was_done) || member.failed > 0) outcome.failed.push_back(member.id);
   }
@@ -310,6 +322,7 @@ double Registry::percent_of_lower_bound(Nanoseconds total) const {
   for (const Member& member : members_) fastest = std::max({fastest, member.upload_rate, member.download_rate});
   std::vector<BoundPeer> peers;
   for (const Member& member : members_) {
+    if (member.is_claim) continue;
     BoundPeer peer{0, member.bytes_fetched, static_cast<double>(fastest), static_cast<double>(fastest)};
     std::set<Sha256Digest> counted;
     for (const auto& [name, entry] : member.offers)
@@ -455,17 +468,6 @@ std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revi
 
 // ---- queries ------------------------------------------------------------------------------------------
 
-namespace {
-
-bool is_meant(std::string_view pattern, const FileEntry& entry) {
-  if (pattern.empty()) return true;
-  if (const auto md5 = parse_md5(pattern); md5 && entry.md5 == *md5 && entry.kind == EntryKind::file) return true;
-  if (const auto root = parse_sha256(pattern); root && entry.root == *root && entry.kind == EntryKind::file) return true;
-  return matches(pattern, entry.name);
-}
-
-}  // namespace
-
 /// Who is here and has all of it: whoever offers it first, as the others may have it under another name.
 std::vector<PeerId> Registry::holders_of(const FileEntry& entry) const {
   const std::uint64_t chunks = chunk_count(entry.size);
@@ -490,26 +492,8 @@ std::vector<PeerId> Registry::holders_of(const FileEntry& entry) const {
   return owners;
 }
 
-Registry::Listing Registry::find(std::string_view pattern, std::size_t from, std::size_t max_bytes) const {
-  // One entry a name and content, whoever offers it.
-  std::map<std::pair<std::string_view, Sha256Digest>, const FileEntry*> found;
-  for (const Member& member : members_)
-    for (const auto& [name, entry] : member.offers)
-      if ((member.is_here || is_held(entry)) && is_meant(pattern, entry)) found.try_emplace({name, entry.root}, &entry);
-  Listing listing;
-  std::size_t bytes = 0;
-  std::size_t number = 0;
-  for (const auto& [key, entry] : found) {
-    if (number++ < from) continue;
-    FoundEntry answer{*entry, holders_of(*entry)};
-    bytes += encoded_size(answer);
-    if (bytes > max_bytes && !listing.entries.empty()) {
-      listing.next = number - 1;
-      return listing;
-    }
-    listing.entries.push_back(std::move(answer));
-  }
-  return listing;
+Registry::Listing Registry::find(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const {
+  return list(pattern, from, max_bytes, false, [this](const FileEntry& entry, std::span<const PeerId>) { return holders_of(entry); });
 }
 
 std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of) const {
@@ -536,9 +520,10 @@ std::vector<Message> split_roster(std::vector<RosterEntry> peers) {
 
 Registry::Summary Registry::summary() const {
   Summary summary;
-  summary.members = members_.size();
   summary.here = here_;
   for (const Member& member : members_) {
+    if (member.is_claim) continue;
+    ++summary.members;
     summary.complete += is_done(member) ? 1 : 0;
     summary.files += member.offers.size();
     for (const auto& [name, entry] : member.offers) summary.bytes += entry.size;

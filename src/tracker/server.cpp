@@ -40,6 +40,9 @@ constexpr Nanoseconds kRefusalLinger = 200ms;   // for a refusal to get through 
 constexpr Nanoseconds kFarewellPatience = 2s;   // for peers to hear that the swarm is over
 constexpr std::size_t kNewsBytes = 256 * 1024;  // gathered at a time for one peer
 constexpr std::size_t kMostSessions = 20'000;
+constexpr std::size_t kMostQuestions = 16;        // of one peer, that are being answered
+constexpr std::size_t kLocatedBytes = 48 * 1024;  // in one message
+constexpr Nanoseconds kBreath = 5ms;              // for a reader that is ahead of the state
 
 /// One connection. Its members belong to the strand of its link; `peer` is set before others learn of it.
 struct Session {
@@ -54,7 +57,9 @@ struct Session {
   std::optional<std::uint64_t> begun_at;  ///< The revision of the catalogue that it was last sent whole.
   bool has_left = false;
   bool is_told_the_end = false;
-  bool is_over = false;  ///< The reader has ended; the writer is to end, too.
+  bool is_over = false;              ///< The reader has ended; the writer is to end, too.
+  std::atomic<bool> is_down{false};  ///< It did not answer. Any thread.
+  std::size_t locating = 0;          ///< Questions that are being answered.
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -66,9 +71,14 @@ struct Tracker {
         report(r),
         options(std::move(o)),
         strand(make_strand(w)),
-        registry({options.expect, options.grace, w.random() | 1}),
+        registry({options.expect, options.grace, w.random() | 1, options.state != nullptr}),
+        keeper(w, r, registry, options.state),
         clock_board(w, r, options.records, registry.epoch(), [this] { return clock(); }),
-        tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }) {}
+        tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }),
+        locator(w, registry, tasks, strand, [this](PeerId peer, Message message) { return send(peer, std::move(message)); }) {}
+
+  /// To a member, if it has a session. On the strand.
+  bool send(PeerId peer, Message message);
 
   static constexpr Instant::rep kNoClock = std::numeric_limits<Instant::rep>::min();
 
@@ -85,6 +95,8 @@ struct Tracker {
   TrackerOptions options;
   Executor strand;
   Registry registry;
+  StateKeeper keeper;
+  std::map<PeerId, SessionPtr> by_peer;
   std::map<std::uint64_t, SessionPtr> sessions;
   std::set<std::uint64_t> member_sessions;                                ///< Those of registered peers.
   std::map<PeerId, std::pair<std::uint64_t, std::uint32_t>> completions;  ///< Bytes and failed files, as told last.
@@ -93,7 +105,16 @@ struct Tracker {
   ClockBoard clock_board;  ///< Any thread.
   Signal over;
   TaskGroup tasks;
+  Locator locator;
 };
+
+bool Tracker::send(PeerId peer, Message message) {
+  const auto known = by_peer.find(peer);
+  if (known == by_peer.end()) return false;
+  asio::post(known->second->link->executor(),
+             [session = known->second, message = std::move(message)]() mutable { session->outbox.push(std::move(message)); });
+  return true;
+}
 
 /// Runs `f` on the tracker's strand, where the registry may be touched.
 template <class F>
@@ -177,7 +198,7 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
 
 /// Answers a query in pieces, as fast as the peer takes them.
 Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
-  for (std::optional<std::size_t> from = 0; from;) {
+  for (std::optional<Registry::Cursor> from = Registry::Cursor{}; from;) {
     co_await session->outbox.wait_for_room();
     auto messages = co_await in_registry(tracker, [&] {
       auto listing = tracker.registry.find(find.pattern, *from, kControlLimit / 2);
@@ -198,6 +219,62 @@ Task<> answer_introduce(Tracker& tracker, SessionPtr session, Introduce introduc
   });
   for (auto& message : messages) session->outbox.push(std::move(message));
   session->outbox.push(Introduced{introduce.others});
+}
+
+/// In as few messages as it takes.
+std::vector<Message> split_located(std::uint32_t query, Locator::Page page) {
+  std::vector<Message> messages;
+  Located located{query, false, page.asked, page.silent, {}};
+  std::size_t bytes = 0;
+  for (LocatedEntry& entry : page.entries) {
+    const std::size_t size = encoded_size(entry);
+    if (bytes + size > kLocatedBytes && !located.entries.empty()) {
+      messages.emplace_back(std::exchange(located, Located{query, false, 0, 0, {}}));
+      bytes = 0;
+    }
+    bytes += size;
+    located.entries.push_back(std::move(entry));
+  }
+  located.is_last = !page.next;
+  messages.emplace_back(std::move(located));
+  return messages;
+}
+
+/// Who did not answer is heard of again with its next message.
+void mark_silent(Tracker& tracker) {
+  for (const auto& [peer, session] : tracker.by_peer)
+    if (tracker.registry.is_down(peer)) session->is_down = true;
+}
+
+/// One page of an answer. On the tracker's strand.
+Task<Locator::Page> locate_page(Tracker& tracker, std::string pattern, Registry::Cursor from) {
+  auto page = co_await tracker.locator.locate(std::move(pattern), std::move(from));
+  if (page.silent > 0) mark_silent(tracker);
+  co_return page;
+}
+
+/// Answers a question in pieces. It is a task of its own, for the peer that asks may have to be asked as well.
+Task<> answer_locate(Tracker& tracker, SessionPtr session, Locate locate) {
+  for (std::optional<Registry::Cursor> from = Registry::Cursor{}; from && !session->is_over;) {
+    co_await session->outbox.wait_for_room();
+    auto page = co_await asio::co_spawn(tracker.strand, locate_page(tracker, locate.pattern, *from), asio::use_awaitable_t<Executor>{});
+    from = page.next;
+    for (Message& message : split_located(locate.query, std::move(page))) session->outbox.push(std::move(message));
+  }
+  --session->locating;
+}
+
+void begin_locate(Tracker& tracker, SessionPtr session, const Locate& locate) {
+  if (++session->locating > kMostQuestions) throw StepFailed(Error{make_error_code(Errc::too_large), "too many questions at once", {}});
+  tracker.tasks.spawn(session->link->executor(), "locating for " + session->id, answer_locate(tracker, session, locate));
+}
+
+/// Says that all is taken in, once it is kept.
+Task<> answer_confirm(Tracker& tracker, SessionPtr session, Confirm confirm) {
+  if (!session->peer) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got confirm before a registration", {}});
+  co_await asio::co_spawn(tracker.strand, tracker.keeper.settle(), asio::use_awaitable_t<Executor>{});
+  session->outbox.push(co_await in_registry(
+      tracker, [&] { return Confirmed{confirm.query, tracker.registry.offered_by(*session->peer), tracker.registry.revision()}; }));
 }
 
 /// Peers say that they are complete for each revision of the catalogue; an event says what is new in that.
@@ -230,11 +307,13 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
     result = fail(Errc::out_of_order, fmt::format("got {} from a peer", name_of(type_of(message))));
   if (const auto* complete = std::get_if<Complete>(&message); complete && result) tell_of_completion(tracker, peer, *complete);
   if (!had_begun && registry.has_begun()) tracker.report.event("begin", {{"peers", std::uint64_t{registry.summary().here}}});
+  tracker.keeper.wake();
   wake_concerned(tracker);
   return result;
 }
 
 Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
+  if (session->is_down.exchange(false)) co_await run_on(tracker.strand, [&] { tracker.registry.set_down(*session->peer, false); });
   if (const auto* ping = std::get_if<Ping>(&message)) {
     const auto clock = tracker.clock().count();
     session->outbox.push(Pong{ping->t1, clock, clock});
@@ -242,6 +321,12 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
     co_await answer_find(tracker, session, *find);
   } else if (const auto* introduce = std::get_if<Introduce>(&message); introduce && session->peer) {
     co_await answer_introduce(tracker, session, *introduce);
+  } else if (const auto* locate = std::get_if<Locate>(&message)) {
+    begin_locate(tracker, session, *locate);
+  } else if (const auto* confirm = std::get_if<Confirm>(&message)) {
+    co_await answer_confirm(tracker, session, *confirm);
+  } else if (const auto* reply = std::get_if<ProbeReply>(&message); reply && session->peer) {
+    co_await run_on(tracker.strand, [&] { tracker.locator.on_reply(*session->peer, *reply); });
   } else if (std::holds_alternative<Leave>(message)) {
     session->has_left = true;
   } else if (session->peer) {
@@ -280,20 +365,22 @@ struct Entry {
 };
 
 /// Lets a peer in, or not. On the tracker's strand.
-Entry enter(Tracker& tracker, const Session& session, const Hello& hello, const Register& request) {
-  const std::string seen_host = session.link->remote().host;
+Entry enter(Tracker& tracker, const SessionPtr& session, const Hello& hello, const Register& request) {
+  const std::string seen_host = session->link->remote().host;
   const Instant now = tracker.world.now();
-  Entry entry{tracker.registry.admit(hello, request, seen_host, session.number, now), {}, nullptr};
+  Entry entry{tracker.registry.admit(hello, request, seen_host, session->number, now), {}, nullptr};
   if (!entry.admission) return entry;
   const Nanoseconds clock = tracker.registry.clock(now);
   tracker.clock_zero = (now - clock).time_since_epoch().count();
-  tracker.member_sessions.insert(session.number);
+  tracker.member_sessions.insert(session->number);
+  tracker.by_peer[entry.admission->peer] = session;
   entry.registered = {entry.admission->peer, tracker.registry.epoch(), clock.count(), tracker.registry.expect(), seen_host};
   if (entry.admission->replaced_session)
     if (const auto old = tracker.sessions.find(*entry.admission->replaced_session); old != tracker.sessions.end())
       entry.replaced = old->second;
   const Endpoint address{request.host.empty() ? seen_host : request.host, request.port};
   tracker.report.event("registered", {{"peer", hello.id}, {"address", to_string(address)}});
+  tracker.keeper.wake();
   wake_concerned(tracker);
   return entry;
 }
@@ -317,7 +404,7 @@ Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
   if (const auto* join = std::get_if<ClockJoin>(first)) co_return co_await serve_clock_peer(tracker, session, std::move(hello), *join);
   const auto* request = std::get_if<Register>(first);
   if (!request) co_return co_await handle(tracker, session, *first);
-  Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, *session, hello, *request); });
+  Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, session, hello, *request); });
   if (entry.replaced) asio::post(entry.replaced->link->executor(), [old = entry.replaced] { old->link->close(); });
   if (!entry.admission) {
     const Registry::Denial& denial = entry.admission.error();
@@ -334,6 +421,7 @@ Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
 Task<> read_from(Tracker& tracker, SessionPtr session) {
   while (!session->has_left) {
     co_await session->outbox.wait_for_room();
+    while (tracker.keeper.is_behind()) co_await tracker.world.sleep(kBreath);
     Incoming incoming = co_await step(session->link->receive(kIdlePatience));
     if (!std::holds_alternative<Message>(incoming))
       throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
@@ -351,8 +439,13 @@ Task<> part(Tracker& tracker, SessionPtr session) {
     tracker.member_sessions.erase(session->number);
     if (!session->peer) return;
     tracker.completions.erase(*session->peer);
+    if (const auto known = tracker.by_peer.find(*session->peer); known != tracker.by_peer.end() && known->second == session) {
+      tracker.by_peer.erase(known);
+      tracker.locator.on_gone(*session->peer);
+    }
     tracker.registry.gone(*session->peer, session->number, session->has_left, tracker.world.now());
     tracker.report.event("left", {{"peer", session->id}, {"clean", session->has_left}});
+    tracker.keeper.wake();
     wake_concerned(tracker);
   });
 }
@@ -401,6 +494,7 @@ Task<> keep_house(Tracker& tracker) {
   for (;;) {
     co_await tracker.world.sleep(1s);
     tracker.registry.expire(tracker.world.now());
+    tracker.keeper.wake();
     wake_concerned(tracker);
     if (!tracker.report.wants_progress()) continue;
     const auto summary = tracker.registry.summary();
@@ -457,6 +551,8 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   auto listening = world.listen(tracker.options.listen);
   if (!listening) co_return Failure(std::move(listening).error());
   const std::shared_ptr<Listener> listener = std::move(*listening);
+  if (auto loaded = co_await asio::co_spawn(tracker.strand, tracker.keeper.load(), asio::use_awaitable_t<Executor>{}); !loaded)
+    co_return Failure(std::move(loaded).error());
   const auto is_exact = [] { return 0.0; };  // it is the clock that others follow
   report.set_clock([&tracker] { return Seconds(tracker.clock()).count(); }, is_exact);
   report.print(fmt::format("tracker: listening on {}", to_string(listener->local())));
@@ -466,10 +562,12 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
   tracker.tasks.spawn(tracker.strand, "the table of timestamps", tracker.clock_board.keep());
+  tracker.tasks.spawn(tracker.strand, "keeping the state", tracker.keeper.keep_up());
   tracker.tasks.spawn(tracker.strand, "stop", wait_for_stop(tracker, stop, is_stopped));
   const ExitCode exit = co_await asio::co_spawn(tracker.strand, conclude(tracker, listener, is_stopped), asio::use_awaitable_t<Executor>{});
   tracker.tasks.cancel();
   co_await tracker.tasks.join();
+  co_await asio::co_spawn(tracker.strand, tracker.keeper.finish(), asio::use_awaitable_t<Executor>{});
   co_await tracker.clock_board.finish();
   report.set_clock([end = Seconds(tracker.clock()).count()] { return end; }, is_exact);
   co_return exit;

@@ -17,7 +17,7 @@ namespace shoal {
 
 template <>
 bool codec::accept(Role& role) {
-  return role <= Role::peer_to_peer;
+  return role <= Role::question;
 }
 
 template <>

@@ -49,5 +49,6 @@ std::size_t encoded_size(const Offered& offered) { return codec::size_of(offered
 std::size_t encoded_size(const FoundEntry& found) { return codec::size_of(found); }
 std::size_t encoded_size(const Holding& holding) { return codec::size_of(holding); }
 std::size_t encoded_size(const ClockPeer& peer) { return codec::size_of(peer); }
+std::size_t encoded_size(const LocatedEntry& located) { return codec::size_of(located); }
 
 }  // namespace shoal

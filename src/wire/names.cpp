@@ -53,6 +53,14 @@ std::string_view name_of(MessageType type) {
     case MessageType::clock_peers: return "clock peers";
     case MessageType::table: return "table";
     case MessageType::table_received: return "table received";
+    case MessageType::confirm: return "confirm";
+    case MessageType::confirmed: return "confirmed";
+    case MessageType::locate: return "locate";
+    case MessageType::located: return "located";
+    case MessageType::probe: return "probe";
+    case MessageType::probe_reply: return "probe reply";
+    case MessageType::load_request: return "load request";
+    case MessageType::load_reply: return "load reply";
   }
   return "unknown";
 }

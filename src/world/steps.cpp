@@ -37,6 +37,10 @@ void Digester::update_together(std::span<const Md5Piece> pieces, std::span<const
   Md5Stream::update_together(pieces);
 }
 
+Result<std::unique_ptr<FolderWatch>> Storage::watch(std::function<void(FolderChanges)>) {
+  return fail(Errc::unsupported, "watching a folder");
+}
+
 const Digester& World::digester() const {
   static const Digester real;
   return real;

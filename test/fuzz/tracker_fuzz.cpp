@@ -90,9 +90,9 @@ class Swarm {
   }
 
   Result<> list(const std::string& pattern) const {
-    const auto whole = registry_.find(pattern, 0, kPlenty);
+    const auto whole = registry_.find(pattern, {}, kPlenty);
     std::size_t found = 0;
-    for (std::optional<std::size_t> from = 0; from;) {
+    for (std::optional<Registry::Cursor> from = Registry::Cursor{}; from;) {
       const auto part = registry_.find(pattern, *from, 1);
       check(!part.next || *part.next > *from, "a listing goes forward");
       found += part.entries.size();

@@ -152,10 +152,10 @@ TEST_CASE("A listing in parts is the listing at once, whatever the parts' size")
     Story story;
     const int files = *rc::gen::inRange(0, 40);
     for (int i = 0; i < files; ++i) story.happen(9, *rc::gen::inRange(0U, kPeers), pick_name(30), *rc::gen::inRange(0, 3));
-    const auto whole = story.registry().find("*", 0, std::size_t{1} << 30);
+    const auto whole = story.registry().find("*", {}, std::size_t{1} << 30);
     const auto max_bytes = *rc::gen::inRange<std::size_t>(1, 2000);
     std::vector<FoundEntry> parts;
-    for (std::optional<std::size_t> from = 0; from;) {
+    for (std::optional<Registry::Cursor> from = Registry::Cursor{}; from;) {
       const auto part = story.registry().find("*", *from, max_bytes);
       RC_ASSERT(!part.next || *part.next > *from);
       parts.insert(parts.end(), part.entries.begin(), part.entries.end());

@@ -1,6 +1,7 @@
 """A second, small implementation of docs/protocol.md, for peers that follow a script: those that lie, and those that stammer."""
 
 import hashlib
+import selectors
 import socket
 import struct
 import threading
@@ -9,7 +10,10 @@ HELLO, WELCOME, REFUSAL, PING, PONG, LEAVE = range(1, 7)
 REGISTER, REGISTERED, OFFER, WITHDRAW, OFFER_END = range(16, 21)
 COMPLETE, SWARM_COMPLETE, FIND = 26, 27, 28
 SUBSCRIBE, INVENTORY, HAVE, REQUEST, CANCEL, REJECT, CHUNK, HASH_REQUEST, HASH_REPLY, GONE = range(48, 58)
-TO_TRACKER, TO_PEER = 0, 1
+PROGRESS = 25
+CONFIRM, CONFIRMED, PROBE, PROBE_REPLY = 40, 41, 44, 45
+LOAD_REQUEST, LOAD_REPLY = 60, 61
+TO_TRACKER, TO_PEER, QUESTION = 0, 1, 2
 MAGIC = b"SHAL"
 CHUNK_SIZE = 256 * 1024
 LEAF_SIZE = 16 * 1024
@@ -137,11 +141,60 @@ def greet(address, role, name, instance=1, patience=20.0):
     return connection
 
 
+def probe_reply(probe):
+    """It has all that it is asked for, and nothing else to do."""
+    count = struct.unpack_from("<I", probe, 4)[0]
+    size = (count + 7) // 8
+    return frame(PROBE_REPLY, probe[:4] + struct.pack("<II", 0, size) + b"\xff" * size)
+
+
+# ---- many peers that only register
+
+
+class Crowd:
+    """`count` registered peers that all have `content`, which the last one offers; the first `dead` of them never say anything after that."""
+
+    def __init__(self, tracker_address, count, dead, content):
+        progress = frame(PROGRESS, struct.pack("<QQII", 0, 0, 0, 1) + content.root + struct.pack("<I", len(content.chunks)))
+        self.links = selectors.DefaultSelector()
+        self.is_over = False
+        for i in range(count):
+            link = greet(tracker_address, TO_TRACKER, f"crowd-{i}")
+            offers = frame(OFFER, struct.pack("<I", 1) + content.entry()) if i + 1 == count else b""
+            link.send(register(20_000 + i) + offers + frame(OFFER_END, struct.pack("<Q", 0)) + progress + frame(CONFIRM, bytes(4)))
+            while link.receive()[0] != CONFIRMED:
+                pass
+            link.link.setblocking(False)
+            self.links.register(link.link, selectors.EVENT_READ, [i >= dead, bytearray()])
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.is_over:
+            for key, _ in self.links.select(0.1):
+                is_alive, data = key.data
+                try:
+                    data += key.fileobj.recv(1 << 20)
+                except OSError:
+                    continue
+                while len(data) >= 6 and len(data) >= 4 + struct.unpack_from("<I", data)[0]:
+                    length, kind = struct.unpack_from("<IH", data)
+                    if kind == PROBE and is_alive:
+                        key.fileobj.send(probe_reply(bytes(data[6:4 + length])))
+                    del data[:4 + length]
+
+    def close(self):
+        self.is_over = True
+        self.thread.join()
+        for key in list(self.links.get_map().values()):
+            key.fileobj.close()
+
+
 # ---- a peer that lies
 
 
 class LyingPeer:
-    """Registers, offers `content` with digests that are right, and sends a wrong chunk first and each `every`-th one after."""
+    """Registers, offers `content` with digests that are right, and sends a wrong chunk first and each `every`-th one after; with 0, only wrong ones."""
 
     def __init__(self, tracker_address, name, content, every=10):
         self.name = name
@@ -183,6 +236,8 @@ class LyingPeer:
                     continue
                 if kind == PING:
                     self.tracker.send(pong(payload))
+                if kind == PROBE:
+                    self.tracker.send(probe_reply(payload))
                 if kind == SWARM_COMPLETE:
                     self.tracker.send(frame(LEAVE, b"\0"))
                     return
@@ -206,6 +261,9 @@ class LyingPeer:
             with self.lock:
                 self.connections[who] = self.connections.get(who, 0) + 1
             connection.send(frame(WELCOME, struct.pack("<HQ", 1, 0) + text(self.name) + struct.pack("<Q", 1)))
+            if payload[16] == QUESTION:
+                connection.send(frame(LOAD_REPLY, connection.receive_kind(LOAD_REQUEST)[:4] + bytes(4)))
+                return
             connection.send(frame(SUBSCRIBE, b"\0" + struct.pack("<I", 0)))
             holding = struct.pack("<I", 7) + self.content.root + struct.pack("<QBII", len(self.content.data), 1, 0, 0)
             connection.send(frame(INVENTORY, struct.pack("<I", 1) + holding))
@@ -230,7 +288,7 @@ class LyingPeer:
         data = self.content.chunks[chunk]
         with self.lock:
             served = self.served[who] = self.served.get(who, 0) + 1
-            is_wrong = served % self.every == 1
+            is_wrong = self.every == 0 or served % self.every == 1
             self.wrong[who] = self.wrong.get(who, 0) + is_wrong
         if is_wrong:
             data = bytes([data[0] ^ 1]) + data[1:]

@@ -19,12 +19,12 @@
 #include <variant>
 #include <vector>
 
-#include "common/closest.hpp"
 #include "common/names.hpp"
 #include "peer/options.hpp"
 #include "tracker/options.hpp"
 
 import shoal.base;
+import shoal.report;
 
 using namespace shoal;
 using namespace shoal::apps;

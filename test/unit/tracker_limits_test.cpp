@@ -86,7 +86,7 @@ TEST_CASE("An answer about a file that everyone has fits a frame") {
   Registry registry({});
   for (int i = 0; i < 20'000; ++i) hold(registry, join(registry, fmt::format("{}", i)), some_file("x"));
   REQUIRE(registry.offer(PeerId(0), {{some_file("x")}}, kNow));
-  auto listing = registry.find("x", 0, kPlenty);
+  auto listing = registry.find("x", {}, kPlenty);
   CHECK(encoded_size(Message(Found{1, true, std::move(listing.entries)})) <= kControlLimit);
 }
 
@@ -95,14 +95,14 @@ TEST_CASE("Of many holders the owners are named first, and no more than the most
   for (int i = 0; i < 100; ++i) hold(registry, join(registry, fmt::format("holder-{}", i)), some_file("x"));
   const PeerId owner = join(registry, "owner");
   REQUIRE(registry.offer(owner, {{some_file("x")}}, kNow));
-  const auto holders = registry.find("x", 0, kPlenty).entries.front().holders;
+  const auto holders = registry.find("x", {}, kPlenty).entries.front().holders;
   CHECK((holders.size() == kMaxHolders && holders.front() == owner));
 }
 
 TEST_CASE("Of many owners no more than the most are named") {
   Registry registry({});
   for (int i = 0; i < 100; ++i) REQUIRE(registry.offer(join(registry, fmt::format("{}", i)), {{some_file("x")}}, kNow));
-  CHECK(registry.find("x", 0, kPlenty).entries.front().holders.size() == kMaxHolders);
+  CHECK(registry.find("x", {}, kPlenty).entries.front().holders.size() == kMaxHolders);
 }
 
 // ---- why a peer is refused ----------------------------------------------------------------------------

@@ -108,7 +108,7 @@ struct Swarm {
     return names;
   }
   std::vector<PeerId> holders(std::string_view pattern) const {
-    const auto listing = registry.find(pattern, 0, kPlenty);
+    const auto listing = registry.find(pattern, {}, kPlenty);
     REQUIRE(listing.entries.size() == 1);
     return listing.entries.front().holders;
   }
@@ -589,7 +589,7 @@ TEST_CASE("A file is found by name, pattern, MD5 and root") {
   const FileEntry wanted = file("docs/x.txt", 1);
   for (const std::string& pattern : {wanted.name, std::string("*.txt"), std::string("docs/"), to_hex(wanted.md5), to_hex(wanted.root)}) {
     INFO(pattern);
-    const auto listing = swarm.registry.find(pattern, 0, kPlenty);
+    const auto listing = swarm.registry.find(pattern, {}, kPlenty);
     REQUIRE(listing.entries.size() == 1);
     CHECK(listing.entries.front().entry == wanted);
   }
@@ -600,7 +600,7 @@ TEST_CASE("An empty pattern finds everything, in order of name") {
   swarm.join_with({"a"}, {file("z", 1), file("a", 2)});
   swarm.join_with({"b"}, {file("m", 3)});
   Names names;
-  for (const auto& found : swarm.registry.find("", 0, kPlenty).entries) names.push_back(found.entry.name);
+  for (const auto& found : swarm.registry.find("", {}, kPlenty).entries) names.push_back(found.entry.name);
   CHECK(names == Names{"a", "m", "z"});
 }
 
@@ -621,7 +621,7 @@ TEST_CASE("An empty file is held by those who offer it, not by those who have an
   Swarm swarm;
   swarm.join_with({"a"}, {file("x", 1)});
   const PeerId b = swarm.join_with({"b"}, {empty_file("x")});
-  const auto listing = swarm.registry.find("x", 0, kPlenty);
+  const auto listing = swarm.registry.find("x", {}, kPlenty);
   REQUIRE(listing.entries.size() == 2);
   const auto& empty = listing.entries[listing.entries[0].entry.size == 0 ? 0 : 1];
   CHECK(empty.holders == Peers{b});
@@ -637,7 +637,7 @@ TEST_CASE("One content under one name is found once, whoever offers it") {
 TEST_CASE("What only a peer that is gone has is not found") {
   Swarm swarm;
   swarm.lose(swarm.join_with({"a"}, {file("x", 1)}));
-  CHECK(swarm.registry.find("x", 0, kPlenty).entries.empty());
+  CHECK(swarm.registry.find("x", {}, kPlenty).entries.empty());
 }
 
 TEST_CASE("A long listing comes in parts that together have everything") {
@@ -646,7 +646,7 @@ TEST_CASE("A long listing comes in parts that together have everything") {
   for (int i = 0; i < 50; ++i) entries.push_back(file(fmt::format("{:02}", i), 1));
   swarm.join_with({"a"}, entries);
   std::vector<FileEntry> found;
-  std::optional<std::size_t> from = 0;
+  std::optional<Registry::Cursor> from = Registry::Cursor{};
   for (int part = 0; from && part < 100; ++part) {
     auto listing = swarm.registry.find("*", *from, 500);
     for (auto& entry : listing.entries) found.push_back(std::move(entry.entry));
@@ -661,7 +661,7 @@ TEST_CASE("The roster for an answer names each of its holders once") {
   swarm.join_with({"b"}, {file("x", 1)});
   swarm.join({"c"});
   Names ids;
-  for (const auto& entry : swarm.registry.roster(swarm.registry.find("*", 0, kPlenty).entries)) ids.push_back(entry.id);
+  for (const auto& entry : swarm.registry.roster(swarm.registry.find("*", {}, kPlenty).entries)) ids.push_back(entry.id);
   CHECK(ids == Names{"a", "b"});
 }
 

@@ -266,7 +266,7 @@ TEST_CASE("A boolean other than 0 and 1 is malformed") {
 }
 
 TEST_CASE("An unknown role is malformed") {
-  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{2}, .id = {}})) == Errc::malformed);
+  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{3}, .id = {}})) == Errc::malformed);
 }
 
 TEST_CASE("An unknown appetite is malformed") {

@@ -1,4 +1,4 @@
-#include "common/closest.hpp"
+module;
 
 #include <fmt/format.h>
 
@@ -8,7 +8,9 @@
 #include <string_view>
 #include <vector>
 
-namespace shoal::apps {
+module shoal.report;
+
+namespace shoal {
 
 std::size_t typing_distance(std::string_view typed, std::string_view meant) {
   const std::size_t width = meant.size() + 1;
@@ -40,4 +42,4 @@ std::string did_you_mean(std::string_view typed, const std::vector<std::string>&
   return best == nullptr ? std::string{} : fmt::format("did you mean {}{}?", prefix, *best);
 }
 
-}  // namespace shoal::apps
+}  // namespace shoal

@@ -1,0 +1,338 @@
+// What a command fetches: from whom, until it is here, and from whom else where something is wrong.
+module;
+
+#include <fmt/format.h>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import shoal.base;
+import shoal.digest;
+import shoal.manifest;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr std::uint32_t kMostWrong = 5;         // tries that brought something wrong, all in all
+constexpr std::uint32_t kChunksForSeveral = 4;  // a file of no more is faster from the best source alone
+constexpr std::size_t kMostCalled = 16;         // sources that we make sure to be connected with
+constexpr Nanoseconds kConnectPatience = 4s;    // with the only source that a file may come from
+constexpr Nanoseconds kHopePatience = 6s;       // while no source is connected
+constexpr Nanoseconds kForEver = std::chrono::hours(24 * 365);
+
+std::string milliseconds_of(const LocatedSource& source) {
+  return source.candidate.latency ? fmt::format("{:.1f} ms", Seconds(*source.candidate.latency).count() * 1000)
+                                  : std::string("unreachable");
+}
+
+bool is_other(const LocatedSource& source) { return source.latency_from != LatencyFrom::self; }
+
+/// The best source that is not excluded.
+const LocatedSource* best_of(const Asked& asked) {
+  for (const LocatedSource& source : asked.file.sources)
+    if (is_other(source) && !asked.excluded.contains(source.holder.id)) return &source;
+  return nullptr;
+}
+
+}  // namespace
+
+// ---- which neighbours may send it ---------------------------------------------------------------------
+
+bool may_fetch_from(const Content& content, const std::string& peer) {
+  if (!content.asked) return true;
+  return !content.asked->excluded.contains(peer) && (!content.asked->only || *content.asked->only == peer);
+}
+
+void apply_sources(Node& node, Content& content) {
+  for (const auto& [source, remote] : node.remotes) {
+    if (!remote->handle_of.contains(content.index)) continue;
+    const bool may = may_fetch_from(content, remote->id);
+    if (may && !remote->complete.contains(content.index)) continue;  // what it has a part of is told as it comes
+    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) {
+      const Slot slot = slot_of(content, chunk);
+      if (may)
+        node.picker.source_has(remote->source, slot);
+      else
+        node.picker.source_lost(remote->source, slot);
+    }
+    if (!may) release_requests(node, *remote, content);
+  }
+  refill_all(node);
+}
+
+namespace {
+
+void fail_asked(Node& node, Content& content, Error error) {
+  for (Target& target : content.targets)
+    if (!target.is_published && !target.is_failed) fail_target(node, content, target, error);
+}
+
+/// Goes on with the next best source, where there is one.
+bool exclude(Node& node, Content& content, const std::string& peer) {
+  Asked& asked = *content.asked;
+  asked.excluded.insert(peer);
+  const LocatedSource* const next = best_of(asked);
+  if (!next) return false;
+  if (asked.only) {
+    asked.only = next->holder.id;
+    node.report.note(fmt::format("{}: going on from {}", asked.file.entry.name, next->holder.id));
+  }
+  apply_sources(node, content);
+  return true;
+}
+
+}  // namespace
+
+void on_asked_wrong(Node& node, Content& content, const std::string& from) {
+  if (!content.asked || content.asked->failure) return;
+  const bool is_too_often = ++content.asked->wrong >= kMostWrong;
+  if (!is_too_often && exclude(node, content, from)) return;
+  const std::string& name = content.asked->file.entry.name;
+  fail_asked(node, content,
+             {make_error_code(Errc::wrong_digest),
+              fmt::format("{}: {} wrong {}, and {}", name, content.asked->wrong, content.asked->wrong == 1 ? "try" : "tries",
+                          is_too_often ? "that is enough" : "no other source has it"),
+              "have its owner run updatelist"});
+}
+
+// ---- one file -----------------------------------------------------------------------------------------
+
+namespace {
+
+std::string reason_for(const Asked& asked, std::uint64_t bytes) {
+  std::vector<const LocatedSource*> others;
+  for (const LocatedSource& source : asked.file.sources)
+    if (is_other(source)) others.push_back(&source);
+  if (others.empty()) return "nobody else has it";
+  const LocatedSource& best = *others.front();
+  if (others.size() == 1) return "it is the only source";
+  if (!asked.only)
+    return fmt::format("{} is more than {} chunks: all sources at once are faster than one", format_bytes(bytes), kChunksForSeveral);
+  if (best.candidate.rate > 0)
+    return fmt::format("its measured rate of {}/s promises the shortest time",
+                       format_bytes(static_cast<std::uint64_t>(best.candidate.rate)));
+  return fmt::format("its score is the lowest: {} + 10 × load {} = {:.1f}", milliseconds_of(best), best.candidate.load,
+                     score_of(best.candidate));
+}
+
+Choice choice_of(const LocatedFile& file, const Asked& asked) {
+  Choice choice{file, {}, reason_for(asked, file.entry.size), {}};
+  for (const LocatedSource& source : file.sources)
+    if (is_other(source) && (!asked.only || *asked.only == source.holder.id)) choice.chosen.push_back(source.holder.id);
+  return choice;
+}
+
+std::shared_ptr<Asked> plan(const LocatedFile& file, bool from_one) {
+  auto asked = std::make_shared<Asked>();
+  asked->file = file;
+  const LocatedSource* const best = best_of(*asked);
+  if (best && (from_one || chunk_count(file.entry.size) <= kChunksForSeveral)) asked->only = best->holder.id;
+  return asked;
+}
+
+void call_sources(Node& node, const Asked& asked) {
+  for (const LocatedSource& source : asked.file.sources) {
+    if (!is_other(source) || node.called.size() >= kMostCalled) continue;
+    const Holder& holder = source.holder;
+    node.called.insert(holder.id);
+    if (!node.roster.contains(holder.id)) on_roster(node, {holder.peer, holder.id, holder.host, holder.port, true, true});
+  }
+  node.has_roster_news = true;
+  connect_missing(node);
+}
+
+/// The target of an earlier command under that name, which failed, is wanted again.
+bool revive(Node& node, Content& content, const FileEntry& entry) {
+  for (Target& target : content.targets) {
+    if (target.entry.name != entry.name || !target.is_failed) continue;
+    target.is_failed = target.is_lost = target.is_publishing = target.is_published = false;
+    --node.failed_targets;
+    ++node.unfinished;
+    take_up(node, content);
+    return true;
+  }
+  return false;
+}
+
+void subscribe_to(Node& node, const Sha256Digest& root) {
+  if (!node.asked_roots.insert(root).second) return;
+  for (const auto& [source, remote] : node.remotes) tell(*remote, Subscribe{false, {root}});
+}
+
+/// Wants the file; returns the name that it gets. Nothing where it is here, or will be.
+std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::shared_ptr<Asked> asked) {
+  const FileEntry& entry = file.entry;
+  Content& content = content_of(node, entry.root, entry.size);
+  content.asked = std::move(asked);
+  subscribe_to(node, entry.root);
+  const std::string owner = best_of(*content.asked) ? best_of(*content.asked)->holder.id : node.options.id;
+  apply_sources(node, content);
+  const auto place = node.names.place(owner, entry);
+  if (!place) return revive(node, content, entry) ? std::optional(entry.name) : std::nullopt;
+  if (place->is_conflict)
+    node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", entry.name, place->name));
+  FileEntry kept = entry;
+  kept.name = place->name;
+  want(node, content, {std::move(kept), owner});
+  return place->name;
+}
+
+bool has_source(const Node& node, const Content& content) {
+  return std::ranges::any_of(node.remotes, [&](const auto& remote) {
+    return remote.second->handle_of.contains(content.index) && may_fetch_from(content, remote.second->id);
+  });
+}
+
+/// Until it is here or has failed. A source that does not come is done without.
+Task<> follow(Node& node, Content& content, const std::shared_ptr<Asked>& asked) {
+  Instant last_hope = node.world.now();
+  const auto is_over = [&] {
+    if (asked->is_published || asked->failure) return true;
+    const Instant now = node.world.now();
+    const bool is_here = content.stage == Stage::checking || content.stage == Stage::complete;
+    if (is_here || has_source(node, content)) last_hope = now;
+    if (asked->only && now - last_hope > kConnectPatience) {
+      last_hope = now;
+      if (!exclude(node, content, *asked->only)) last_hope = now - kHopePatience;
+    }
+    if (now - last_hope <= kHopePatience) return false;
+    fail_asked(node, content,
+               {make_error_code(Errc::timed_out), fmt::format("{}: no source of it can be reached", asked->file.entry.name),
+                "try again, or see who has it with find"});
+    return true;
+  };
+  co_await wait_for(node, is_over, kForEver);
+}
+
+void remember_rates(Node& node, const Asked& asked) {
+  for (const auto& [id, bytes] : asked.from)
+    if (const double rate = measured_rate(node, id); rate > 0) node.rates[id] = rate;
+}
+
+/// A fetched file is one of ours from now on.
+void offer_fetched(Node& node, const Content& content, const FileEntry& entry) {
+  add_own(node, {entry, content.hashes});
+  if (node.announced_epoch == node.epoch) tell_tracker(node, Offer{{entry}});
+}
+
+/// Folders and empty files have no bytes.
+Task<Fetched> make_empty(Node& node, FileEntry entry) {
+  unwrap(co_await offload(node.world, [&] { return node.storage.make_empty(entry); }));
+  add_own(node, {entry, nullptr});
+  if (node.announced_epoch == node.epoch) tell_tracker(node, Offer{{entry}});
+  co_return Fetched{entry, false, {}, {}};
+}
+
+/// What a command began and does not wait for any more.
+void abandon(Node& node, Content& content, const std::shared_ptr<Asked>& asked) {
+  if (content.asked == asked && !asked->is_published && !asked->failure)
+    fail_asked(node, content, {make_error_code(Errc::interrupted), fmt::format("{}: stopped", asked->file.entry.name), {}});
+}
+
+Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
+  co_await look_at_folder(node, file.entry);
+  const auto own = node.own.find(file.entry.name);
+  if (own != node.own.end() && own->second.root == file.entry.root && own->second.size == file.entry.size)
+    co_return Fetched{own->second, true, {}, {}};
+  if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file.entry);
+  const Instant begun = node.world.now();
+  const auto asked = plan(file, from_one);
+  node.choices[file.entry.name] = choice_of(file, *asked);
+  call_sources(node, *asked);
+  const auto name = want_asked(node, file, asked);
+  if (!name) co_return Fetched{file.entry, true, {}, {}};
+  Content& content = content_of(node, file.entry.root, file.entry.size);
+  try {
+    co_await follow(node, content, asked);
+  } catch (const StepFailed&) {
+    abandon(node, content, asked);
+    content.asked.reset();
+    throw;
+  }
+  content.asked.reset();
+  node.called.clear();
+  remember_rates(node, *asked);
+  node.choices[file.entry.name].from = asked->from;
+  if (asked->failure) throw StepFailed(*asked->failure);
+  FileEntry kept = file.entry;
+  kept.name = *name;
+  offer_fetched(node, content, kept);
+  co_return Fetched{kept, false, node.world.now() - begun, asked->from};
+}
+
+// ---- what a name means --------------------------------------------------------------------------------
+
+bool has_wildcard(std::string_view name) { return name.find_first_of("*?[") != std::string_view::npos; }
+
+/// The files that are meant: those of that very name, else what the pattern matches; of several contents of one name the one whose best
+/// source is better.
+Result<std::vector<LocatedFile>> meant_files(std::string_view name, std::vector<LocatedFile> found) {
+  if (found.empty()) return fail(Errc::not_found, fmt::format("no peer has '{}'", name), "ls shows what there is");
+  if (std::ranges::any_of(found, [&](const LocatedFile& file) { return file.entry.name == name; }))
+    std::erase_if(found, [&](const LocatedFile& file) { return file.entry.name != name; });
+  std::map<std::string, LocatedFile> by_name;
+  for (LocatedFile& file : found) {
+    const auto [place, is_new] = by_name.try_emplace(file.entry.name, file);
+    const auto score = [](const LocatedFile& one) { return one.sources.empty() ? 1e300 : score_of(one.sources.front().candidate); };
+    if (!is_new && score(file) < score(place->second)) place->second = std::move(file);
+  }
+  const bool is_several = by_name.size() > 1 && !has_wildcard(name) && !name.ends_with('/');
+  if (is_several)
+    return fail(
+        Errc::usage,
+        fmt::format("'{}' means {} files, '{}' and '{}' among them", name, by_name.size(), by_name.begin()->first, by_name.rbegin()->first),
+        "say which, by its whole name");
+  std::vector<LocatedFile> meant;
+  for (auto& [key, file] : by_name) meant.push_back(std::move(file));
+  return meant;
+}
+
+}  // namespace
+
+Task<std::vector<Fetched>> download(Node& node, std::string name, bool from_one) {
+  LocateAnswer answer = co_await locate(node, name);
+  auto files = unwrap(meant_files(name, std::move(answer.files)));
+  std::vector<Fetched> fetched;
+  for (LocatedFile& file : files) fetched.push_back(co_await fetch_one(node, std::move(file), from_one));
+  co_return fetched;
+}
+
+Task<std::vector<Choice>> explain(Node& node, std::string name) {
+  LocateAnswer answer = co_await locate(node, name);
+  auto files = unwrap(meant_files(name, std::move(answer.files)));
+  std::vector<Choice> choices;
+  for (const LocatedFile& file : files) {
+    const auto made = node.choices.find(file.entry.name);
+    if (made != node.choices.end() && made->second.file.entry.root == file.entry.root)
+      choices.push_back(made->second);
+    else
+      choices.push_back(choice_of(file, *plan(file, false)));
+  }
+  co_return choices;
+}
+
+}  // namespace shoal
