@@ -315,8 +315,8 @@ TEST_CASE("A mistyped command is answered with the one that was meant") {
 
 TEST_CASE("No command, no operand and an operand too many are each one line") {
   CHECK(peer_refusal({}) ==
-        "shoal-peer: no command was given; write one of swarm, share, get, find, ls, verify, clock, timeline; shoal-peer --help has "
-        "more");
+        "shoal-peer: no command was given; write one of swarm, share, get, find, ls, load, shell, verify, clock, timeline; shoal-peer "
+        "--help has more");
   CHECK(peer_refusal({"--json"}).starts_with("shoal-peer: no command was given"));
   CHECK(peer_refusal({"share"}) == "shoal-peer: DIR is missing; write shoal-peer share DIR");
   CHECK(peer_refusal({"get"}) == "shoal-peer: NAME|MD5|ROOT... is missing; write shoal-peer get NAME|MD5|ROOT...");
