@@ -182,7 +182,7 @@ void Registry::note_offered(Member& member, const FileEntry& entry) {
 void Registry::note_gone(Member& member, const std::string& name) {
   member.remembered.erase(name);
   names_.remove(name, member.peer);
-  keep(EntryWithdrawn{member.id, name});
+  if (!member.is_given_up) keep(EntryWithdrawn{member.id, name});  // else all of it is forgotten already
 }
 
 void Registry::forget_remembered(Member& member) {
