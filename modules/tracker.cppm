@@ -394,7 +394,7 @@ struct TrackerOptions {
   std::uint32_t expect = 0;
   Nanoseconds grace = std::chrono::seconds(30);
   std::shared_ptr<RecordFolder> records;  ///< Where the table of timestamps goes; null for none.
-  std::shared_ptr<TrackerState> state;  ///< Of an open tracker; null: it knows nothing after its end.
+  std::shared_ptr<TrackerState> state;    ///< Of an open tracker; null: it knows nothing after its end.
 };
 
 /// A roster in as few messages as it takes, none of them too long for a frame.

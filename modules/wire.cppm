@@ -625,7 +625,7 @@ using Message = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,        
                              Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
                              Progress, Complete, SwarmComplete, Find, Found, Introduce, Introduced,                 //
                              Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
-                             ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,         //
+                             ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,       //
                              Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply>;
 
 MessageType type_of(const Message& message);

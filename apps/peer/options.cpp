@@ -305,8 +305,9 @@ Program peer_program(PeerCommand& command) {
                   .summary = "offers files to other machines, and fetches and verifies what they offer",
                   .commands = {},
                   .groups = {}};
-  program.commands = {swarm_command(command), share_command(command), get_command(command),    find_command(command),  list_command(command),
-                      load_command(command),  shell_command(command), verify_command(command), clock_command(command), timeline_command(command)};
+  program.commands = {swarm_command(command), share_command(command),   get_command(command),   find_command(command),
+                      list_command(command),  load_command(command),    shell_command(command), verify_command(command),
+                      clock_command(command), timeline_command(command)};
   program.groups = {network_group(command), choice_group(command), files_group(command), common_group(command.common)};
   return program;
 }

@@ -75,7 +75,8 @@ struct TimelineAction {
 };
 
 struct PeerCommand {
-  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction, ShellAction, LoadAction>
+  std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction, ShellAction,
+               LoadAction>
       action;
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};   ///< All addresses where the tracker is not on loopback, unless given.

@@ -116,9 +116,27 @@ void print_source(Report& report, const LocatedFile& file, const LocatedSource& 
 
 }  // namespace
 
+namespace {
+
+void tell_found(Report& report, const FileEntry& entry, const std::string& holders) {
+  report.event("found", {{"name", entry.name},
+                         {"kind", std::string(entry.kind == EntryKind::folder ? "folder" : "file")},
+                         {"bytes", entry.size},
+                         {"md5", to_hex(entry.md5)},
+                         {"root", to_hex(entry.root)},
+                         {"holders", holders}});
+}
+
+}  // namespace
+
 void print_located(Report& report, const LocateAnswer& answer) {
-  for (const LocatedFile& file : answer.files)
+  for (const LocatedFile& file : answer.files) {
+    std::string holders;
+    for (const auto& source : file.sources)
+      holders += fmt::format("{}{} ({})", holders.empty() ? "" : ", ", source.holder.id, address_of(source.holder));
+    tell_found(report, file.entry, holders);
     for (const LocatedSource& source : file.sources) print_source(report, file, source);
+  }
   if (answer.silent > 0)
     report.note(fmt::format("{} of {} peers did not answer; they are down until they are heard of", answer.silent, answer.asked));
 }
@@ -135,12 +153,7 @@ void print_findings(Report& report, std::span<const Finding> findings) {
     for (const auto& holder : finding.holders)
       holders += fmt::format("{}{} ({})", holders.empty() ? "" : ", ", holder.id, to_string({holder.host, holder.port}));
     if (holders.empty()) holders = "nobody has all of it";
-    report.event("found", {{"name", entry.name},
-                           {"kind", std::string(entry.kind == EntryKind::folder ? "folder" : "file")},
-                           {"bytes", entry.size},
-                           {"md5", to_hex(entry.md5)},
-                           {"root", to_hex(entry.root)},
-                           {"holders", holders}});
+    tell_found(report, entry, holders);
     if (entry.kind == EntryKind::folder)
       report.print(fmt::format("{:>10}  {:32}  {}/", "-", "", printable(entry.name)));
     else

@@ -47,7 +47,8 @@ TEST_CASE("A quote or an escape that does not end is refused") {
 }
 
 TEST_CASE("A word that is quoted is that word again") {
-  for (const std::string word : {"plain", "two words", "it's", "a\"b", "back\\slash", "", "#x", "größe"}) CHECK(split(quoted(word)) == Words{word});
+  for (const std::string word : {"plain", "two words", "it's", "a\"b", "back\\slash", "", "#x", "größe"})
+    CHECK(split(quoted(word)) == Words{word});
 }
 
 TEST_CASE("Empty lines and comments mean nothing") {
