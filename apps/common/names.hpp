@@ -49,8 +49,8 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer.shell", "no-reannounce"},
 };
 
-inline constexpr std::array<std::string_view, 12> kKnownTables{"tracker",     "peer",       "peer.swarm",   "peer.share",
-                                                               "peer.get",    "peer.find",  "peer.ls",      "peer.load",
+inline constexpr std::array<std::string_view, 12> kKnownTables{"tracker",     "peer",       "peer.swarm",    "peer.share",
+                                                               "peer.get",    "peer.find",  "peer.ls",       "peer.load",
                                                                "peer.verify", "peer.clock", "peer.timeline", "peer.shell"};
 
 }  // namespace shoal::apps
