@@ -20,7 +20,7 @@ target_link_libraries(shoal_editline INTERFACE ${SHOAL_EDITLINE_LIBRARY})
 
 add_library(shoal_flags INTERFACE)
 target_compile_definitions(shoal_flags INTERFACE
-  SHOAL_VERSION="${PROJECT_VERSION}" $<$<BOOL:${SHOAL_PORTABLE}>:SHOAL_PORTABLE=1>)
+  SHOAL_VERSION="${PROJECT_VERSION}")
 if(SHOAL_SANITIZE)
   target_compile_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE})
