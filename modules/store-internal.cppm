@@ -341,6 +341,9 @@ class RecentSources {
   /// Null where there is none.
   std::shared_ptr<const FileSource> find(const std::string& name);
   void keep(const std::string& name, std::shared_ptr<const FileSource> source);
+  /// Another file may be there by now, or none: it is opened anew.
+  void forget(const std::string& name);
+  void forget_all();
 
  private:
   using Entry = std::pair<std::string, std::shared_ptr<const FileSource>>;

@@ -57,6 +57,23 @@ void RecentSources::keep(const std::string& name, std::shared_ptr<const FileSour
   by_use_.pop_back();
 }
 
+void RecentSources::forget(const std::string& name) {
+  std::shared_ptr<const FileSource> forgotten;  // is closed after the lock is released
+  const std::lock_guard lock(mutex_);
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end()) return;
+  forgotten = std::move(found->second->second);
+  by_use_.erase(found->second);
+  by_name_.erase(found);
+}
+
+void RecentSources::forget_all() {
+  decltype(by_use_) forgotten;
+  const std::lock_guard lock(mutex_);
+  forgotten.swap(by_use_);
+  by_name_.clear();
+}
+
 RecentFolders::Folder RecentFolders::find(std::string_view name) {
   const std::lock_guard lock(mutex_);
   const auto found = by_name_.find(name);

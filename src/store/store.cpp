@@ -107,7 +107,12 @@ class FolderStore final : public Storage {
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
   Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change) override {
-    return watch_folder(root_.path, std::move(on_change));
+    return watch_folder(root_.path, [this, on_change = std::move(on_change)](FolderChanges changes) {
+      // A file that is open is still there for us when it was removed or replaced.
+      for (const std::string& name : changes.names) recent_.forget(name);
+      if (changes.is_anything) recent_.forget_all();
+      on_change(std::move(changes));
+    });
   }
 
  private:

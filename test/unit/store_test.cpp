@@ -11,11 +11,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -528,6 +530,23 @@ TEST_CASE("a file that changed is not served under its old digests") {
   REQUIRE(!again);
   CHECK(again.error().code == Errc::changed);
   CHECK((!source->check() && source->check().error().code == Errc::changed));
+}
+
+TEST_CASE("a file is not served under the name of a folder that was seen to be renamed") {
+  const Scratch scratch;
+  write_file(scratch.folder() / "folder/file", "content");
+  const auto store = opened(scratch.options());
+  const auto entry = scanned(*store).files[0].entry;
+  const auto source = store->open(entry).value();
+  std::promise<void> has_seen;
+  std::atomic<bool> is_told{false};
+  const auto watch = store->watch([&](const FolderChanges&) {
+    if (!is_told.exchange(true)) has_seen.set_value();
+  });
+  REQUIRE(watch);
+  fs::rename(scratch.folder() / "folder", scratch.folder() / "other");
+  REQUIRE(has_seen.get_future().wait_for(std::chrono::seconds(30)) == std::future_status::ready);
+  CHECK(!store->open(entry));
 }
 
 TEST_CASE("a changed file is served again once it is digested again") {
