@@ -16,6 +16,8 @@ import shoal.base;
 namespace shoal {
 namespace {
 
+constexpr std::int64_t kLatest = std::int64_t{1} << 61;  // no difference of two times up to it overflows
+
 /// What the clocks may have drifted apart in so much time.
 double wander(std::int64_t time) { return kFrequencyTolerance * std::abs(static_cast<double>(time)); }
 
@@ -34,7 +36,6 @@ void ClockEstimator::restart() {
 
 ClockEstimator::Added ClockEstimator::add(const Exchange& exchange) {
   // What comes from outside may be any number: no difference is formed before it is known to be a small one.
-  constexpr std::int64_t kLatest = std::int64_t{1} << 61;
   for (const std::int64_t time : {exchange.t1, exchange.t2, exchange.t3, exchange.t4})
     if (time <= -kLatest || time >= kLatest) return Added::refused;
   const std::int64_t delay = (exchange.t4 - exchange.t1) - (exchange.t3 - exchange.t2);
@@ -73,6 +74,7 @@ const ClockEstimator::Sample& ClockEstimator::best_at(std::int64_t now_ns) const
 
 std::optional<ClockEstimate> ClockEstimator::at(std::int64_t now_ns) const {
   if (!is_set()) return std::nullopt;
+  now_ns = std::clamp(now_ns, -kLatest, kLatest);
   const Sample& best = best_at(now_ns);
   const double width = newest_.width_at(now_ns);
   const double carried = best.offset + drift_ * static_cast<double>(now_ns - best.time);

@@ -47,7 +47,8 @@ class Editor final : public LineReader {
     ::el_set(editor_.get(), EL_EDITOR, "emacs");
     ::el_set(editor_.get(), EL_SIGNAL, 0);
     ::el_set(editor_.get(), EL_GETCFN, &Editor::next_character);
-    ::el_set(editor_.get(), EL_ADDFN, "shoal-complete", "complete the word", &Editor::on_tab);
+    // The narrow call leaks its copies of both texts.
+    ::el_wset(editor_.get(), EL_ADDFN, L"shoal-complete", L"complete the word", &Editor::on_tab);
     ::el_set(editor_.get(), EL_BIND, "^I", "shoal-complete", nullptr);
     ::el_set(editor_.get(), EL_BIND, "^R", "em-inc-search-prev", nullptr);
     ::history(history_.get(), &event_, H_SETSIZE, kHistoryLines);
@@ -134,7 +135,7 @@ class Editor final : public LineReader {
 
   // ---- completion
 
-  static unsigned char on_tab(EditLine* editor, int) { return self_of(editor).complete_word(); }
+  static unsigned char on_tab(EditLine* editor, wint_t) { return self_of(editor).complete_word(); }
 
   unsigned char complete_word() {
     const LineInfo* const info = ::el_line(editor_.get());
