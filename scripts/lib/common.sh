@@ -27,11 +27,22 @@ default_preset() {
   esac
 }
 
-# configure PRESET: quiet when nothing went wrong. A folder that was configured since the presets changed is left to the build, which
+# folder_of PRESET: where it is built. linux-portable shares all but a few units with linux-release, and so its folder.
+folder_of() {
+  case $1 in
+    linux-portable) echo "$ROOT/build/linux-release" ;;
+    *) echo "$ROOT/build/$1" ;;
+  esac
+}
+
+# configure PRESET: quiet when nothing went wrong. A folder that was configured so since the presets changed is left to the build, which
 # configures again by itself where it has to.
 configure() {
-  local folder=$ROOT/build/$1 log
-  if [ -f "$folder/build.ninja" ] && [ "$folder/.configured" -nt "$ROOT/CMakePresets.json" ]; then return 0; fi
+  local folder log
+  folder=$(folder_of "$1")
+  if [ -f "$folder/build.ninja" ] && [ "$folder/.configured" -nt "$ROOT/CMakePresets.json" ] && [ "$(cat "$folder/.configured")" = "$1" ]; then
+    return 0
+  fi
   note "configuring $1"
   log=$(mktemp)
   if ! (cd "$ROOT" && cmake --preset "$1") > "$log" 2>&1; then
@@ -40,7 +51,7 @@ configure() {
     die "cannot configure $1"
   fi
   rm -f "$log"
-  touch "$folder/.configured"
+  echo "$1" > "$folder/.configured"
 }
 
 # build PRESET [TARGET...]: one line when there was nothing to do.
