@@ -44,39 +44,31 @@ constexpr Nanoseconds kQuiet = 150ms;     // after the last change, before it is
 constexpr Nanoseconds kLongestWait = 1s;  // with changes that do not end
 constexpr Nanoseconds kAgain = 500ms;     // for a file that is still changing
 
+/// The elements in as few messages as it takes; `list` is the field that they go into, `size_of` their bytes there.
+template <class M, class T, class SizeOf>
+std::vector<Message> split(std::vector<T> elements, std::vector<T> M::* list, SizeOf size_of) {
+  std::vector<Message> messages;
+  M message;
+  std::size_t bytes = 0;
+  for (T& element : elements) {
+    const std::size_t size = size_of(element);
+    if (bytes + size > kOfferBytes) messages.emplace_back(std::exchange(message, {}));
+    bytes = (message.*list).empty() ? size : bytes + size;
+    (message.*list).push_back(std::move(element));
+  }
+  if (!(message.*list).empty()) messages.emplace_back(std::move(message));
+  return messages;
+}
+
+std::vector<Message> split_withdrawals(std::vector<std::string> names) {
+  return split(std::move(names), &Withdraw::names, [](const std::string& name) { return 4 + name.size(); });
+}
+
 }  // namespace
 
 std::vector<Message> split_offers(std::vector<FileEntry> entries) {
-  std::vector<Message> messages;
-  Offer offer;
-  std::size_t bytes = 0;
-  for (FileEntry& entry : entries) {
-    const std::size_t size = encoded_size(entry);
-    if (bytes + size > kOfferBytes) messages.emplace_back(std::exchange(offer, {}));
-    bytes = offer.entries.empty() ? size : bytes + size;
-    offer.entries.push_back(std::move(entry));
-  }
-  if (!offer.entries.empty()) messages.emplace_back(std::move(offer));
-  return messages;
+  return split(std::move(entries), &Offer::entries, [](const FileEntry& entry) { return encoded_size(entry); });
 }
-
-namespace {
-
-std::vector<Message> split_withdrawals(std::vector<std::string> names) {
-  std::vector<Message> messages;
-  Withdraw withdraw;
-  std::size_t bytes = 0;
-  for (std::string& name : names) {
-    const std::size_t size = 4 + name.size();
-    if (bytes + size > kOfferBytes) messages.emplace_back(std::exchange(withdraw, {}));
-    bytes = withdraw.names.empty() ? size : bytes + size;
-    withdraw.names.push_back(std::move(name));
-  }
-  if (!withdraw.names.empty()) messages.emplace_back(std::move(withdraw));
-  return messages;
-}
-
-}  // namespace
 
 bool is_left_out(const Node& node, const std::string& name) {
   const auto is_match = [&](const std::string& pattern) { return matches(pattern, name); };

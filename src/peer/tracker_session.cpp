@@ -45,7 +45,6 @@ constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kPollInterval = 2s;
 constexpr int kQuickPings = 6;     // at first, for a clock that is good at once
 constexpr int kMostRefusals = 20;  // a connection of ours that died may still be known as here
-constexpr std::size_t kOfferBytes = kControlLimit - 4096;
 
 using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
@@ -97,27 +96,20 @@ Register registration(const Node& node) {
 
 /// Says what we offer, as fast as the tracker takes it.
 Task<> announce(Node& node, TrackerLinkPtr tracker) {
-  const auto entries = co_await in_node(node, [&] {
+  auto entries = co_await in_node(node, [&] {
     node.announced_epoch = node.epoch;
     node.is_announcing = true;
     std::vector<FileEntry> all;
     for (const auto& [name, entry] : node.own) all.push_back(entry);
     return all;
   });
-  Offer offer;
-  std::size_t bytes = 0;
-  for (const FileEntry& entry : entries) {
-    const std::size_t size = encoded_size(entry);
-    if (bytes + size > kOfferBytes) {
-      co_await tracker->outbox.wait_for_room();
-      tracker->outbox.push(std::exchange(offer, {}));
-      bytes = 0;
-    }
-    bytes += size;
-    offer.entries.push_back(entry);
+  const std::size_t count = entries.size();
+  auto offers = split_offers(std::move(entries));
+  for (Message& offer : offers) {
+    co_await tracker->outbox.wait_for_room();
+    tracker->outbox.push(std::move(offer));
   }
-  if (!offer.entries.empty()) tracker->outbox.push(std::move(offer));
-  tracker->outbox.push(OfferEnd{entries.size()});
+  tracker->outbox.push(OfferEnd{count});
   co_await run_on(node.strand, [&] {
     node.is_announcing = false;
     report_progress(node);
