@@ -14,6 +14,13 @@ function(shoal_room name)
   add_library(shoal::${name} ALIAS ${target})
 endfunction()
 
+# shoal_seldom_run(target...): code that nobody waits for is compiled faster instead of made faster.
+function(shoal_seldom_run)
+  foreach(target ${ARGN})
+    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endforeach()
+endfunction()
+
 # shoal_app(NAME DIR USES room... LINKS target...): one command, from DIR/*.cpp. Its options.cpp and state.cpp are libraries of their own.
 function(shoal_app name dir)
   cmake_parse_arguments(ARG "" "" "USES;LINKS" ${ARGN})
@@ -22,5 +29,6 @@ function(shoal_app name dir)
   add_executable(${name} ${sources})
   list(TRANSFORM ARG_USES PREPEND shoal::)
   target_link_libraries(${name} PRIVATE ${ARG_USES} ${ARG_LINKS} shoal_warnings)
+  shoal_seldom_run(${name})
   install(TARGETS ${name} RUNTIME)
 endfunction()

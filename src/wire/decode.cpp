@@ -59,7 +59,7 @@ Decoded decode_one_of(std::type_identity<std::variant<M...>>, MessageType type, 
 }  // namespace
 
 Result<std::optional<Message>> decode(MessageType type, std::span<const std::byte> payload) {
-  return decode_one_of(std::type_identity<Message>{}, type, payload);
+  return decode_one_of(std::type_identity<MessageKinds>{}, type, payload);
 }
 
 }  // namespace shoal

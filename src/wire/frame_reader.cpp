@@ -52,7 +52,7 @@ bool is_one_of(std::type_identity<std::variant<M...>>, MessageType type) {
   return ((M::kType == type) || ...);
 }
 
-bool is_known(MessageType type) { return is_one_of(std::type_identity<Message>{}, type); }
+bool is_known(MessageType type) { return is_one_of(std::type_identity<MessageKinds>{}, type); }
 
 bool is_greeting(MessageType type) { return type == MessageType::hello || type == MessageType::welcome || type == MessageType::refusal; }
 

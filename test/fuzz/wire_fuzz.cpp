@@ -50,7 +50,7 @@ void fuzz_decode(Bytes bytes) {
     };
     (one(M::kType), ...);
   };
-  each(std::type_identity<Message>{});
+  each(std::type_identity<MessageKinds>{});
 }
 
 // ---- a connection -------------------------------------------------------------------------------------

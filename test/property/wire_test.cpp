@@ -105,7 +105,7 @@ std::vector<Kind> kinds_of(std::type_identity<std::variant<M...>>) {
   return {Kind{M::kType, [] { return Message(pick<M>()); }}...};
 }
 
-const std::vector<Kind> kKinds = kinds_of(std::type_identity<Message>{});
+const std::vector<Kind> kKinds = kinds_of(std::type_identity<MessageKinds>{});
 
 /// Runs a property for each kind of message by itself.
 void check_each_kind(const char* text, const std::function<void(const Kind&)>& property) {

@@ -185,7 +185,9 @@ TEST_CASE("An empty list and an empty text are a count of zero") { CHECK(hex_of(
 
 TEST_CASE("Every message has a name of its own") {
   std::vector<std::string_view> names;
-  [&]<class... M>(std::type_identity<std::variant<M...>>) { (names.push_back(name_of(M::kType)), ...); }(std::type_identity<Message>{});
+  [&]<class... M>(std::type_identity<std::variant<M...>>) {
+    (names.push_back(name_of(M::kType)), ...);
+  }(std::type_identity<MessageKinds>{});
   names.push_back(name_of(MessageType::chunk));
   names.push_back(name_of(MessageType{999}));
   std::ranges::sort(names);
