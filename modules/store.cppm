@@ -37,6 +37,9 @@ Result<std::unique_ptr<Storage>> open_store(StoreOptions options);
 /// The records of a run beneath `folder`, which is made with the first of them.
 std::unique_ptr<RecordFolder> open_records(std::string folder);
 
+/// The same, with the folder made now. Fails with `usage` and the path where it cannot be made, or nothing can be written in it.
+Result<std::unique_ptr<RecordFolder>> make_records(std::string folder);
+
 /// `$XDG_CACHE_HOME/shoal/digests.db`, else `~/.cache/shoal/digests.db`; empty (no cache) where there is neither.
 std::string default_cache_file();
 

@@ -115,6 +115,13 @@ ExitCode conclude(Report& report, const ClockResult& result) {
   return result.exit;
 }
 
+ExitCode give_up(Report& report, const Error& error) {
+  report.error(error);
+  const ExitCode exit = exit_code_of(error);
+  report.result(exit);
+  return exit;
+}
+
 }  // namespace
 
 Task<ExitCode> run_clock_command(const PeerCommand& command, const ClockAction& action, NetWorld& world, Report& report, Signal& stop) {
@@ -128,13 +135,12 @@ Task<ExitCode> run_clock_command(const PeerCommand& command, const ClockAction& 
   options.is_exchanging = !action.no_exchange;
   options.wait_sync = action.wait_sync;
   options.wait = command.wait;
-  const auto records = open_records(action.out);
-  const auto result = co_await run_clock(world, report, *records, std::move(options), stop);
-  if (result) co_return conclude(report, *result);
-  report.error(result.error());
-  const ExitCode exit = exit_code_of(result.error());
-  report.result(exit);
-  co_return exit;
+  Result<std::unique_ptr<RecordFolder>> records = open_records(action.out);
+  if (!action.wait_sync) records = make_records(action.out);
+  if (!records) co_return give_up(report, records.error());
+  const auto result = co_await run_clock(world, report, **records, std::move(options), stop);
+  if (!result) co_return give_up(report, result.error());
+  co_return conclude(report, *result);
 }
 
 }  // namespace shoal::apps

@@ -107,4 +107,14 @@ class DiskRecords final : public RecordFolder {
 
 std::unique_ptr<RecordFolder> open_records(std::string folder) { return std::make_unique<DiskRecords>(std::move(folder)); }
 
+Result<std::unique_ptr<RecordFolder>> make_records(std::string folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error && !std::filesystem::is_directory(folder, error)) error = std::make_error_code(std::errc::not_a_directory);
+  if (!error && ::access(folder.c_str(), W_OK | X_OK) != 0) error = std::error_code(errno, std::generic_category());
+  if (error)
+    return fail(Errc::usage, fmt::format("cannot write to the folder {}: {}", folder, error.message()), "choose another with --out");
+  return open_records(std::move(folder));
+}
+
 }  // namespace shoal

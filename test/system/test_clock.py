@@ -107,6 +107,12 @@ class Failures(ClockTest):
         self.expect_exit(6, bad)
         self.assertFalse(os.path.exists(self.lab.path("out")))
 
+    def test_a_folder_for_the_tables_that_cannot_be_made_is_refused_at_once(self):
+        with open(self.lab.path("out"), "w", encoding="utf-8"):
+            clock = self.clock("127.0.0.1:9", json_output=False)
+            self.expect_exit(2, clock)
+            self.expect_one_line(clock, f"cannot write to the folder {self.lab.path('out')}")
+
     def test_an_interval_of_nothing_is_refused(self):
         clock = self.clock("127.0.0.1:9", "--interval", "0", json_output=False)
         self.expect_exit(2, clock)
