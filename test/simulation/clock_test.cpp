@@ -13,7 +13,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -33,6 +32,7 @@ import shoal.wire;
 import shoal.world;
 
 #include "support/memory_records.hpp"
+#include "support/silent_report.hpp"
 
 using namespace shoal;
 using namespace std::chrono_literals;
@@ -41,18 +41,6 @@ namespace {
 
 constexpr std::uint16_t kPort = 5555;
 constexpr const char* kServerTable = "serverTimeData.txt";
-
-struct Silence {
-  Silence() : file(std::fopen("/dev/null", "a"), std::fclose) {
-    ReportOptions options;
-    options.verbosity = Verbosity::quiet;
-    options.program = "test";
-    options.out = options.err = file.get();
-    report = std::move(*Report::open(std::move(options)));
-  }
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file;
-  std::unique_ptr<Report> report;
-};
 
 /// A tracker and processes of clock peers, each on a machine of its own.
 struct Lab {
@@ -103,14 +91,14 @@ struct Lab {
   }
 
   static Task<> run_tracker_of(Lab& lab, World& world, Signal& stop) {
-    Silence silence;
+    const test::SilentReport silence;
     TrackerOptions options;
     options.listen = {"0.0.0.0", kPort};
     options.records = lab.server;
     unwrap(co_await run_tracker(world, *silence.report, options, stop));
   }
   static Task<> run_peers_of(Lab& lab, Process& process, World& world, Signal& stop) {
-    Silence silence;
+    const test::SilentReport silence;
     auto result = co_await run_clock(world, *silence.report, process.records, process.options, stop);
     if (!lab.is_ending) process.result.emplace(std::move(result));
   }
