@@ -87,6 +87,7 @@ struct PeerOptions {
   std::shared_ptr<const LatencyTable> latencies;               ///< Null: they are measured.
   Nanoseconds other_latency = std::chrono::milliseconds(100);  ///< Of pairs that the table does not name.
   bool emulates_latency = false;                               ///< What comes from others is taken up as late as the table says.
+  bool from_one = false;                                       ///< What run_get fetches comes from one source each, the best.
 };
 
 /// What a run came to.
@@ -103,7 +104,8 @@ struct PeerOutcome {
 /// `stop` is notified (`interrupted`), or by a failure that ends everything, such as a full disk.
 Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& storage, PeerOptions options, Signal& stop);
 
-/// Fetches what `patterns` name (see Find) into the folder, and ends. Fails with `not_found` where nobody offers it.
+/// Fetches what `patterns` name (see Find) into the folder, and ends. Sources are chosen as by PeerControl::download; while there is none,
+/// it waits for one to come. Fails with `not_found` where nobody offers it.
 Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
                                   Signal& stop);
 

@@ -108,6 +108,8 @@ struct Asked {
   std::map<std::string, std::uint64_t> from;  ///< Bytes, by peer.
   std::optional<Error> failure;
   bool is_published = false;
+  bool is_awaited = true;  ///< A command waits for it, and tells of its failure.
+  Instant last_hope{};     ///< When there was a source to fetch it from, or it was begun.
 };
 
 enum class Stage : std::uint8_t {
@@ -446,6 +448,7 @@ struct Node {
   bool is_listing = false;                       ///< The folder is being compared with what is offered.
   std::set<std::string> called;                  ///< Peers that we want to be connected with, for what they have.
   std::unordered_set<Sha256Digest> asked_roots;  ///< Contents that commands want; neighbours tell us of no others.
+  std::vector<ContentIndex> chosen;              ///< Contents whose sources were chosen for no command.
   std::map<std::string, double> rates;           ///< That were measured, by peer.
   std::map<std::string, Choice> choices;         ///< By name.
   std::unique_ptr<FolderWatch> watch;
@@ -634,6 +637,8 @@ std::uint32_t load_of(const Node& node);
 /// Waits for `is_true`; false when it did not come within `patience`. Throws `interrupted` when the command is to stop.
 Task<bool> wait_for(Node& node, std::function<bool()> is_true, Nanoseconds patience);
 Task<LocateAnswer> locate(Node& node, std::string pattern);
+/// What was found, with its sources in their order; those of files that come from one source only are measured. Any executor.
+Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings);
 /// How many entries the tracker has of us, once it has taken in all that we said.
 Task<std::uint64_t> confirm_list(Node& node);
 /// Bytes a second that came from that peer; 0 where none was measured.
@@ -673,6 +678,12 @@ bool may_fetch_from(const Content& content, const std::string& peer);
 /// Has the picker know which neighbours a content may be fetched from, after that changed.
 void apply_sources(Node& node, Content& content);
 void on_asked_wrong(Node& node, Content& content, const std::string& from);
+/// Whether a file of that size is fetched from the best source only.
+bool comes_from_one(const PeerOptions& options, std::uint64_t size);
+/// Chooses for run_get who may send what was found, and tells later rounds who else has it. Any executor.
+Task<> choose_sources(Node& node, std::vector<Finding> findings);
+/// Goes over to others where the chosen source does not come.
+void look_after_chosen(Node& node);
 
 /// What is here already under a name that is wanted is taken into account, before it is decided where things go.
 Task<> look_at_folder(Node& node, FileEntry entry);

@@ -37,6 +37,7 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer", "emulate-latency"},
     KnownOption{"peer.swarm", "expect"},
     KnownOption{"peer.get", "out"},
+    KnownOption{"peer.get", "one"},
     KnownOption{"peer.clock", "count"},
     KnownOption{"peer.clock", "interval"},
     KnownOption{"peer.clock", "duration"},

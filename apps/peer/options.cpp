@@ -127,7 +127,10 @@ Command get_command(PeerCommand& command) {
                    .value = "DIR",
                    .help = "where the files go",
                    .standard = ".",
-                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.out); })}}}};
+                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.out); })},
+                  {.name = "one",
+                   .help = "fetch each file from the best source only",
+                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.from_one); })}}}};
   return get;
 }
 

@@ -43,6 +43,7 @@ struct LoadAction {
 struct GetAction {
   std::vector<std::string> wanted;  ///< Names, MD5s or Merkle roots, as written; at least one.
   std::string out = ".";
+  bool from_one = false;
 };
 
 /// Say who has the files whose names match.

@@ -132,10 +132,12 @@ Task<ExitCode> act(Run run, const ShareAction& action) {
 }
 
 Task<ExitCode> act(Run run, const GetAction& action) {
+  auto options = options_with_latencies(run.command, Appetite::everything);
+  if (!options) co_return conclude(run.report, Failure(options.error()));
+  options->from_one = action.from_one;
   auto storage = open_store(store_options(run, action.out, true));
   if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  const auto outcome =
-      co_await run_get(run.world, run.report, **storage, options_of(run.command, Appetite::everything), action.wanted, run.stop);
+  const auto outcome = co_await run_get(run.world, run.report, **storage, std::move(*options), action.wanted, run.stop);
   if (outcome && outcome->exit == ExitCode::done)
     run.report.note(fmt::format("{} files, {} fetched", outcome->files_fetched, format_bytes(outcome->bytes_fetched)));
   co_return conclude(run.report, outcome);

@@ -131,6 +131,7 @@ struct Ways {
   LatencyTable::Party self;
   std::function<std::optional<Nanoseconds>(const std::string& id)> latency;  ///< That was measured before.
   std::function<double(const std::string& id)> rate;
+  bool knows_loads = true;  ///< The holders' loads were asked for just now.
 };
 
 Endpoint address_of(const Holder& holder) { return {holder.host, holder.port}; }
@@ -152,12 +153,13 @@ LocatedSource source_of(const Ways& ways, const Holder& holder) {
   return source;
 }
 
-/// Asks those that nothing is known of.
+/// Asks those of which not all is known.
 Task<> measure_rest(World& world, const Ways& ways, std::vector<LocatedFile>& files) {
   std::map<std::string, std::vector<LocatedSource*>> unknown;
   for (LocatedFile& file : files)
     for (LocatedSource& source : file.sources)
-      if (source.latency_from == LatencyFrom::nowhere && unknown.size() < kMostMeasured) unknown[source.holder.id].push_back(&source);
+      if ((source.latency_from == LatencyFrom::nowhere || !ways.knows_loads) && unknown.size() < kMostMeasured)
+        unknown[source.holder.id].push_back(&source);
   if (unknown.empty()) co_return;
   std::vector<Measured> peers;
   for (const auto& [id, sources] : unknown) peers.push_back({id, address_of(sources.front()->holder), std::nullopt});
@@ -165,8 +167,9 @@ Task<> measure_rest(World& world, const Ways& ways, std::vector<LocatedFile>& fi
   for (const Measured& measured : peers) {
     if (!measured.answer) continue;
     for (LocatedSource* const source : unknown.at(measured.id)) {
+      source->holder.load = source->candidate.load = measured.answer->load;
+      if (source->latency_from != LatencyFrom::nowhere) continue;
       source->candidate.latency = measured.answer->round_trip / 2;
-      source->candidate.load = measured.answer->load;
       source->latency_from = LatencyFrom::measured;
     }
   }
@@ -182,14 +185,16 @@ void order_sources(LocatedFile& file) {
   file.sources = std::move(ordered);
 }
 
+LocatedFile file_of(const Ways& ways, FileEntry entry, const std::vector<Holder>& holders) {
+  LocatedFile file{std::move(entry), {}};
+  for (const Holder& holder : holders) file.sources.push_back(source_of(ways, holder));
+  return file;
+}
+
 Task<LocateAnswer> weigh(World& world, Ways ways, std::vector<LocatedEntry> entries, std::uint32_t asked, std::uint32_t silent) {
   LocateAnswer answer{{}, asked, silent};
-  for (LocatedEntry& entry : entries) {
-    if (!check_entry(entry.entry)) continue;
-    LocatedFile file{std::move(entry.entry), {}};
-    for (const Holder& holder : entry.holders) file.sources.push_back(source_of(ways, holder));
-    answer.files.push_back(std::move(file));
-  }
+  for (LocatedEntry& entry : entries)
+    if (check_entry(entry.entry)) answer.files.push_back(file_of(ways, std::move(entry.entry), entry.holders));
   co_await measure_rest(world, ways, answer.files);
   for (LocatedFile& file : answer.files) order_sources(file);
   co_return answer;
@@ -309,6 +314,25 @@ Task<Question> ask_once(World& world, const PeerOptions& options, Link& link, st
 }
 
 }  // namespace
+
+Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings) {
+  const auto no_latency = [](const std::string&) { return std::optional<Nanoseconds>(); };
+  const auto no_rate = [](const std::string&) { return 0.0; };
+  const Ways ways{options, {options.id, options.listen}, no_latency, no_rate, false};
+  std::vector<LocatedFile> to_measure;
+  std::vector<LocatedFile> files;
+  for (Finding& finding : findings) {
+    if (!check_entry(finding.entry)) continue;
+    std::vector<Holder> holders;
+    for (const RosterEntry& holder : finding.holders) holders.push_back({holder.peer, holder.id, holder.host, holder.port, 0});
+    const bool is_choice = holders.size() > 1 && comes_from_one(options, finding.entry.size);
+    (is_choice ? to_measure : files).push_back(file_of(ways, std::move(finding.entry), holders));
+  }
+  co_await measure_rest(world, ways, to_measure);
+  for (LocatedFile& file : to_measure) order_sources(file);
+  std::ranges::move(to_measure, std::back_inserter(files));
+  co_return files;
+}
 
 Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::string pattern) {
   const Executor strand = co_await asio::this_coro::executor;

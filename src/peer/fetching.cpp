@@ -9,6 +9,7 @@ module;
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -96,13 +97,21 @@ bool exclude(Node& node, Content& content, const std::string& peer) {
   Asked& asked = *content.asked;
   asked.excluded.insert(peer);
   const LocatedSource* const next = best_of(asked);
-  if (!next) return false;
-  if (asked.only) {
+  if (next && asked.only) {
     asked.only = next->holder.id;
     node.report.note(fmt::format("{}: going on from {}", asked.file.entry.name, next->holder.id));
   }
   apply_sources(node, content);
-  return true;
+  return next != nullptr;
+}
+
+void fail_wrong(Node& node, Content& content) {
+  const Asked& asked = *content.asked;
+  fail_asked(node, content,
+             {make_error_code(Errc::wrong_digest),
+              fmt::format("{}: {} wrong {}, and {}", asked.file.entry.name, asked.wrong, asked.wrong == 1 ? "try" : "tries",
+                          asked.wrong >= kMostWrong ? "that is enough" : "no other source has it"),
+              "have its owner run updatelist"});
 }
 
 }  // namespace
@@ -110,13 +119,9 @@ bool exclude(Node& node, Content& content, const std::string& peer) {
 void on_asked_wrong(Node& node, Content& content, const std::string& from) {
   if (!content.asked || content.asked->failure) return;
   const bool is_too_often = ++content.asked->wrong >= kMostWrong;
-  if (!is_too_often && exclude(node, content, from)) return;
-  const std::string& name = content.asked->file.entry.name;
-  fail_asked(node, content,
-             {make_error_code(Errc::wrong_digest),
-              fmt::format("{}: {} wrong {}, and {}", name, content.asked->wrong, content.asked->wrong == 1 ? "try" : "tries",
-                          is_too_often ? "that is enough" : "no other source has it"),
-              "have its owner run updatelist"});
+  const bool has_others = exclude(node, content, from);
+  // Where no command waits, there is time for others to come, and for the owner to notice that its file has changed.
+  if (is_too_often || (!has_others && content.asked->is_awaited)) fail_wrong(node, content);
 }
 
 // ---- one file -----------------------------------------------------------------------------------------
@@ -146,11 +151,14 @@ Choice choice_of(const LocatedFile& file, const Asked& asked) {
   return choice;
 }
 
-std::shared_ptr<Asked> plan(const LocatedFile& file, bool from_one) {
+bool is_for_one(std::uint64_t size, bool from_one) { return from_one || chunk_count(size) <= kChunksForSeveral; }
+
+std::shared_ptr<Asked> plan(const Node& node, LocatedFile file, bool from_one) {
   auto asked = std::make_shared<Asked>();
-  asked->file = file;
+  asked->file = std::move(file);
+  asked->last_hope = node.world.now();
   const LocatedSource* const best = best_of(*asked);
-  if (best && (from_one || chunk_count(file.entry.size) <= kChunksForSeveral)) asked->only = best->holder.id;
+  if (best && is_for_one(asked->file.entry.size, from_one)) asked->only = best->holder.id;
   return asked;
 }
 
@@ -201,7 +209,9 @@ std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::
   return place->name;
 }
 
-bool has_source(const Node& node, const Content& content) {
+/// Whether it is here, or somebody is who it may come from.
+bool has_hope(const Node& node, const Content& content) {
+  if (content.stage == Stage::checking || content.stage == Stage::complete) return true;
   return std::ranges::any_of(node.remotes, [&](const auto& remote) {
     return remote.second->handle_of.contains(content.index) && may_fetch_from(content, remote.second->id);
   });
@@ -209,17 +219,15 @@ bool has_source(const Node& node, const Content& content) {
 
 /// Until it is here or has failed. A source that does not come is done without.
 Task<> follow(Node& node, Content& content, const std::shared_ptr<Asked>& asked) {
-  Instant last_hope = node.world.now();
   const auto is_over = [&] {
     if (asked->is_published || asked->failure) return true;
     const Instant now = node.world.now();
-    const bool is_here = content.stage == Stage::checking || content.stage == Stage::complete;
-    if (is_here || has_source(node, content)) last_hope = now;
-    if (asked->only && now - last_hope > kConnectPatience) {
-      last_hope = now;
-      if (!exclude(node, content, *asked->only)) last_hope = now - kHopePatience;
+    if (has_hope(node, content)) asked->last_hope = now;
+    if (asked->only && now - asked->last_hope > kConnectPatience) {
+      asked->last_hope = now;
+      if (!exclude(node, content, *asked->only)) asked->last_hope = now - kHopePatience;
     }
-    if (now - last_hope <= kHopePatience) return false;
+    if (now - asked->last_hope <= kHopePatience) return false;
     fail_asked(node, content,
                {make_error_code(Errc::timed_out), fmt::format("{}: no source of it can be reached", asked->file.entry.name),
                 "try again, or see who has it with find"});
@@ -260,7 +268,7 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
     co_return Fetched{own->second, true, {}, {}};
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file.entry);
   const Instant begun = node.world.now();
-  const auto asked = plan(file, from_one);
+  const auto asked = plan(node, file, from_one);
   node.choices[file.entry.name] = choice_of(file, *asked);
   call_sources(node, *asked);
   const auto name = want_asked(node, file, asked);
@@ -283,6 +291,88 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
   offer_fetched(node, content, kept);
   co_return Fetched{kept, false, node.world.now() - begun, asked->from};
 }
+
+}  // namespace
+
+// ---- what no command waits for ------------------------------------------------------------------------
+
+bool comes_from_one(const PeerOptions& options, std::uint64_t size) { return is_for_one(size, options.from_one); }
+
+namespace {
+
+/// Whether the sources of a finding were chosen in an earlier round; who has it by now is added to them.
+bool is_chosen(Node& node, const Finding& finding) {
+  const auto known = node.by_root.find({finding.entry.root, finding.entry.size});
+  Content* const content = known == node.by_root.end() ? nullptr : find_content(node, known->second);
+  if (!content || !content->asked) return false;
+  auto& sources = content->asked->file.sources;
+  for (const RosterEntry& peer : finding.holders) {
+    const auto is_it = [&](const LocatedSource& source) { return source.holder.id == peer.id; };
+    if (std::ranges::none_of(sources, is_it))
+      sources.push_back({{peer.peer, peer.id, peer.host, peer.port, 0}, {peer.id, std::nullopt, 0, 0}, LatencyFrom::nowhere});
+  }
+  return true;
+}
+
+void choose(Node& node, LocatedFile file) {
+  const FileEntry& entry = file.entry;
+  if (chunk_count(entry.size) == 0 || chunk_count(entry.size) + node.picker.slots() > kMostSlots) return;
+  Content& content = content_of(node, entry.root, entry.size);
+  if (content.asked || content.stage != Stage::known) return;
+  content.asked = plan(node, std::move(file), node.options.from_one);
+  content.asked->is_awaited = false;
+  node.chosen.push_back(content.index);
+}
+
+/// The source after the one that did not come; where it need not be one, all of them.
+void turn_to_others(Node& node, Content& content) {
+  Asked& asked = *content.asked;
+  const std::string before = *std::exchange(asked.only, std::nullopt);
+  if (node.options.from_one) {
+    auto& sources = asked.file.sources;
+    const auto is_it = [&](const LocatedSource& source) { return source.holder.id == before; };
+    const auto place = std::ranges::find_if(sources, is_it);
+    if (place != sources.end()) std::rotate(place, std::next(place), sources.end());  // it is the last to be tried again
+    const LocatedSource* const next = best_of(asked);
+    asked.only = next ? next->holder.id : before;
+  }
+  if (asked.only != before) node.report.note(fmt::format("{}: going on without {}", asked.file.entry.name, before));
+  apply_sources(node, content);
+}
+
+}  // namespace
+
+Task<> choose_sources(Node& node, std::vector<Finding> findings) {
+  co_await run_on(node.strand, [&] { std::erase_if(findings, [&](const Finding& finding) { return is_chosen(node, finding); }); });
+  if (findings.empty()) co_return;
+  auto files = co_await weigh_findings(node.world, node.options, std::move(findings));
+  co_await run_on(node.strand, [&] {
+    for (LocatedFile& file : files) choose(node, std::move(file));
+  });
+}
+
+void look_after_chosen(Node& node) {
+  const Instant now = node.world.now();
+  std::erase_if(node.chosen, [&](ContentIndex index) {
+    Content& content = *find_content(node, index);
+    Asked& asked = *content.asked;
+    if (asked.is_published || asked.failure) return true;
+    const LocatedSource* const best = best_of(asked);
+    if (!best && asked.wrong > 0) {
+      if (now - asked.last_hope <= kHopePatience) return false;
+      fail_wrong(node, content);
+      return true;
+    }
+    const bool is_excluded = asked.only && asked.excluded.contains(*asked.only);
+    if (!asked.only || has_hope(node, content)) asked.last_hope = now;
+    if (!is_excluded && now - asked.last_hope <= kConnectPatience) return false;
+    asked.last_hope = now;
+    turn_to_others(node, content);
+    return false;
+  });
+}
+
+namespace {
 
 // ---- what a name means --------------------------------------------------------------------------------
 
@@ -330,7 +420,7 @@ Task<std::vector<Choice>> explain(Node& node, std::string name) {
     if (made != node.choices.end() && made->second.file.entry.root == file.entry.root)
       choices.push_back(made->second);
     else
-      choices.push_back(choice_of(file, *plan(file, false)));
+      choices.push_back(choice_of(file, *plan(node, file, false)));
   }
   co_return choices;
 }

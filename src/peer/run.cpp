@@ -87,6 +87,7 @@ void do_slow_chores(Node& node) {
     for (const auto& content : node.contents)
       if (content->stage == Stage::opening && !content->hashes) ask_for_hashes(node, *content);
   give_up_lost(node);
+  look_after_chosen(node);
   check_done(node);
   refill_all(node);
   if (node.world.now() - node.last_report >= 1s && !node.counts_changed.empty()) report_progress(node);

@@ -17,6 +17,7 @@ module;
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+#include <variant>
 #include <vector>
 
 module shoal.peer;
@@ -219,10 +220,8 @@ void give_up_target(Node& node, Content& content, Target& target) {
 void fail_target(Node& node, Content& content, Target& target, const Error& error) {
   if (target.is_published || target.is_failed) return;
   ++node.failed_targets;
-  if (content.asked) {
-    content.asked->failure = error;  // the command tells of it
-    return give_up_target(node, content, target);
-  }
+  if (content.asked) content.asked->failure = error;
+  if (content.asked && content.asked->is_awaited) return give_up_target(node, content, target);  // the command tells of it
   if (exit_code_of(error) == ExitCode::checksum) node.failure = ExitCode::checksum;
   node.report.error(error);
   give_up_target(node, content, target);

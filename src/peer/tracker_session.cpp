@@ -272,6 +272,7 @@ Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns,
       throw StepFailed(
           Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
     if (is_first && !is_had) node.report.note(fmt::format("'{}' is known, but nobody who is here has all of it; waiting", pattern));
+    co_await choose_sources(node, findings);
     for (auto& finding : findings) co_await take_finding(node, std::move(finding));
   }
   co_await run_on(node.strand, [&] {

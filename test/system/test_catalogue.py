@@ -164,7 +164,21 @@ class Scenarios(CatalogueTest):
                    "a folder that was renamed and a file that was removed are followed", 2 * PATIENCE / 30)
 
 
-class Choosing(CatalogueTest):
+class Staged(CatalogueTest):
+    def stage_lies(self, honest):
+        """A peer whose chunks are all wrong, and honest ones: the tracker, the file, the liar, and how near the liar is."""
+        tracker = self.memory_tracker()
+        content = shoal_wire.Content("wanted", random_bytes(3 * CHUNK + 77, "wanted"))
+        liar = shoal_wire.LyingPeer(tracker.address, "liar", content, every=0)
+        self.addCleanup(liar.close)
+        latencies = self.lab.path("latencies")
+        self.lab.write(latencies, b"asker liar 1\n")
+        for name in honest:
+            self.shell(name, {"wanted": content.data}, tracker)
+        return tracker, content, liar, latencies
+
+
+class Choosing(Staged):
     def test_the_lower_score_wins_over_the_lower_latency(self):
         tracker = self.memory_tracker()
         data = random_bytes(2 * MIB, "busy")
@@ -184,15 +198,8 @@ class Choosing(CatalogueTest):
         self.assertEqual(asker.say("download f")[1], 0)
         self.assertIn("far", asker.events("downloaded")[0]["sources"])
 
-    def lied_to(self, files_of_others):
-        tracker = self.memory_tracker()
-        content = shoal_wire.Content("wanted", random_bytes(3 * CHUNK + 77, "wanted"))
-        liar = shoal_wire.LyingPeer(tracker.address, "liar", content, every=0)
-        self.addCleanup(liar.close)
-        latencies = self.lab.path("latencies")
-        self.lab.write(latencies, b"asker liar 1\n")
-        for name in files_of_others:
-            self.shell(name, {"wanted": content.data}, tracker)
+    def lied_to(self, honest):
+        tracker, content, liar, latencies = self.stage_lies(honest)
         asker = self.shell("asker", {}, tracker, "--latency", latencies, "--latency-default", "50ms")
         self.assertEqual([event["peer"] for event in asker.of("why wanted", "candidate") if event["chosen"]], ["liar"])
         return asker, content, liar
@@ -279,7 +286,38 @@ class Remembering(CatalogueTest):
         self.expect_one_line(second, "another tracker uses it")
 
 
-class OneShot(CatalogueTest):
+class OneShot(Staged):
+    def get(self, tracker, *arguments):
+        get = self.lab.peer("asker", "get", *arguments, "-o", self.lab.path("got"), tracker=tracker)
+        get.wait()
+        return get, {event["from"] for event in get.events("chunk", self.lab.log_of("asker"))}
+
+    def test_get_goes_to_the_source_with_the_lowest_score(self):
+        tracker = self.memory_tracker()
+        latencies = self.lab.path("latencies")
+        self.lab.write(latencies, b"asker near 10\nasker far 40\n")
+        files = {"small": b"content", "big": random_bytes(20 * CHUNK, "big")}
+        for name in ("far", "near"):
+            self.shell(name, files, tracker)
+        self.assertEqual(self.get(tracker, "small", "--latency", latencies)[1], {"near"})
+        os.remove(self.lab.log_of("asker"))
+        self.assertEqual(self.get(tracker, "big", "--one", "--latency", latencies)[1], {"near"})
+
+    def test_get_fetches_from_another_what_is_corrupt(self):
+        tracker, content, liar, latencies = self.stage_lies(["honest"])
+        get, sources = self.get(tracker, "wanted", "--latency", latencies, "--latency-default", "50ms")
+        self.expect_exit(0, get)
+        self.assertIn("honest", sources)
+        self.assertGreater(liar.wrong["asker"], 0)
+        with open(os.path.join(self.lab.path("got"), "wanted"), "rb") as file:
+            self.assertEqual(file.read(), content.data)
+
+    def test_get_of_what_is_corrupt_everywhere_fails_as_such(self):
+        tracker, _, _, latencies = self.stage_lies([])
+        get, _ = self.get(tracker, "wanted", "--latency", latencies)
+        self.expect_exit(32, get)
+        self.assertRegex(get.stderr(), "wanted: .* wrong .*, and no other source has it")
+
     def test_find_and_load_say_the_same_without_a_shell(self):
         tracker = self.memory_tracker()
         a = self.shell("a", {"f": b"content"}, tracker)
