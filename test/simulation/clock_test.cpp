@@ -1,5 +1,5 @@
 // Clock peers and their tracker, as they ship, in virtual time.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
@@ -348,6 +348,7 @@ struct TwoClocks {
   int checked = 0;
   int untrue = 0;
   std::uint32_t jumps = 0;
+  bool is_over = false;
 };
 
 Task<> answer_pings(TwoClocks& clocks, World& world) {
@@ -376,7 +377,7 @@ void check_bound(TwoClocks& clocks, const ClockEstimator& estimator) {
 Task<> ask_for_time(TwoClocks& clocks, World& world, std::string host) {
   ClockEstimator estimator;
   clocks.client = &world;
-  for (;;) {
+  while (!clocks.is_over) {
     const auto connected = co_await world.connect({host, kPort}, make_strand(world), 1s);
     if (!connected) {
       co_await world.sleep(20ms);
@@ -384,7 +385,7 @@ Task<> ask_for_time(TwoClocks& clocks, World& world, std::string host) {
     }
     Link& link = **connected;
     link.established();
-    for (;;) {
+    while (!clocks.is_over) {
       if (!co_await send(link, Ping{world.now().time_since_epoch().count()})) break;
       const auto pong = co_await receive<Pong>(link, 1s);
       if (!pong) break;
@@ -419,4 +420,5 @@ TEST_CASE("In a world of skewed and drifting clocks and of links with jitter, th
   CHECK(clocks.checked > 200);
   CHECK(clocks.untrue == 0);
   CHECK(clocks.jumps >= 3);
+  clocks.is_over = true;
 }
