@@ -250,6 +250,8 @@ class World {
 
   /// Where coroutines run; several threads may serve it, so shared state needs a strand of it.
   virtual Executor executor() = 0;
+  /// Whether that runs one thing at a time anyhow.
+  virtual bool is_sequential() const { return false; }
   /// Where blocking work runs: hashing, disk.
   virtual Executor workers() = 0;
   /// How the bytes of this world's files are digested. Any thread.
@@ -266,7 +268,7 @@ class World {
   virtual Result<std::unique_ptr<Listener>> listen(const Endpoint& at) = 0;
 };
 
-/// A strand of the world's executor.
+/// What runs one thing at a time: a strand of the world's executor, or that itself where it is sequential.
 Executor make_strand(World& world);
 
 /// Runs `work` on another executor; the caller resumes on its own when it is done. Not cancellable: the work ends first.

@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <openssl/rand.h>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -152,6 +152,7 @@ class RealWorld final : public NetWorld {
   }
 
   Executor executor() override { return io_.get_executor(); }
+  bool is_sequential() const override { return io_threads_ == 1; }
   Executor workers() override { return workers_.get_executor(); }
   Instant now() const override { return Instant(std::chrono::steady_clock::now().time_since_epoch()); }
 

@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
@@ -46,7 +46,10 @@ const Digester& World::digester() const {
   return real;
 }
 
-Executor make_strand(World& world) { return asio::make_strand(world.executor()); }
+Executor make_strand(World& world) {
+  if (world.is_sequential()) return world.executor();
+  return asio::make_strand(world.executor());
+}
 
 Task<> run_on(Executor executor, std::function<void()> work) {
   auto initiate = [&executor](auto handler, std::function<void()> job) {
