@@ -1,5 +1,5 @@
 /// shoal-simulate: swarms in the simulated world, by scenario and size. perf/simulate runs it many times and draws.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/awaitable.hpp>

@@ -1,6 +1,6 @@
 #include "common/config.hpp"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <toml++/toml.h>
 #include <tl/expected.hpp>
 

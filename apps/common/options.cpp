@@ -1,6 +1,6 @@
 #include "common/options.hpp"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <tl/expected.hpp>
 
 #include <cstdio>

@@ -1,5 +1,5 @@
 #include <dirent.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>

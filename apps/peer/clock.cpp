@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>

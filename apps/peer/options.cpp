@@ -1,6 +1,6 @@
 #include "peer/options.hpp"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 #include <tl/expected.hpp>
 

@@ -7,7 +7,7 @@ module;
 #include <string>
 #include <string_view>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 module shoal.manifest;
 

@@ -8,7 +8,7 @@ module;
 #include <string>
 #include <string_view>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <tl/expected.hpp>
 
 module shoal.manifest;

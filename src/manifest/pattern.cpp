@@ -10,7 +10,7 @@ module;
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 module shoal.manifest;
 

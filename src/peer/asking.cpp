@@ -1,7 +1,7 @@
 // Questions: to the tracker, to peers, and what we are asked ourselves.
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>

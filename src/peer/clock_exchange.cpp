@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>

@@ -1,7 +1,7 @@
 // What a command fetches: from whom, until it is here, and from whom else where something is wrong.
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 

@@ -1,7 +1,7 @@
 // What we offer, and how it follows the folder.
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>

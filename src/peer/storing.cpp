@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>
 #include <tl/expected.hpp>

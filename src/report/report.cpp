@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <sys/ioctl.h>

@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>

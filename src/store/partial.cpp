@@ -1,7 +1,7 @@
 module;
 
 #include <fcntl.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>

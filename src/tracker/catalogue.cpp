@@ -1,7 +1,7 @@
 // What the registry answers about files, and what of it outlives the tracker.
 module;
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <tl/expected.hpp>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 #include <rapidcheck.h>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 

@@ -1,5 +1,5 @@
 // Peers that are given commands, and their tracker, as they ship, in virtual time.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>

@@ -1,6 +1,6 @@
 #include <catch2/catch_test_macros.hpp>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 

@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 
