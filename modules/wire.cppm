@@ -7,13 +7,16 @@
 /// fields that an older version does not send keep their defaults.
 module;
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -31,9 +34,10 @@ inline constexpr std::uint16_t kProtocolVersion = 1;  ///< The newest version th
 inline constexpr std::uint16_t kOldestVersion = 1;    ///< The oldest that we still speak.
 inline constexpr std::size_t kFrameHeader = 6;        ///< Length and type.
 // The limits are of whole frames, header and all: 4 + the length in the header.
-inline constexpr std::size_t kGreetingLimit = 1024;           ///< Bytes of a frame before the hello is answered.
-inline constexpr std::size_t kControlLimit = 64 * 1024;       ///< Bytes of any other frame without file data.
-inline constexpr std::size_t kDataLimit = kChunkSize + 4096;  ///< Bytes of a frame with file data.
+inline constexpr std::size_t kGreetingLimit = 1024;                ///< Bytes of a frame before the hello is answered.
+inline constexpr std::size_t kControlLimit = 64 * 1024;            ///< Bytes of any other frame without file data.
+inline constexpr std::size_t kDataLimit = kChunkSize + 4096;       ///< Bytes of a frame with file data.
+inline constexpr std::size_t kElementRoom = kControlLimit - 4096;  ///< Bytes of list elements in a frame, beside which all else fits.
 
 // clang-format off: a row a connection
 enum class MessageType : std::uint16_t {
@@ -672,6 +676,30 @@ std::size_t encoded_size(const FoundEntry& found);
 std::size_t encoded_size(const Holding& holding);
 std::size_t encoded_size(const ClockPeer& peer);
 std::size_t encoded_size(const LocatedEntry& located);
+/// Copies of `blank` with the elements in their field `list`: as few as it takes for each to have at most `room` bytes of them, or one.
+/// None where there are no elements.
+template <class M, class T, class SizeOf>
+std::vector<M> split(std::vector<T> elements, std::vector<T> M::* list, SizeOf size_of, const M& blank = {},
+                     std::size_t room = kElementRoom) {
+  std::vector<M> messages;
+  std::size_t bytes = 0;
+  for (T& element : elements) {
+    const std::size_t size = size_of(element);
+    if (messages.empty() || bytes + size > room) {
+      messages.push_back(blank);
+      bytes = 0;
+    }
+    bytes += size;
+    (messages.back().*list).push_back(std::move(element));
+  }
+  return messages;
+}
+/// The same, as they are sent.
+template <class M>
+std::vector<Message> to_messages(std::vector<M> messages) {
+  return std::vector<Message>(std::make_move_iterator(messages.begin()), std::make_move_iterator(messages.end()));
+}
+
 /// Appends the frame header and fields of a chunk; its `length` bytes of data have to follow.
 void encode(const ChunkHeader& header, std::vector<std::byte>& out);
 

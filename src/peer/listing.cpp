@@ -39,35 +39,18 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr std::size_t kOfferBytes = kControlLimit - 4096;
 constexpr Nanoseconds kQuiet = 150ms;     // after the last change, before it is looked at
 constexpr Nanoseconds kLongestWait = 1s;  // with changes that do not end
 constexpr Nanoseconds kAgain = 500ms;     // for a file that is still changing
 
-/// The elements in as few messages as it takes; `list` is the field that they go into, `size_of` their bytes there.
-template <class M, class T, class SizeOf>
-std::vector<Message> split(std::vector<T> elements, std::vector<T> M::* list, SizeOf size_of) {
-  std::vector<Message> messages;
-  M message;
-  std::size_t bytes = 0;
-  for (T& element : elements) {
-    const std::size_t size = size_of(element);
-    if (bytes + size > kOfferBytes) messages.emplace_back(std::exchange(message, {}));
-    bytes = (message.*list).empty() ? size : bytes + size;
-    (message.*list).push_back(std::move(element));
-  }
-  if (!(message.*list).empty()) messages.emplace_back(std::move(message));
-  return messages;
-}
-
 std::vector<Message> split_withdrawals(std::vector<std::string> names) {
-  return split(std::move(names), &Withdraw::names, [](const std::string& name) { return 4 + name.size(); });
+  return to_messages(split(std::move(names), &Withdraw::names, [](const std::string& name) { return 4 + name.size(); }));
 }
 
 }  // namespace
 
 std::vector<Message> split_offers(std::vector<FileEntry> entries) {
-  return split(std::move(entries), &Offer::entries, [](const FileEntry& entry) { return encoded_size(entry); });
+  return to_messages(split(std::move(entries), &Offer::entries, [](const FileEntry& entry) { return encoded_size(entry); }));
 }
 
 bool is_left_out(const Node& node, const std::string& name) {

@@ -129,21 +129,17 @@ void ClockBoard::expire() {
 }
 
 void ClockBoard::list(std::uint32_t query, std::vector<Message>& answers) const {
-  const std::lock_guard lock(mutex_);
-  ClockPeers part{query, false, {}};
-  std::size_t bytes = 0;
-  for (const auto& [id, member] : members_) {
-    if (member.port == 0) continue;
-    ClockPeer peer{id, member.host, member.port, member.is_here};
-    if (bytes + encoded_size(peer) > kControlLimit / 2) {
-      answers.emplace_back(std::exchange(part, {query, false, {}}));
-      bytes = 0;
-    }
-    bytes += encoded_size(peer);
-    part.peers.push_back(std::move(peer));
+  std::vector<ClockPeer> peers;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, member] : members_)
+      if (member.port != 0) peers.push_back({id, member.host, member.port, member.is_here});
   }
-  part.is_last = true;
-  answers.emplace_back(std::move(part));
+  const ClockPeers blank{query, false, {}};
+  auto parts = split(std::move(peers), &ClockPeers::peers, [](const ClockPeer& peer) { return encoded_size(peer); }, blank);
+  if (parts.empty()) parts.push_back(blank);
+  parts.back().is_last = true;
+  for (ClockPeers& part : parts) answers.emplace_back(std::move(part));
 }
 
 // ---- ticks --------------------------------------------------------------------------------------------

@@ -504,19 +504,7 @@ std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of
   return entries;
 }
 
-std::vector<Message> split_roster(std::vector<RosterEntry> peers) {
-  std::vector<Message> messages;
-  Roster roster;
-  std::size_t bytes = 0;
-  for (RosterEntry& peer : peers) {
-    const std::size_t size = room_for(peer);
-    if (bytes + size > kMessageRoom) messages.emplace_back(std::exchange(roster, {}));
-    bytes = roster.peers.empty() ? size : bytes + size;
-    roster.peers.push_back(std::move(peer));
-  }
-  if (!roster.peers.empty()) messages.emplace_back(std::move(roster));
-  return messages;
-}
+std::vector<Message> split_roster(std::vector<RosterEntry> peers) { return to_messages(split(std::move(peers), &Roster::peers, room_for)); }
 
 Registry::Summary Registry::summary() const {
   Summary summary;

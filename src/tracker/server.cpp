@@ -223,21 +223,14 @@ Task<> answer_introduce(Tracker& tracker, SessionPtr session, Introduce introduc
 
 /// In as few messages as it takes.
 std::vector<Message> split_located(std::uint32_t query, Locator::Page page) {
-  std::vector<Message> messages;
-  Located located{query, false, page.asked, page.silent, {}};
-  std::size_t bytes = 0;
-  for (LocatedEntry& entry : page.entries) {
-    const std::size_t size = encoded_size(entry);
-    if (bytes + size > kLocatedBytes && !located.entries.empty()) {
-      messages.emplace_back(std::exchange(located, Located{query, false, 0, 0, {}}));
-      bytes = 0;
-    }
-    bytes += size;
-    located.entries.push_back(std::move(entry));
-  }
-  located.is_last = !page.next;
-  messages.emplace_back(std::move(located));
-  return messages;
+  const Located blank{query, false, 0, 0, {}};
+  auto parts = split(
+      std::move(page.entries), &Located::entries, [](const LocatedEntry& entry) { return encoded_size(entry); }, blank, kLocatedBytes);
+  if (parts.empty()) parts.push_back(blank);
+  parts.front().asked = page.asked;
+  parts.front().silent = page.silent;
+  parts.back().is_last = !page.next;
+  return to_messages(std::move(parts));
 }
 
 /// Who did not answer is heard of again with its next message.

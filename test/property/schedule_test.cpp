@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -274,5 +276,61 @@ TEST_CASE("whatever happens, the upload queue serves what a plain search would")
       }
       RC_ASSERT(queue.waiting() == naive.requests.size());
     }
+  }));
+}
+
+// ---- the choice of a source ---------------------------------------------------------------------------
+
+namespace {
+
+std::vector<Candidate> any_candidates(bool has_rates) {
+  std::vector<Candidate> candidates;
+  for (int count = *rc::gen::inRange(0, 8); count > 0; --count) {
+    Candidate candidate;
+    candidate.name = std::string(1, static_cast<char>('a' + count));
+    if (*rc::gen::inRange(0, 5) > 0) candidate.latency = std::chrono::milliseconds(*rc::gen::inRange(0, 200));
+    candidate.load = *rc::gen::inRange(0U, 20U);
+    if (has_rates && *rc::gen::arbitrary<bool>()) candidate.rate = *rc::gen::inRange(1, 1000) * 1e5;
+    candidates.push_back(candidate);
+  }
+  return candidates;
+}
+
+}  // namespace
+
+TEST_CASE("A ranking has every candidate once, by score where no rate was measured, by rate where all were") {
+  REQUIRE(rc::check("rank", [] {
+    const bool has_rates = *rc::gen::arbitrary<bool>();
+    const auto candidates = any_candidates(has_rates);
+    const auto bytes = *rc::gen::inRange<std::uint64_t>(1, 1'000'000'000);
+    const auto order = rank(candidates, bytes);
+    RC_ASSERT(std::set<std::size_t>(order.begin(), order.end()).size() == candidates.size());
+    RC_ASSERT(order.size() == candidates.size());
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      const Candidate& better = candidates[order[i - 1]];
+      const Candidate& worse = candidates[order[i]];
+      if (!has_rates) RC_ASSERT(score_of(better) <= score_of(worse));
+      if (better.rate > 0 && worse.rate > 0) RC_ASSERT(better.rate >= worse.rate);
+      if (better.rate == 0 && worse.rate == 0) RC_ASSERT(score_of(better) <= score_of(worse));
+    }
+  }));
+}
+
+TEST_CASE("Who gets nearer and less busy is never ranked lower for it") {
+  REQUIRE(rc::check("rank", [] {
+    auto candidates = any_candidates(true);
+    RC_PRE(!candidates.empty());
+    const auto bytes = *rc::gen::inRange<std::uint64_t>(1, 1'000'000'000);
+    const auto chosen = *rc::gen::inRange<std::size_t>(0, candidates.size());
+    const auto place_of = [&] {
+      const auto order = rank(candidates, bytes);
+      return std::distance(order.begin(), std::ranges::find(order, chosen));
+    };
+    Candidate& one = candidates[chosen];
+    one.rate = 0;  // to change a measured one would change the mean that others are judged by
+    const auto before = place_of();
+    if (one.latency) one.latency = *one.latency / 2;
+    one.load /= 2;
+    RC_ASSERT(place_of() <= before);
   }));
 }

@@ -8,6 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -163,5 +166,63 @@ TEST_CASE("A listing in parts is the listing at once, whatever the parts' size")
     }
     RC_ASSERT(parts == whole.entries);
     RC_ASSERT(!whole.next);
+  }));
+}
+
+// ---- names --------------------------------------------------------------------------------------------
+
+namespace {
+
+std::string any_path() {
+  const auto part = [] {
+    return std::string(1, static_cast<char>('a' + *rc::gen::inRange(0, 3))) + (*rc::gen::arbitrary<bool>() ? ".x" : "");
+  };
+  std::string path = part();
+  for (int more = *rc::gen::inRange(0, 3); more > 0; --more) path += "/" + part();
+  return path;
+}
+
+/// All names that the index shows for a pattern, in pages of a few, and who offers them.
+std::map<std::string, std::set<std::uint32_t>> shown(const NameIndex& index, const std::string& pattern, std::size_t page) {
+  std::map<std::string, std::set<std::uint32_t>> names;
+  std::optional<std::string> from = "";
+  while (from) {
+    const std::string begin = *from;
+    from = index.visit(pattern, begin, page, [&](const std::string& name, std::span<const PeerId> peers) {
+      RC_ASSERT(name >= begin);
+      for (const PeerId peer : peers) names[name].insert(peer.value);
+      return true;
+    });
+    RC_ASSERT(!from || *from > begin || begin.empty());
+  }
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("An index shows every name that a pattern means, whatever came and went and however long the pages are") {
+  REQUIRE(rc::check("names", [] {
+    NameIndex index;
+    std::map<std::string, std::set<std::uint32_t>> offered;
+    for (int step = *rc::gen::inRange(0, 60); step > 0; --step) {
+      const std::string path = any_path();
+      const auto peer = *rc::gen::inRange(0U, kPeers);
+      if (*rc::gen::inRange(0, 3) == 0) {
+        index.remove(path, PeerId(peer));
+        offered[path].erase(peer);
+      } else {
+        index.add(path, PeerId(peer));
+        offered[path].insert(peer);
+      }
+    }
+    const std::string pattern =
+        *rc::gen::element<std::string>("*", "**", "a", "a.x", "a/b", "a/*", "**/a.x", "b/", "*.x", "a/**/c", "[ab]/*", "");
+    const auto found = shown(index, pattern, *rc::gen::inRange<std::size_t>(2, 20));
+    for (const auto& [name, peers] : offered) {
+      if (peers.empty()) RC_ASSERT(!found.contains(name));
+      if (peers.empty() || !(pattern.empty() || matches(pattern, name))) continue;
+      RC_ASSERT(found.contains(name));
+      RC_ASSERT(found.at(name) == peers);
+    }
   }));
 }

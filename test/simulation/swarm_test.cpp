@@ -94,7 +94,7 @@ TEST_CASE("Every scenario ends with everyone complete") {
 
 TEST_CASE("Every scenario ends with everyone complete where marks stand for bytes") {
   for (const Scenario& scenario : scenarios()) {
-    DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(marked(scale_of(20)))); }
+    DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(marked(scale_of(SHOAL_SLOWNESS > 1 ? 10 : 20)))); }
   }
 }
 
@@ -165,7 +165,7 @@ TEST_CASE("A source that could not read its disk for a while is asked again") {
 }
 
 TEST_CASE("A chunk that comes when its file was given up a moment ago harms nobody") {
-  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 100 / SHOAL_SLOWNESS; ++seed) {
     CAPTURE(seed);
     const Figures figures = source_leaves(seed, false);
     CHECK(figures.ending == sim::Ending::too_long);
@@ -174,7 +174,7 @@ TEST_CASE("A chunk that comes when its file was given up a moment ago harms nobo
 }
 
 TEST_CASE("Swarms whose tracker died, or that were cut in two, are whole in the end") {
-  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 10 / SHOAL_SLOWNESS; ++seed) {
     CAPTURE(seed);
     check_whole(tracker_restart(scale_of(8, seed)));
     check_whole(partition_and_heal(scale_of(8, seed)));
@@ -182,6 +182,7 @@ TEST_CASE("Swarms whose tracker died, or that were cut in two, are whole in the 
 }
 
 TEST_CASE("In a large swarm each peer has a few neighbours, and the source gives each chunk out once before any twice") {
+  if (SHOAL_SLOWNESS > 1) SKIP("figures of a large swarm, for which sanitizers have no time");
   Scale scale = marked(scale_of(40));
   scale.bytes = 100 * kMiB;
   const Figures figures = one_source(scale);
