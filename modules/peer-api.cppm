@@ -169,8 +169,9 @@ struct LocatedFile {
 };
 struct LocateAnswer {
   std::vector<LocatedFile> files;
-  std::uint32_t asked = 0;   ///< Times that a peer was asked, ...
-  std::uint32_t silent = 0;  ///< ... and did not answer.
+  std::uint32_t asked = 0;      ///< Times that a peer was asked, ...
+  std::uint32_t silent = 0;     ///< ... and did not answer.
+  std::vector<Holder> missing;  ///< Some of those: they offered such a file, and are asked no more until they are heard of.
 };
 
 /// Asks the tracker, which asks the peers. Fails with `not_found` where no peer has such a file.

@@ -361,6 +361,7 @@ struct Question {
   std::vector<LocatedEntry> entries;
   std::uint32_t asked = 0;
   std::uint32_t silent = 0;
+  std::vector<Holder> missing;
   std::uint64_t listed = 0;
   bool is_answered = false;
 };

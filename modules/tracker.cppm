@@ -215,7 +215,8 @@ class Registry {
     std::optional<Cursor> next;  ///< Where to go on; nothing at the end. It may be short of entries before that.
   };
   Listing find(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const;
-  /// The same, with all that may have it: also who said so in an earlier run and has not confirmed it. Those that are down are left out.
+  /// The same, with all that may have it: also who said so in an earlier run and has not confirmed it. Those that are down are left out;
+  /// those that are gone without a goodbye are not, until they are set down.
   Listing candidates(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const;
   std::vector<RosterEntry> roster(std::span<const FoundEntry> holders_of) const;
 
@@ -324,6 +325,7 @@ class Registry {
   void note_gone(Member& member, const std::string& name);
   void note_given_up(Member& member);
   void forget_remembered(Member& member);
+  static bool is_asked(const Member& member);
   bool may_have(const Member& member, const FileEntry& entry, bool is_sure) const;
   std::vector<PeerId> candidates_for(const FileEntry& entry, std::span<const PeerId> offered_by) const;
   using Holders = std::function<std::vector<PeerId>(const FileEntry& entry, std::span<const PeerId> offered_by)>;
@@ -367,6 +369,7 @@ class Locator {
     std::vector<LocatedEntry> entries;
     std::uint32_t asked = 0;
     std::uint32_t silent = 0;
+    std::vector<Holder> missing;  ///< Some of those, at most kMaxMissing.
     std::optional<Registry::Cursor> next;
   };
   Task<Page> locate(std::string pattern, Registry::Cursor from);

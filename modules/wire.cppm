@@ -573,6 +573,8 @@ struct LocatedEntry {
   friend bool operator==(const LocatedEntry&, const LocatedEntry&) = default;
 };
 
+inline constexpr std::size_t kMaxMissing = 16;  ///< Peers without an answer that are named.
+
 struct Located {
   static constexpr auto kType = MessageType::located;
   std::uint32_t query = 0;
@@ -580,8 +582,9 @@ struct Located {
   std::uint32_t asked = 0;   ///< Peers that were asked for these entries, ...
   std::uint32_t silent = 0;  ///< ... and of those, who did not answer.
   std::vector<LocatedEntry> entries;
+  std::vector<Holder> missing;  ///< Some who did not answer, at most kMaxMissing: they offered these entries, and are not asked again.
   static constexpr auto fields() {
-    return std::tuple{&Located::query, &Located::is_last, &Located::asked, &Located::silent, &Located::entries};
+    return std::tuple{&Located::query, &Located::is_last, &Located::asked, &Located::silent, &Located::entries, &Located::missing};
   }
 };
 

@@ -191,9 +191,9 @@ LocatedFile file_of(const Ways& ways, FileEntry entry, const std::vector<Holder>
   return file;
 }
 
-Task<LocateAnswer> weigh(World& world, Ways ways, std::vector<LocatedEntry> entries, std::uint32_t asked, std::uint32_t silent) {
-  LocateAnswer answer{{}, asked, silent};
-  for (LocatedEntry& entry : entries)
+Task<LocateAnswer> weigh(World& world, Ways ways, Question question) {
+  LocateAnswer answer{{}, question.asked, question.silent, std::move(question.missing)};
+  for (LocatedEntry& entry : question.entries)
     if (check_entry(entry.entry)) answer.files.push_back(file_of(ways, std::move(entry.entry), entry.holders));
   co_await measure_rest(world, ways, answer.files);
   for (LocatedFile& file : answer.files) order_sources(file);
@@ -203,6 +203,7 @@ Task<LocateAnswer> weigh(World& world, Ways ways, std::vector<LocatedEntry> entr
 void take_answer(Question& question, const Located& located) {
   question.asked += located.asked;
   question.silent += located.silent;
+  question.missing.insert(question.missing.end(), located.missing.begin(), located.missing.end());
   question.entries.insert(question.entries.end(), located.entries.begin(), located.entries.end());
   question.is_answered = located.is_last;
 }
@@ -282,8 +283,7 @@ Task<LocateAnswer> locate(Node& node, std::string pattern) {
     return round_trip ? std::optional(*round_trip / 2) : std::nullopt;
   };
   const auto rate = [&node](const std::string& id) { return measured_rate(node, id); };
-  co_return co_await weigh(node.world, {node.options, party_of(node), latency, rate}, std::move(question.entries), question.asked,
-                           question.silent);
+  co_return co_await weigh(node.world, {node.options, party_of(node), latency, rate}, std::move(question));
 }
 
 double measured_rate(const Node& node, const std::string& id) {
@@ -351,8 +351,7 @@ Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::
       (*link)->close();
       const auto no_latency = [](const std::string&) { return std::optional<Nanoseconds>(); };
       const auto no_rate = [](const std::string&) { return 0.0; };
-      co_return co_await weigh(world, {options, {options.id, options.listen}, no_latency, no_rate}, std::move(question.entries),
-                               question.asked, question.silent);
+      co_return co_await weigh(world, {options, {options.id, options.listen}, no_latency, no_rate}, std::move(question));
     } catch (const StepFailed& failed) {
       co_return Failure(failed.error());
     }

@@ -137,6 +137,10 @@ void print_located(Report& report, const LocateAnswer& answer) {
     tell_found(report, file.entry, holders);
     for (const LocatedSource& source : file.sources) print_source(report, file, source);
   }
+  for (const Holder& holder : answer.missing) {
+    report.event("missing", {{"peer", holder.id}, {"address", address_of(holder)}});
+    report.print(fmt::format("  {} ({}) does not answer", holder.id, address_of(holder)));
+  }
   if (answer.silent > 0)
     report.note(fmt::format("{} of {} peers did not answer; they are down until they are heard of", answer.silent, answer.asked));
 }

@@ -81,7 +81,8 @@ Registry::Listing Registry::list(std::string_view pattern, const Cursor& from, s
     for (const PeerId peer : offered_by) {
       const Member& member = members_[peer.value];
       const auto offered = member.offers.find(name);
-      if (offered != member.offers.end() && (member.is_here || is_held(offered->second)) && meaning.holds(offered->second))
+      const bool counts = member.is_here || (with_remembered && is_asked(member));
+      if (offered != member.offers.end() && (counts || is_held(offered->second)) && meaning.holds(offered->second))
         contents.try_emplace(offered->second.root, &offered->second);
       const auto remembered = with_remembered && member.is_here ? member.remembered.find(name) : member.remembered.end();
       if (remembered != member.remembered.end() && meaning.holds(remembered->second))
@@ -99,8 +100,14 @@ Registry::Listing Registry::list(std::string_view pattern, const Cursor& from, s
   return listing;
 }
 
+/// Who is gone without a goodbye is asked once more, so that somebody hears of it.
+bool Registry::is_asked(const Member& member) {
+  const bool is_missing = member.gone_since && !member.is_claim && !member.is_given_up;
+  return !member.is_down && (member.is_here || is_missing);
+}
+
 bool Registry::may_have(const Member& member, const FileEntry& entry, bool is_sure) const {
-  if (!member.is_here || member.is_down) return false;
+  if (!is_asked(member)) return false;
   const auto has = [&](const auto& offers) {
     const auto offered = offers.find(entry.name);
     return offered != offers.end() && offered->second.root == entry.root && offered->second.kind == entry.kind;

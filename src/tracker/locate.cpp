@@ -94,7 +94,7 @@ void Locator::on_gone(PeerId peer) {
 
 Task<Locator::Page> Locator::locate(std::string pattern, Registry::Cursor from) {
   Registry::Listing listing = registry_.candidates(pattern, from, kEntriesBytes);
-  Page page{{}, 0, 0, std::move(listing.next)};
+  Page page{{}, 0, 0, {}, std::move(listing.next)};
   const auto round = std::make_shared<Round>();
   ask(round, listing);
   if (round->waiting > 0) tasks_.spawn(strand_, "probing", end_in_time(round));
@@ -107,6 +107,8 @@ Task<Locator::Page> Locator::locate(std::string pattern, Registry::Cursor from) 
     if (!question.reply) {
       ++page.silent;
       registry_.set_down(peer, true);
+      if (const auto gone = registry_.find_peer(peer); gone && page.missing.size() < kMaxMissing)
+        page.missing.push_back({peer, gone->id, gone->host, gone->port, 0});
       continue;
     }
     const auto known = registry_.find_peer(peer);

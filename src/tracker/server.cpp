@@ -223,12 +223,13 @@ Task<> answer_introduce(Tracker& tracker, SessionPtr session, Introduce introduc
 
 /// In as few messages as it takes.
 std::vector<Message> split_located(std::uint32_t query, Locator::Page page) {
-  const Located blank{query, false, 0, 0, {}};
+  const Located blank{query, false, 0, 0, {}, {}};
   auto parts = split(
       std::move(page.entries), &Located::entries, [](const LocatedEntry& entry) { return encoded_size(entry); }, blank, kLocatedBytes);
   if (parts.empty()) parts.push_back(blank);
   parts.front().asked = page.asked;
   parts.front().silent = page.silent;
+  parts.front().missing = std::move(page.missing);
   parts.back().is_last = !page.next;
   return to_messages(std::move(parts));
 }

@@ -67,13 +67,15 @@ class Lab {
     std::deque<Command> commands;
     std::optional<Nanoseconds> busy_since;
     std::optional<Nanoseconds> died_at;
-    std::vector<std::string> found;  ///< By the last find.
+    std::vector<std::string> found;    ///< By the last find.
+    std::vector<std::string> missing;  ///< Likewise.
     std::size_t done = 0;
     std::size_t failed = 0;
   };
 
   std::size_t add(const sim::HostOptions& options) {
-    peers.push_back({simulation.add_host(options), {}, {}, {}, {}});
+    peers.emplace_back();
+    peers.back().host = simulation.add_host(options);
     return peers.size() - 1;
   }
   void put(std::size_t peer, const std::string& name) {
@@ -187,7 +189,9 @@ class Lab {
   /// Nobody is named who did not have it a moment ago.
   void look_at_answer(std::size_t self, const Result<LocateAnswer>& answer) {
     peers[self].found.clear();
+    peers[self].missing.clear();
     if (!answer) return;
+    for (const Holder& holder : answer->missing) peers[self].missing.push_back(holder.id);
     for (const LocatedFile& file : answer->files)
       for (const LocatedSource& source : file.sources) {
         const std::size_t holder = std::stoul(source.holder.id.substr(1));
@@ -333,6 +337,7 @@ TEST_CASE("A holder that died while nobody could tell is named by no find, and a
     const Nanoseconds begun = lab.world().now();
     REQUIRE(lab.gets_idle());
     CHECK(lab.peers[0].found == std::vector<std::string>{"p0", "p1"});
+    CHECK(lab.peers[0].missing == (i == 0 ? std::vector<std::string>{"p2"} : std::vector<std::string>{}));
     CHECK(lab.world().now() - begun < (i == 0 ? 2s : 100ms));
   }
 }

@@ -146,7 +146,11 @@ class Scenarios(CatalogueTest):
         b = self.shell("b", {"f": b"content"}, tracker)
         self.assertEqual(self.holders(a, "f"), ["a", "b"])                                                    # 10
         b.kill()
-        wait_until(lambda: self.holders(a, "f") == ["a"], "only the living")
+        found = lambda kind: [event["peer"] for event in self.last if event["event"] == kind]
+        self.last = a.say("find f")[0]
+        self.assertEqual((found("source"), found("missing")), (["a"], ["b"]), "both are shown, as what they are")
+        self.last = a.say("find f")[0]
+        self.assertEqual((found("source"), found("missing")), (["a"], []), "only the living")
 
     def test_a_folder_is_followed(self):
         tracker = self.memory_tracker()

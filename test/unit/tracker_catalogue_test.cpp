@@ -1,4 +1,5 @@
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <tl/expected.hpp>
 
 #include <chrono>
@@ -176,6 +177,27 @@ TEST_CASE("Who is down is no candidate until it is heard of") {
   CHECK(kept.candidates("x").empty());
   kept.registry.set_down(a, false);
   CHECK(kept.candidates("x") == std::vector{a});
+}
+
+TEST_CASE("Who is gone without a goodbye is asked once more; who said it is not") {
+  Kept kept;
+  const PeerId a = kept.join("a");
+  kept.offer(a, {file("x")});
+  const bool says_goodbye = GENERATE(false, true);
+  kept.registry.gone(a, 1, says_goodbye, kept.now);
+  CHECK(kept.candidates("x") == (says_goodbye ? std::vector<PeerId>{} : std::vector{a}));
+  kept.registry.set_down(a, true);
+  CHECK(kept.candidates("x").empty());
+}
+
+TEST_CASE("Who is gone for longer than the grace is asked no more") {
+  Kept kept;
+  const PeerId a = kept.join("a");
+  kept.offer(a, {file("x")});
+  kept.registry.gone(a, 1, false, kept.now);
+  kept.now += 31s;
+  kept.registry.expire(kept.now);
+  CHECK(kept.candidates("x").empty());
 }
 
 TEST_CASE("A closed swarm does not wait for peers of an earlier run") {
