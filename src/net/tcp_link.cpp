@@ -53,7 +53,7 @@ struct Watch {
   };
   Side reading;
   Side writing;
-  bool is_armed = false;
+  std::optional<SteadyTime> wakes;  ///< Set while the timer runs.
   bool has_expired = false;
 };
 
@@ -65,12 +65,11 @@ struct Connection : std::enable_shared_from_this<Connection> {
   Watch watch;
 
   void arm() {
-    if (watch.is_armed) return;
     SteadyTime earliest = SteadyTime::max();
     for (const auto* side : {&watch.reading, &watch.writing})
       if (side->expires) earliest = std::min(earliest, *side->expires);
-    if (earliest == SteadyTime::max()) return;
-    watch.is_armed = true;
+    if (earliest == SteadyTime::max() || (watch.wakes && *watch.wakes <= earliest)) return;
+    watch.wakes = earliest;
     timer.expires_at(earliest);
     timer.async_wait([weak = weak_from_this()](boost::system::error_code error) {
       if (const auto alive = weak.lock()) alive->on_timer(error);
@@ -78,8 +77,8 @@ struct Connection : std::enable_shared_from_this<Connection> {
   }
 
   void on_timer(boost::system::error_code error) {
-    watch.is_armed = false;
-    if (error) return;
+    if (error) return;  // set anew, or closed
+    watch.wakes.reset();
     const auto now = std::chrono::steady_clock::now();
     for (const auto* side : {&watch.reading, &watch.writing})
       if (side->expires && *side->expires <= now) return expire();

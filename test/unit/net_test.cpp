@@ -462,6 +462,17 @@ Task<> receive_from(World& world, std::function<void(Link&, RawClient&)> other, 
   if (!received) failure = received.error();
 }
 
+/// Asks a plain socket that says nothing; `patience` is far less than what a send may take.
+Task<> ask_silence(World& world, Nanoseconds patience, std::optional<Error>& failure) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const auto listener = unwrap(world.listen({"127.0.0.1", 0}));
+  const RawClient client(listener->local());
+  const auto link = co_await step(listener->accept(strand));
+  co_await step(send(*link, Ping{1}));
+  const auto received = co_await link->receive(patience);
+  if (!received) failure = received.error();
+}
+
 std::optional<Error> failure_of(std::function<void(Link&, RawClient&)> other, Nanoseconds idle = kPatience) {
   const auto world = make_world();
   std::optional<Error> failure;
@@ -496,6 +507,16 @@ TEST_CASE("Who says nothing for too long has timed out") {
   const auto failure = failure_of([](Link&, RawClient&) {}, 20ms);
   REQUIRE(failure);
   CHECK(failure->code == make_error_code(Errc::timed_out));
+}
+
+TEST_CASE("Who does not answer has timed out when the one who asked says, however long a send may take") {
+  const auto world = make_world();
+  std::optional<Error> failure;
+  const Instant asked = world->now();
+  world->run(ask_silence(*world, 20ms, failure));
+  REQUIRE(failure);
+  CHECK(failure->code == make_error_code(Errc::timed_out));
+  CHECK(world->now() - asked < kPatience);
 }
 
 TEST_CASE("Half a message for too long has timed out") {
