@@ -99,9 +99,18 @@ struct Target {
   bool is_lost = false;  ///< Its owner is gone for good.
 };
 
+/// All that was asked for at once: by one command, or by one round of questions.
+struct AskedTogether {
+  std::uint64_t files = 0;
+  std::uint64_t chunks = 0;
+
+  void add(std::uint64_t size);
+};
+
 /// What a command wants of a content, and how it goes.
 struct Asked {
   LocatedFile file;
+  AskedTogether together;                     ///< With which others.
   std::optional<std::string> only;            ///< The one peer that it may come from.
   std::set<std::string> excluded;             ///< Peers that sent something wrong, or could not be reached.
   std::uint32_t wrong = 0;                    ///< Chunks that were not what they should be.
@@ -447,7 +456,7 @@ struct Node {
   std::uint64_t announced_epoch = 0;             ///< Of the tracker that knows what we offer.
   std::atomic<bool> is_interrupted{false};       ///< The command that runs is to stop. Any thread.
   bool is_listing = false;                       ///< The folder is being compared with what is offered.
-  std::set<std::string> called;                  ///< Peers that we want to be connected with, for what they have.
+  std::multiset<std::string> called;             ///< Peers that we want to be connected with, for what they have; once for each file.
   std::unordered_set<Sha256Digest> asked_roots;  ///< Contents that commands want; neighbours tell us of no others.
   std::vector<ContentIndex> chosen;              ///< Contents whose sources were chosen for no command.
   std::map<std::string, double> rates;           ///< That were measured, by peer.
@@ -638,8 +647,8 @@ std::uint32_t load_of(const Node& node);
 /// Waits for `is_true`; false when it did not come within `patience`. Throws `interrupted` when the command is to stop.
 Task<bool> wait_for(Node& node, std::function<bool()> is_true, Nanoseconds patience);
 Task<LocateAnswer> locate(Node& node, std::string pattern);
-/// What was found, with its sources in their order; those of files that come from one source only are measured. Any executor.
-Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings);
+/// What was found, with its sources in their order; measured where each file comes from one of them. Any executor.
+Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings, bool is_for_one);
 /// How many entries the tracker has of us, once it has taken in all that we said.
 Task<std::uint64_t> confirm_list(Node& node);
 /// Bytes a second that came from that peer; 0 where none was measured.
@@ -679,8 +688,6 @@ bool may_fetch_from(const Content& content, const std::string& peer);
 /// Has the picker know which neighbours a content may be fetched from, after that changed.
 void apply_sources(Node& node, Content& content);
 void on_asked_wrong(Node& node, Content& content, const std::string& from);
-/// Whether a file of that size is fetched from the best source only.
-bool comes_from_one(const PeerOptions& options, std::uint64_t size);
 /// Chooses for run_get who may send what was found, and tells later rounds who else has it. Any executor.
 Task<> choose_sources(Node& node, std::vector<Finding> findings);
 /// Goes over to others where the chosen source does not come.
@@ -710,6 +717,11 @@ Task<> keep_connected(Node& node);
 void connect_missing(Node& node);
 /// Keeps a session with the tracker, for as long as the node runs.
 Task<> follow_tracker(Node& node);
+/// What to say where `why` kept us from a tracker at `where`.
+Error no_tracker(const Endpoint& where, const Error& why);
+/// A connection to the tracker that has been greeted and does not register. Tries again until `options.wait` is over; throws what the last
+/// try failed of, `refused` at once. Any executor, which becomes the link's.
+Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options);
 /// Polls the tracker for what `patterns` name, without registering.
 Task<> follow_findings(Node& node, std::vector<std::string> patterns);
 

@@ -44,8 +44,7 @@ constexpr Nanoseconds kPeerPatience = 500ms;   // with a peer that is to be meas
 constexpr Nanoseconds kLoadPatience = 5s;      // with one that the user asks for
 constexpr Nanoseconds kTrackerPatience = 30s;  // with an answer in pages
 constexpr Nanoseconds kGapPatience = 5s;       // with a tracker that is away
-constexpr Nanoseconds kFirstBackoff = 100ms;
-constexpr Nanoseconds kLinger = 100ms;  // a transfer goes on between two of its chunks
+constexpr Nanoseconds kLinger = 100ms;         // a transfer goes on between two of its chunks
 constexpr std::size_t kMostMeasured = 64;
 
 }  // namespace
@@ -298,34 +297,34 @@ double measured_rate(const Node& node, const std::string& id) {
 
 namespace {
 
+/// The ways of somebody who knows nobody yet.
+Ways unknown_ways(const PeerOptions& options, bool knows_loads) {
+  const auto no_latency = [](const std::string&) { return std::optional<Nanoseconds>(); };
+  const auto no_rate = [](const std::string&) { return 0.0; };
+  return {options, {options.id, options.listen}, no_latency, no_rate, knows_loads};
+}
+
 /// One question on a connection that does not register.
-Task<Question> ask_once(World& world, const PeerOptions& options, Link& link, std::string pattern) {
-  Hello hello;
-  hello.id = options.id;
-  hello.instance = world.random() | 1;
-  co_await step(send(link, std::move(hello)));
-  co_await step(receive<Welcome>(link, kGapPatience));
-  link.established();
+Task<Question> ask_once(Link& link, std::string pattern) {
   co_await step(send(link, Locate{1, std::move(pattern)}));
   Question question;
   while (!question.is_answered) take_answer(question, co_await step(receive<Located>(link, kTrackerPatience)));
   static_cast<void>(co_await send(link, Leave{}));
+  link.close();
   co_return question;
 }
 
 }  // namespace
 
-Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings) {
-  const auto no_latency = [](const std::string&) { return std::optional<Nanoseconds>(); };
-  const auto no_rate = [](const std::string&) { return 0.0; };
-  const Ways ways{options, {options.id, options.listen}, no_latency, no_rate, false};
+Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& options, std::vector<Finding> findings, bool is_for_one) {
+  const Ways ways = unknown_ways(options, false);
   std::vector<LocatedFile> to_measure;
   std::vector<LocatedFile> files;
   for (Finding& finding : findings) {
     if (!check_entry(finding.entry)) continue;
     std::vector<Holder> holders;
     for (const RosterEntry& holder : finding.holders) holders.push_back({holder.peer, holder.id, holder.host, holder.port, 0});
-    const bool is_choice = holders.size() > 1 && comes_from_one(options, finding.entry.size);
+    const bool is_choice = holders.size() > 1 && is_for_one;
     (is_choice ? to_measure : files).push_back(file_of(ways, std::move(finding.entry), holders));
   }
   co_await measure_rest(world, ways, to_measure);
@@ -335,26 +334,12 @@ Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& o
 }
 
 Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::string pattern) {
-  const Executor strand = co_await asio::this_coro::executor;
-  const Instant since = world.now();
-  for (;;) {
-    auto link = co_await world.connect(options.tracker, strand, kGapPatience);
-    if (!link && options.wait && world.now() - since >= *options.wait)
-      co_return fail(link.error().code, fmt::format("no tracker at {}", to_string(options.tracker)),
-                     "start one with shoal-tracker, or say where it is with --tracker");
-    if (!link) {
-      co_await world.sleep(kFirstBackoff);
-      continue;
-    }
-    try {
-      Question question = co_await ask_once(world, options, **link, pattern);
-      (*link)->close();
-      const auto no_latency = [](const std::string&) { return std::optional<Nanoseconds>(); };
-      const auto no_rate = [](const std::string&) { return 0.0; };
-      co_return co_await weigh(world, {options, {options.id, options.listen}, no_latency, no_rate}, std::move(question));
-    } catch (const StepFailed& failed) {
-      co_return Failure(failed.error());
-    }
+  try {
+    const auto link = co_await reach_tracker(world, options);
+    Question question = co_await ask_once(*link, std::move(pattern));
+    co_return co_await weigh(world, unknown_ways(options, true), std::move(question));
+  } catch (const StepFailed& failed) {
+    co_return Failure(failed.error());
   }
 }
 

@@ -39,8 +39,9 @@ namespace shoal {
 namespace {
 
 constexpr std::uint32_t kMostWrong = 5;         // tries that brought something wrong, all in all
-constexpr std::uint32_t kChunksForSeveral = 4;  // a file of no more is faster from the best source alone
-constexpr std::size_t kMostCalled = 16;         // sources that we make sure to be connected with
+constexpr std::uint64_t kChunksForSeveral = 4;  // what is asked for at once and is no more is faster from the best source alone
+constexpr std::size_t kMostCalled = 16;         // sources of a file that we make sure to be connected with
+constexpr std::size_t kMostFetched = 16;        // files that a command fetches at one time
 constexpr Nanoseconds kConnectPatience = 4s;    // with the only source that a file may come from
 constexpr Nanoseconds kHopePatience = 6s;       // while no source is connected
 constexpr Nanoseconds kForEver = std::chrono::hours(24 * 365);
@@ -128,15 +129,18 @@ void on_asked_wrong(Node& node, Content& content, const std::string& from) {
 
 namespace {
 
-std::string reason_for(const Asked& asked, std::uint64_t bytes) {
+std::string reason_for(const Asked& asked) {
   std::vector<const LocatedSource*> others;
   for (const LocatedSource& source : asked.file.sources)
     if (is_other(source)) others.push_back(&source);
   if (others.empty()) return "nobody else has it";
   const LocatedSource& best = *others.front();
   if (others.size() == 1) return "it is the only source";
-  if (!asked.only)
-    return fmt::format("{} is more than {} chunks: all sources at once are faster than one", format_bytes(bytes), kChunksForSeveral);
+  if (!asked.only) {
+    const bool is_alone = asked.together.files == 1;
+    const auto what = is_alone ? format_bytes(asked.file.entry.size) + " is" : fmt::format("{} files together are", asked.together.files);
+    return fmt::format("{} more than {} chunks: all sources at once are faster than one", what, kChunksForSeveral);
+  }
   if (best.candidate.rate > 0)
     return fmt::format("its measured rate of {}/s promises the shortest time",
                        format_bytes(static_cast<std::uint64_t>(best.candidate.rate)));
@@ -145,33 +149,53 @@ std::string reason_for(const Asked& asked, std::uint64_t bytes) {
 }
 
 Choice choice_of(const LocatedFile& file, const Asked& asked) {
-  Choice choice{file, {}, reason_for(asked, file.entry.size), {}};
+  Choice choice{file, {}, reason_for(asked), {}};
   for (const LocatedSource& source : file.sources)
     if (is_other(source) && (!asked.only || *asked.only == source.holder.id)) choice.chosen.push_back(source.holder.id);
   return choice;
 }
 
-bool is_for_one(std::uint64_t size, bool from_one) { return from_one || chunk_count(size) <= kChunksForSeveral; }
+AskedTogether together(const std::vector<LocatedFile>& files) {
+  AskedTogether all;
+  for (const LocatedFile& file : files) all.add(file.entry.size);
+  return all;
+}
 
-std::shared_ptr<Asked> plan(const Node& node, LocatedFile file, bool from_one) {
+bool is_for_one(const AskedTogether& all, bool from_one) { return from_one || all.chunks <= kChunksForSeveral; }
+
+std::shared_ptr<Asked> plan(const Node& node, LocatedFile file, const AskedTogether& all, bool from_one) {
   auto asked = std::make_shared<Asked>();
   asked->file = std::move(file);
+  asked->together = all;
   asked->last_hope = node.world.now();
   const LocatedSource* const best = best_of(*asked);
-  if (best && is_for_one(asked->file.entry.size, from_one)) asked->only = best->holder.id;
+  if (best && is_for_one(all, from_one)) asked->only = best->holder.id;
   return asked;
 }
 
-void call_sources(Node& node, const Asked& asked) {
-  for (const LocatedSource& source : asked.file.sources) {
-    if (!is_other(source) || node.called.size() >= kMostCalled) continue;
-    const Holder& holder = source.holder;
-    node.called.insert(holder.id);
-    if (!node.roster.contains(holder.id)) on_roster(node, {holder.peer, holder.id, holder.host, holder.port, true, true});
+/// Keeps us connected with the sources of a file, or trying to be, while it is there.
+class CalledSources {
+ public:
+  CalledSources(Node& node, const Asked& asked) : node_(node) {
+    for (const LocatedSource& source : asked.file.sources) {
+      if (!is_other(source) || called_.size() >= kMostCalled) continue;
+      const Holder& holder = source.holder;
+      called_.push_back(node.called.insert(holder.id));
+      if (!node.roster.contains(holder.id)) on_roster(node, {holder.peer, holder.id, holder.host, holder.port, true, true});
+    }
+    node.has_roster_news = true;
+    connect_missing(node);
   }
-  node.has_roster_news = true;
-  connect_missing(node);
-}
+  CalledSources(const CalledSources&) = delete;
+  CalledSources& operator=(const CalledSources&) = delete;
+  ~CalledSources() {
+    for (const auto& place : called_) node_.called.erase(place);
+  }
+
+ private:
+  Node& node_;
+  std::vector<std::multiset<std::string>::iterator> called_;
+};
 
 /// The target of an earlier command under that name, which failed, is wanted again.
 bool revive(Node& node, Content& content, const FileEntry& entry) {
@@ -261,16 +285,16 @@ void abandon(Node& node, Content& content, const std::shared_ptr<Asked>& asked) 
     fail_asked(node, content, {make_error_code(Errc::interrupted), fmt::format("{}: stopped", asked->file.entry.name), {}});
 }
 
-Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
+Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool from_one) {
   co_await look_at_folder(node, file.entry);
   const auto own = node.own.find(file.entry.name);
   if (own != node.own.end() && own->second.root == file.entry.root && own->second.size == file.entry.size)
     co_return Fetched{own->second, true, {}, {}};
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file.entry);
   const Instant begun = node.world.now();
-  const auto asked = plan(node, file, from_one);
+  const auto asked = plan(node, file, all, from_one);
   node.choices[file.entry.name] = choice_of(file, *asked);
-  call_sources(node, *asked);
+  const CalledSources called(node, *asked);
   const auto name = want_asked(node, file, asked);
   if (!name) co_return Fetched{file.entry, true, {}, {}};
   Content& content = content_of(node, file.entry.root, file.entry.size);
@@ -282,7 +306,6 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
     throw;
   }
   content.asked.reset();
-  node.called.clear();
   remember_rates(node, *asked);
   node.choices[file.entry.name].from = asked->from;
   if (asked->failure) throw StepFailed(*asked->failure);
@@ -296,7 +319,10 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, bool from_one) {
 
 // ---- what no command waits for ------------------------------------------------------------------------
 
-bool comes_from_one(const PeerOptions& options, std::uint64_t size) { return is_for_one(size, options.from_one); }
+void AskedTogether::add(std::uint64_t size) {
+  ++files;
+  chunks += chunk_count(size);
+}
 
 namespace {
 
@@ -314,12 +340,12 @@ bool is_chosen(Node& node, const Finding& finding) {
   return true;
 }
 
-void choose(Node& node, LocatedFile file) {
+void choose(Node& node, LocatedFile file, const AskedTogether& all) {
   const FileEntry& entry = file.entry;
   if (chunk_count(entry.size) == 0 || chunk_count(entry.size) + node.picker.slots() > kMostSlots) return;
   Content& content = content_of(node, entry.root, entry.size);
   if (content.asked || content.stage != Stage::known) return;
-  content.asked = plan(node, std::move(file), node.options.from_one);
+  content.asked = plan(node, std::move(file), all, node.options.from_one);
   content.asked->is_awaited = false;
   node.chosen.push_back(content.index);
 }
@@ -345,9 +371,11 @@ void turn_to_others(Node& node, Content& content) {
 Task<> choose_sources(Node& node, std::vector<Finding> findings) {
   co_await run_on(node.strand, [&] { std::erase_if(findings, [&](const Finding& finding) { return is_chosen(node, finding); }); });
   if (findings.empty()) co_return;
-  auto files = co_await weigh_findings(node.world, node.options, std::move(findings));
+  AskedTogether all;
+  for (const Finding& finding : findings) all.add(finding.entry.size);
+  auto files = co_await weigh_findings(node.world, node.options, std::move(findings), is_for_one(all, node.options.from_one));
   co_await run_on(node.strand, [&] {
-    for (LocatedFile& file : files) choose(node, std::move(file));
+    for (LocatedFile& file : files) choose(node, std::move(file), all);
   });
 }
 
@@ -401,26 +429,73 @@ Result<std::vector<LocatedFile>> meant_files(std::string_view name, std::vector<
   return meant;
 }
 
+/// What one command fetches.
+struct Download {
+  std::vector<std::vector<LocatedFile>> files;  ///< Those that are equal are together: they are fetched once.
+  AskedTogether together;
+  bool from_one = false;
+  std::size_t begun = 0;    ///< Of `files`.
+  std::size_t workers = 0;  ///< That are not done yet.
+  std::vector<Fetched> fetched;
+  std::vector<Error> failures;
+  Signal changed;
+};
+
+std::vector<std::vector<LocatedFile>> by_content(std::vector<LocatedFile> files) {
+  std::map<std::pair<Sha256Digest, std::uint64_t>, std::vector<LocatedFile>> contents;
+  for (LocatedFile& file : files) contents[{file.entry.root, file.entry.size}].push_back(std::move(file));
+  std::vector<std::vector<LocatedFile>> ordered;
+  for (auto& [content, equal] : contents) ordered.push_back(std::move(equal));
+  std::ranges::sort(ordered, {}, [](const auto& equal) { return std::string_view(equal.front().entry.name); });
+  return ordered;
+}
+
+/// One of those that work on it side by side.
+Task<> fetch_next(Node& node, std::shared_ptr<Download> download) {
+  while (download->begun < download->files.size() && !node.is_interrupted) {
+    for (LocatedFile& file : download->files[download->begun++]) {
+      try {
+        download->fetched.push_back(co_await fetch_one(node, std::move(file), download->together, download->from_one));
+      } catch (const StepFailed& failed) {
+        download->failures.push_back(failed.error());
+        break;
+      }
+    }
+  }
+  --download->workers;
+  download->changed.notify();
+}
+
 }  // namespace
 
 Task<std::vector<Fetched>> download(Node& node, std::string name, bool from_one) {
   LocateAnswer answer = co_await locate(node, name);
   auto files = unwrap(meant_files(name, std::move(answer.files)));
-  std::vector<Fetched> fetched;
-  for (LocatedFile& file : files) fetched.push_back(co_await fetch_one(node, std::move(file), from_one));
-  co_return fetched;
+  const auto all = std::make_shared<Download>();
+  all->together = together(files);
+  all->from_one = from_one;
+  all->files = by_content(std::move(files));
+  all->workers = std::min(all->files.size(), kMostFetched);
+  for (std::size_t i = 0, count = all->workers; i < count; ++i) node.tasks.spawn(node.strand, "fetching " + name, fetch_next(node, all));
+  while (all->workers > 0) co_await all->changed.wait();
+  if (node.is_interrupted) throw StepFailed(Error{make_error_code(Errc::interrupted), fmt::format("{}: stopped", name), {}});
+  for (std::size_t i = 1; i < all->failures.size(); ++i) node.report.warn(all->failures[i].message());
+  if (!all->failures.empty()) throw StepFailed(all->failures.front());
+  std::ranges::sort(all->fetched, {}, [](const Fetched& one) { return std::string_view(one.entry.name); });
+  co_return std::move(all->fetched);
 }
 
 Task<std::vector<Choice>> explain(Node& node, std::string name) {
   LocateAnswer answer = co_await locate(node, name);
   auto files = unwrap(meant_files(name, std::move(answer.files)));
+  const AskedTogether all = together(files);
   std::vector<Choice> choices;
   for (const LocatedFile& file : files) {
     const auto made = node.choices.find(file.entry.name);
     if (made != node.choices.end() && made->second.file.entry.root == file.entry.root)
       choices.push_back(made->second);
     else
-      choices.push_back(choice_of(file, *plan(node, file, false)));
+      choices.push_back(choice_of(file, *plan(node, file, all, false)));
   }
   co_return choices;
 }

@@ -10,6 +10,7 @@ module;
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,6 +39,7 @@ namespace shoal {
 namespace {
 
 constexpr Nanoseconds kConnectPatience = 5s;
+constexpr Nanoseconds kGreetingPatience = 5s;  // whoever listens there and says nothing is no tracker
 constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kFirstBackoff = 100ms;
 constexpr Nanoseconds kLongestBackoff = 1s;
@@ -50,13 +52,13 @@ using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
 // ---- one session --------------------------------------------------------------------------------------
 
-Task<> greet(Node& node, Link& link) {
+Task<> greet(Link& link, std::string id, std::uint64_t instance) {
   Hello hello;
   hello.role = Role::peer_to_tracker;
-  hello.id = node.options.id;
-  hello.instance = node.instance;
+  hello.id = std::move(id);
+  hello.instance = instance;
   co_await step(send(link, std::move(hello)));
-  const Welcome welcome = co_await step(receive<Welcome>(link, kIdlePatience));
+  const Welcome welcome = co_await step(receive<Welcome>(link, kGreetingPatience));
   if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
     throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
   link.established();
@@ -119,7 +121,7 @@ Task<> announce(Node& node, TrackerLinkPtr tracker) {
 /// A session with the tracker, from the greeting to the end.
 Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
   const Executor strand = co_await asio::this_coro::executor;
-  co_await greet(node, *tracker->link);
+  co_await greet(*tracker->link, node.options.id, node.instance);
   co_await step(send(*tracker->link, registration(node)));
   const Registered registered = co_await step(receive<Registered>(*tracker->link, kIdlePatience));
   was_registered = true;
@@ -164,9 +166,7 @@ Task<> back_off(Node& node, Trying& trying, Error why) {
   if (is_refused && ++trying.refusals > kMostRefusals) {
     co_await run_on(node.strand, [&] { finish(node, fail(Errc::refused, fmt::format("the tracker at {} refuses: {}", where, why.what))); });
   } else if (!is_refused && is_too_late) {
-    why.what = fmt::format("no tracker at {}", where);
-    why.advice = "start one with shoal-tracker, or say where it is with --tracker";
-    co_await run_on(node.strand, [&] { finish(node, Failure(why)); });
+    co_await run_on(node.strand, [&] { finish(node, Failure(no_tracker(node.options.tracker, why))); });
   } else if (!std::exchange(trying.was_told, true)) {
     const auto verb = trying.was_there ? "lost the tracker at" : "waiting for the tracker at";
     node.report.note(fmt::format("{} {}: {}; trying again", verb, where, patience_text(why)));
@@ -207,6 +207,28 @@ Task<> follow_tracker(Node& node) {
 }
 
 // ---- queries ------------------------------------------------------------------------------------------
+
+Error no_tracker(const Endpoint& where, const Error& why) {
+  return {why.code, fmt::format("no tracker at {}", to_string(where)), "start one with shoal-tracker, or say where it is with --tracker"};
+}
+
+Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const Instant since = world.now();
+  for (;;) {
+    Error why;
+    try {
+      std::unique_ptr<Link> link = unwrap(co_await world.connect(options.tracker, strand, kConnectPatience));
+      co_await greet(*link, options.id, world.random() | 1);
+      co_return link;
+    } catch (const StepFailed& failed) {
+      why = failed.error();
+    }
+    if (why.code == make_error_code(Errc::refused)) throw StepFailed(why);
+    if (options.wait && world.now() - since >= *options.wait) throw StepFailed(no_tracker(options.tracker, why));
+    co_await world.sleep(kFirstBackoff);
+  }
+}
 
 Task<> look_at_folder(Node& node, FileEntry entry) {
   const bool is_known = co_await in_node(node, [&] { return node.names.is_taken(entry.name); });
@@ -265,6 +287,7 @@ Task<> take_finding(Node& node, Finding finding) {
 /// One round of questions. Fails with `not_found` where a pattern means nothing.
 Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns, bool is_first) {
   std::uint32_t query = 0;
+  std::vector<Finding> all;
   for (const auto& pattern : patterns) {
     auto findings = co_await ask(link, ++query, pattern);
     const bool is_had = std::ranges::any_of(findings, [](const Finding& finding) { return !finding.holders.empty(); });
@@ -272,9 +295,10 @@ Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns,
       throw StepFailed(
           Error{make_error_code(Errc::not_found), fmt::format("nobody offers '{}'", pattern), "shoal-peer ls shows what there is"});
     if (is_first && !is_had) node.report.note(fmt::format("'{}' is known, but nobody who is here has all of it; waiting", pattern));
-    co_await choose_sources(node, findings);
-    for (auto& finding : findings) co_await take_finding(node, std::move(finding));
+    std::ranges::move(findings, std::back_inserter(all));
   }
+  co_await choose_sources(node, all);
+  for (auto& finding : all) co_await take_finding(node, std::move(finding));
   co_await run_on(node.strand, [&] {
     node.has_begun = true;
     check_done(node);
@@ -295,7 +319,7 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
       continue;
     }
     try {
-      co_await greet(node, **link);
+      co_await greet(**link, node.options.id, node.instance);
       co_await set_clock(node, **link);
       for (;;) {
         co_await ask_all(node, **link, patterns, std::exchange(is_first, false));
@@ -311,28 +335,11 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
 }
 
 Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern) {
-  const Executor strand = co_await asio::this_coro::executor;
-  const Instant since = world.now();
-  for (;;) {
-    auto link = co_await world.connect(options.tracker, strand, kConnectPatience);
-    if (!link) {
-      if (options.wait && world.now() - since >= *options.wait)
-        co_return fail(link.error().code, fmt::format("no tracker at {}", to_string(options.tracker)),
-                       "start one with shoal-tracker, or say where it is with --tracker");
-      co_await world.sleep(kFirstBackoff);
-      continue;
-    }
-    try {
-      Hello hello;
-      hello.id = options.id;
-      hello.instance = world.random();
-      co_await step(send(**link, std::move(hello)));
-      co_await step(receive<Welcome>(**link, kIdlePatience));
-      (*link)->established();
-      co_return co_await ask(**link, 1, std::move(pattern));
-    } catch (const StepFailed& failed) {
-      co_return Failure(failed.error());
-    }
+  try {
+    const auto link = co_await reach_tracker(world, options);
+    co_return co_await ask(*link, 1, std::move(pattern));
+  } catch (const StepFailed& failed) {
+    co_return Failure(failed.error());
   }
 }
 

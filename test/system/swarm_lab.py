@@ -4,6 +4,7 @@ Every wait has a deadline and looks for a condition; what a lab started it ends,
 folder that SHOAL_BIN names. SHOAL_SLOWNESS stretches all deadlines: 1 for an optimised build, more under a sanitizer.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -230,11 +231,21 @@ class Lab:
 
 
 def free_port(host="127.0.0.1"):
-    """A port that nobody uses now. For the few cases that need to know it before anybody listens there."""
+    """A port that nobody uses now. For the few cases that need to know it before anybody listens there.
+
+    It is below those that systems give to whoever asks for any: nobody is given it in the meantime, and nobody who tries to connect to it
+    gets it as its own end and meets itself there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    for _ in range(100):
+        port = random.randrange(10_000, 32_000)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+                return port
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+    raise OSError(f"no free port at {host}")
 
 
 def has_ipv6():

@@ -10,7 +10,7 @@ import time
 import unittest
 
 import shoal_wire
-from swarm_lab import CHUNK, MIB, PATIENCE, SLOWNESS, Process, SystemTest, binary, free_port, random_bytes, wait_until
+from swarm_lab import CHUNK, MIB, PATIENCE, SLOWNESS, Process, SystemTest, binary, free_port, random_bytes, tree, wait_until
 
 
 class Shell(Process):
@@ -306,6 +306,30 @@ class OneShot(Staged):
         self.assertEqual(self.get(tracker, "small", "--latency", latencies)[1], {"near"})
         os.remove(self.lab.log_of("asker"))
         self.assertEqual(self.get(tracker, "big", "--one", "--latency", latencies)[1], {"near"})
+
+    def test_many_small_files_come_from_all_who_have_them(self):
+        tracker = self.memory_tracker()
+        files = {f"small-{i:03}": random_bytes(64 * 1024, i) for i in range(300)}
+        for name in ("first", "second"):
+            self.shell(name, files, tracker, "--limit-rate", "8M")
+        get, sources = self.get(tracker, "small-*")
+        self.expect_exit(0, get)
+        self.assertEqual(sources, {"first", "second"})
+        asker = self.shell("other", {}, tracker)
+        self.assertEqual([event["name"] for event in asker.of("download small-*", "downloaded")], sorted(files))
+        for by in ("got", "other"):
+            self.assertEqual(tree(self.lab.path(by)), tree(self.lab.path("first")))
+        self.assertEqual({event["chosen"] for event in asker.of("why small-000", "candidate") if event["peer"] != "other"}, {True})
+        asker.tell("exit")
+
+    def test_one_means_one_also_for_many_small_files(self):
+        tracker = self.memory_tracker()
+        files = {f"small-{i:03}": random_bytes(1000, i) for i in range(100)}
+        latencies = self.lab.path("latencies")
+        self.lab.write(latencies, b"asker near 10\nasker far 40\n")
+        for name in ("far", "near"):
+            self.shell(name, files, tracker)
+        self.assertEqual(self.get(tracker, "small-*", "--one", "--latency", latencies)[1], {"near"})
 
     def test_get_fetches_from_another_what_is_corrupt(self):
         tracker, content, liar, latencies = self.stage_lies(["honest"])

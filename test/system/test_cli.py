@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 import unittest
 
@@ -108,6 +109,30 @@ class NoTracker(SystemTest):
         for command in (("swarm", self.lab.make("a")), ("share", self.lab.make("b")), ("get", "x", "-o", self.lab.path("c")), ("find", "x"), ("ls",)):
             peer = self.lab.peer("p", *command, "--wait", "0", "--quiet", tracker=address, json_output=False, log=False)
             self.expect_exit(6, peer, seconds=5 * SLOWNESS)
+            self.expect_one_line(peer, f"no tracker at {address}")
+
+    def test_whoever_says_nothing_is_no_tracker(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            commands = (("swarm", self.lab.make("a")), ("get", "x", "-o", self.lab.path("c")), ("find", "x"), ("ls",))
+            peers = [self.lab.peer("p", *command, "--wait", "0", "--quiet", tracker=address, json_output=False, log=False) for command in commands]
+            for peer in peers:
+                self.expect_exit(6, peer, seconds=10 * SLOWNESS)
+                self.expect_one_line(peer, f"no tracker at {address}: timed out")
+
+    def test_whoever_speaks_another_language_is_no_tracker(self):
+        def answer():
+            connection, _ = stranger.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            address = f"127.0.0.1:{stranger.getsockname()[1]}"
+            answering = threading.Thread(target=answer)
+            answering.start()
+            peer = self.lab.peer("p", "find", "x", "--wait", "0", tracker=address, json_output=False, log=False)
+            self.expect_exit(6, peer, seconds=10 * SLOWNESS)
+            answering.join()
             self.expect_one_line(peer, f"no tracker at {address}")
 
     def test_a_short_wait_is_kept(self):
