@@ -174,6 +174,18 @@ class TickSchedule {
   std::uint64_t missed_ = 0;
 };
 
+/// Which of the numbers that come about in order have come: the last 64 are told apart, and older ones count as come. The window against
+/// replays of RFC 4303, section 3.4.3.
+class NumberWindow {
+ public:
+  /// Whether `number` comes for the first time.
+  bool take(std::uint64_t number);
+
+ private:
+  std::uint64_t newest_ = 0;
+  std::uint64_t seen_ = 0;  ///< Bit i: newest_ - i has come.
+};
+
 // ---- what a run came to -------------------------------------------------------------------------------
 
 /// In nanoseconds, where it does not say otherwise.

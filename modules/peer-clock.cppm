@@ -66,6 +66,14 @@ struct ClockPeerState {
   Instant last_said;
   bool is_over = false;  ///< It is done with the tracker, too.
 
+  // Datagrams: ticks go so while they get through, and by the link else
+  std::shared_ptr<DatagramSocket> datagrams;  ///< While it has joined; null where there are none.
+  std::uint64_t token = 0;                    ///< That they carry.
+  bool uses_datagrams = false;
+  Instant last_heard;  ///< By a datagram.
+  Instant last_probe;  ///< When it was last tried whether they get through.
+  NumberWindow heard;
+
   // Ticks
   std::optional<TickSchedule> schedule;
   ClockEstimator estimator;
@@ -144,6 +152,8 @@ struct ClockRun {
 Task<> follow_clock_tracker(ClockPeerState& peer);
 /// Says something to the tracker, if it is there and takes it.
 bool say(ClockPeerState& peer, Message message);
+/// Sees whether datagrams get through, as often as it is worth it.
+void look_after_datagrams(ClockPeerState& peer, Instant now);
 /// Sends the ticks of a crew as they are due (clock_session.cpp).
 Task<> keep_ticking(ClockRun& run, Crew& crew);
 /// Ten times a second: whose time is up, rows to the files, silence (clock_session.cpp).

@@ -72,6 +72,7 @@ struct HostOptions {
   double reads = 0;              ///< Bytes a second that its process takes off each connection; 0: all that is there.
   Nanoseconds latency{100'000};  ///< To the middle of the network: between two hosts it is the sum of theirs.
   Nanoseconds jitter{0};         ///< At most so much more for each burst that it sends.
+  double datagram_loss = 0;      ///< Which part of the datagrams that it sends is lost, from 0 to 1.
   Nanoseconds work{0};           ///< That a piece of work on the workers takes.
   double drift_ppm = 0;          ///< By how much its clock runs too fast.
   Nanoseconds wall_offset{0};    ///< By how much its wall clock is ahead.
@@ -127,6 +128,7 @@ struct Traffic {
   std::uint64_t pieces = 0;         ///< Frames with bytes of a chunk.
   std::uint64_t data_bytes = 0;
   std::uint64_t connections = 0;
+  std::uint64_t datagrams = 0;  ///< That were sent.
 };
 
 class Simulation {
@@ -200,6 +202,8 @@ class Simulation {
   void set_lies(HostId host, const Lies& lies);
   /// The host's wall clock jumps by so much.
   void jump_wall_clock(HostId host, Nanoseconds by);
+  /// From now on, that part of the datagrams which it sends is lost.
+  void lose_datagrams(HostId host, double part);
 
   Traffic traffic() const;
 

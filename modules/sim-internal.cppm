@@ -334,6 +334,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
 };
 using ConnectionPtr = std::shared_ptr<Connection>;
 
+/// Where datagrams come to.
+struct Postbox {
+  HostId host;
+  std::uint16_t port = 0;
+  std::optional<DatagramAddress> other;  ///< The only one that it is for.
+  std::vector<Datagram> waiting;
+  Signal arrived;
+  bool is_closed = false;
+};
+
+DatagramAddress datagram_address(HostId host, std::uint16_t port);
+
 /// Both ways of a host to the network, and who listens there.
 struct Port {
   HostOptions options;
@@ -347,6 +359,7 @@ struct Port {
   Nanoseconds down_free{0};
   std::uint16_t next_port = 20'000;
   std::map<std::uint16_t, std::shared_ptr<SimListener>> listeners;
+  std::map<std::uint16_t, std::shared_ptr<Postbox>> postboxes;
   std::map<std::uint64_t, std::pair<std::weak_ptr<Connection>, int>> connections;  ///< That are open at this end.
 };
 
@@ -379,6 +392,8 @@ class Network {
   Nanoseconds latency(HostId from, HostId to) const;
   /// A pipe has something to send, or room to send it.
   void offer(const ConnectionPtr& connection, int side);
+  /// A datagram goes its way. It takes nothing of the hosts' rates: such are small.
+  void post(const Postbox& from, const DatagramAddress& to, Message message);
   void partition(std::span<const HostId> hosts);
   void heal();
   void pause(HostId host) { port(host).is_paused = true; }
@@ -393,6 +408,7 @@ class Network {
   void send_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes);
   void on_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes, Nanoseconds whole_at);
   void deliver(const ConnectionPtr& connection, int side, std::uint64_t bytes);
+  void drop_in(HostId host, std::uint16_t port, Datagram datagram);
   void offer_all();
 
   Loop& loop_;
@@ -404,6 +420,7 @@ class Network {
   std::unordered_map<std::string, HostId> by_address_;
 };
 
+std::unique_ptr<DatagramSocket> make_sim_datagrams(Network& network, std::shared_ptr<Postbox> postbox);
 std::unique_ptr<Link> make_sim_link(ConnectionPtr connection, int side, Endpoint local, Endpoint remote, Executor strand);
 
 // ---- disks: src/sim/disk.cpp, content.cpp -------------------------------------------------------------
@@ -511,10 +528,13 @@ class SimWorld final : public World {
   Task<> sleep(Nanoseconds duration) override;
   Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) override;
   Result<std::unique_ptr<Listener>> listen(const Endpoint& at) override;
+  Result<std::unique_ptr<DatagramSocket>> open_datagrams(const Endpoint& at, Executor strand) override;
+  Result<std::unique_ptr<DatagramSocket>> connect_datagrams(const Endpoint& to, Executor strand) override;
 
   void fence() { is_fenced_ = true; }
 
  private:
+  Result<std::unique_ptr<DatagramSocket>> open_postbox(std::uint16_t at, std::optional<DatagramAddress> other);
   const HostOptions& options() const { return network_.port(host_).options; }
 
   Network& network_;

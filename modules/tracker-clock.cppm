@@ -12,7 +12,9 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 module shoal.tracker:clock;
@@ -31,6 +33,8 @@ class ClockBoard {
   /// `records` may be null: no table then. `clock` is the swarm clock, from any thread.
   ClockBoard(World& world, Report& report, std::shared_ptr<RecordFolder> records, std::uint64_t epoch, std::function<Nanoseconds()> clock);
 
+  /// Answers ticks that come as datagrams to `at`, where that can be had; else they come by the connections only. Before the first serve().
+  void open_datagrams(const Endpoint& at, TaskGroup& tasks);
   /// A clock peer's connection, from its ClockJoin on. Returns when it has said goodbye; throws where the connection ends otherwise.
   Task<> serve(std::shared_ptr<Link> link, Hello hello, ClockJoin join);
   /// Writes the table and gives up who has been gone for too long, until cancelled.
@@ -63,13 +67,23 @@ class ClockBoard {
     std::shared_ptr<Run> run;  ///< Null where nothing is recorded.
     std::string from_peer;     ///< The middle of its rows.
     std::string to_peer;
+    std::uint64_t token = 0;  ///< What its datagrams carry.
+    NumberWindow ticks;       ///< That came as datagrams. Under the lock.
+  };
+  using SeatPtr = std::shared_ptr<Seat>;
+  /// Ticks of one seat that were answered.
+  struct Answered {
+    SeatPtr seat;
+    std::int64_t date_us = 0;
   };
 
-  Result<Seat> admit(const std::shared_ptr<Link>& link, const Hello& hello, const ClockJoin& join);
+  Result<SeatPtr> admit(const std::shared_ptr<Link>& link, const Hello& hello, const ClockJoin& join);
   std::string free_number() const;
   std::shared_ptr<Run> current_run(Nanoseconds asked_for);
-  Task<> answer(Seat& seat);
-  void record(const Seat& seat, const std::vector<Tick>& ticks, std::int64_t answered_us);
+  Task<> answer(SeatPtr seat);
+  Task<> answer_datagrams(std::shared_ptr<DatagramSocket> socket);
+  SeatPtr seat_of(const Tick& tick);
+  void record(std::span<const Answered> ticks, std::int64_t answered_us);
   void list(std::uint32_t query, std::vector<Message>& answers) const;
   void part(const Seat& seat, bool has_left);
   void expire();
@@ -82,9 +96,11 @@ class ClockBoard {
   std::uint64_t epoch_;
   std::function<Nanoseconds()> clock_;
   Signal joined_;
+  std::uint16_t datagram_port_ = 0;
 
   mutable std::mutex mutex_;  ///< Guards what follows.
   std::map<std::string, Member> members_;
+  std::unordered_map<std::uint64_t, SeatPtr> seats_;  ///< By token.
   std::size_t here_ = 0;
   std::list<std::shared_ptr<Run>> runs_;  ///< The oldest first; the last one may be going on.
   std::string spare_;

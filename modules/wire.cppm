@@ -438,7 +438,8 @@ struct Gone {
 
 // ---- clock peers and tracker ----------------------------------------------------------------------------
 //
-// A connection that carries timestamps: its first message after the greeting is a ClockJoin in place of a Register.
+// A connection that carries timestamps: its first message after the greeting is a ClockJoin in place of a Register. Ticks and
+// their answers may go as datagrams, a frame each, beside it.
 
 struct ClockJoin {
   static constexpr auto kType = MessageType::clock_join;
@@ -463,8 +464,11 @@ struct ClockJoined {
   std::int64_t clock_ns = 0;  ///< The swarm clock at the time of sending.
   std::int64_t zero_date_ns =
       0;  ///< The date at which the swarm clock was 0, in nanoseconds since 1970, by the tracker's clock at its start.
+  std::uint16_t datagram_port = 0;  ///< Where it answers ticks that come as datagrams; 0: nowhere.
+  std::uint64_t token = 0;          ///< What these have to carry.
   static constexpr auto fields() {
-    return std::tuple{&ClockJoined::id, &ClockJoined::epoch, &ClockJoined::clock_ns, &ClockJoined::zero_date_ns};
+    return std::tuple{&ClockJoined::id,           &ClockJoined::epoch,         &ClockJoined::clock_ns,
+                      &ClockJoined::zero_date_ns, &ClockJoined::datagram_port, &ClockJoined::token};
   }
 };
 
@@ -474,8 +478,12 @@ struct Tick {
   std::uint64_t number = 0;  ///< In the peer's schedule, from 0; a number that is left out was missed.
   std::int64_t t1 = 0;       ///< Sent, on the peer's own clock.
   std::int64_t date_us = 0;
-  static constexpr auto fields() { return std::tuple{&Tick::number, &Tick::t1, &Tick::date_us}; }
+  std::uint64_t token = 0;  ///< As ClockJoined said, where it goes as a datagram.
+  static constexpr auto fields() { return std::tuple{&Tick::number, &Tick::t1, &Tick::date_us, &Tick::token}; }
 };
+
+/// The number of a Tick that asks only whether datagrams get through. It is answered, and stands in no table.
+inline constexpr std::uint64_t kProbeTick = ~std::uint64_t{0};
 
 /// The tracker's timestamp in answer, with the four times of NTP as in a Pong.
 struct Tock {
@@ -709,6 +717,9 @@ void encode(const ChunkHeader& header, std::vector<std::byte>& out);
 /// The message in `payload`, the bytes after the type; nothing for a type that we do not know. Fails with
 /// `malformed`, naming the message and field. Names and entries are not judged here: see check_entry.
 Result<std::optional<Message>> decode(MessageType type, std::span<const std::byte> payload);
+
+/// The message of a datagram, which is one whole frame; nothing for a type that we do not know. Fails with `malformed`.
+Result<std::optional<Message>> decode_datagram(std::span<const std::byte> datagram);
 
 /// What comes out of a FrameReader.
 using Incoming = std::variant<Message, ChunkHeader>;

@@ -7,6 +7,7 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -98,6 +99,32 @@ class Listener {
   /// The next connection, for the given strand. Where the system is short of descriptors it backs off and tries again.
   virtual Task<Result<std::unique_ptr<Link>>> accept(Executor strand) = 0;
   virtual Endpoint local() const = 0;
+  virtual void close() = 0;
+};
+
+/// Where a datagram comes from or goes to: what the world's network calls it.
+struct DatagramAddress {
+  std::array<std::byte, 28> bytes{};
+  std::uint8_t size = 0;
+  friend bool operator==(const DatagramAddress&, const DatagramAddress&) = default;
+};
+
+struct Datagram {
+  DatagramAddress peer;  ///< Whom it is from, or for; of no meaning where the socket is connected.
+  Message message;
+};
+
+/// Messages each for itself, which may be lost, come twice, or overtake each other: for small ones that are of no use when they are
+/// late. All calls come from the socket's own strand; one coroutine receives at a time.
+class DatagramSocket {
+ public:
+  virtual ~DatagramSocket() = default;
+  /// Waits for some, and replaces what is in `out` by those that are there. What is no message is skipped. Fails with `closed`.
+  virtual Task<Result<>> receive(std::vector<Datagram>& out) = 0;
+  /// Sends these without waiting. Those that the system has no room for are lost.
+  virtual void send(std::span<const Datagram> datagrams) = 0;
+  virtual Endpoint local() const = 0;
+  /// What waits fails with `closed`. May be called again.
   virtual void close() = 0;
 };
 
@@ -266,6 +293,11 @@ class World {
   /// Fails with `timed_out` after `timeout`, else with the reason of the last address that was tried.
   virtual Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) = 0;
   virtual Result<std::unique_ptr<Listener>> listen(const Endpoint& at) = 0;
+  /// A socket for datagrams of anybody. Where the system can, several sockets share a port: all from one sender come to the same one
+  /// then. `at.host` is a numeric address. Fails with `unsupported` where there are no datagrams.
+  virtual Result<std::unique_ptr<DatagramSocket>> open_datagrams(const Endpoint& at, Executor strand);
+  /// One for those of `to` alone, whose host is a numeric address.
+  virtual Result<std::unique_ptr<DatagramSocket>> connect_datagrams(const Endpoint& to, Executor strand);
 };
 
 /// What runs one thing at a time: a strand of the world's executor, or that itself where it is sequential.

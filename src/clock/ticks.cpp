@@ -42,4 +42,18 @@ void TickSchedule::close() {
   next_ = ticks_;
 }
 
+bool NumberWindow::take(std::uint64_t number) {
+  constexpr std::uint64_t kWidth = 64;
+  if (seen_ == 0 || number > newest_) {
+    const std::uint64_t step = number - newest_;
+    seen_ = (seen_ == 0 || step >= kWidth ? 0 : seen_ << step) | 1;
+    newest_ = number;
+    return true;
+  }
+  const std::uint64_t age = newest_ - number;
+  if (age >= kWidth || (seen_ >> age & 1) != 0) return false;
+  seen_ |= std::uint64_t{1} << age;
+  return true;
+}
+
 }  // namespace shoal

@@ -37,6 +37,7 @@ module;
 module shoal.net;
 
 import :tcp;
+import :udp;
 import shoal.base;
 import shoal.world;
 
@@ -172,6 +173,12 @@ class RealWorld final : public NetWorld {
 
   Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) override;
   Result<std::unique_ptr<Listener>> listen(const Endpoint& at) override;
+  Result<std::unique_ptr<DatagramSocket>> open_datagrams(const Endpoint& at, Executor strand) override {
+    return open_udp_socket(at, std::move(strand));
+  }
+  Result<std::unique_ptr<DatagramSocket>> connect_datagrams(const Endpoint& to, Executor strand) override {
+    return connect_udp_socket(to, std::move(strand));
+  }
   void run(Task<> main) override;
   void on_interrupt(std::function<void(int, int)> handler) override;
 

@@ -13,9 +13,12 @@ module;
 
 #include <tl/expected.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 
@@ -24,11 +27,41 @@ module shoal.net;
 #ifdef SHOAL_NET_LINUX
 
 import :tcp;
+import :udp;
 import shoal.base;
 import shoal.world;
 
 namespace shoal {
 namespace {
+
+constexpr std::size_t kAtOnce = 64;              // datagrams, in one call
+constexpr int kReceiveBuffer = 4 * 1024 * 1024;  // as the system counts: some hundred bytes a datagram, however small
+
+/// What a call for several datagrams takes.
+class Headers {
+ public:
+  explicit Headers(std::span<RawDatagram> batch) : batch_(batch.first(std::min(batch.size(), kAtOnce))) {
+    for (std::size_t i = 0; i < batch_.size(); ++i) {
+      RawDatagram& raw = batch_[i];
+      ranges_[i] = {raw.bytes.data(), raw.size};
+      msghdr& header = headers_[i].msg_hdr;
+      header = {};
+      header.msg_iov = &ranges_[i];
+      header.msg_iovlen = 1;
+      header.msg_name = raw.peer.size > 0 ? raw.peer.bytes.data() : nullptr;
+      header.msg_namelen = raw.peer.size;
+    }
+  }
+
+  mmsghdr* data() { return headers_.data(); }
+  unsigned size() const { return static_cast<unsigned>(batch_.size()); }
+  const mmsghdr& operator[](std::size_t i) const { return headers_[i]; }
+
+ private:
+  std::span<RawDatagram> batch_;
+  std::array<iovec, kAtOnce> ranges_;
+  std::array<mmsghdr, kAtOnce> headers_;
+};
 
 bool is_full() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
@@ -58,6 +91,41 @@ Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const
 void limit_unsent(int socket, std::uint32_t bytes) {
   const int value = static_cast<int>(bytes);
   ::setsockopt(socket, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, sizeof value);
+}
+
+Result<std::size_t> receive_datagrams(int socket, std::span<RawDatagram> batch) {
+  for (RawDatagram& raw : batch) {
+    raw.size = raw.bytes.size();
+    raw.peer.size = static_cast<std::uint8_t>(raw.peer.bytes.size());
+  }
+  Headers headers(batch);
+  const int n = ::recvmmsg(socket, headers.data(), headers.size(), MSG_DONTWAIT, nullptr);
+  if (n < 0) return is_full() || errno == ECONNREFUSED ? Result<std::size_t>(0) : fail_errno("cannot receive");
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+    batch[i].size = headers[i].msg_len;
+    batch[i].peer.size = static_cast<std::uint8_t>(headers[i].msg_hdr.msg_namelen);
+  }
+  return static_cast<std::size_t>(n);
+}
+
+void send_datagrams(int socket, std::span<RawDatagram> batch) {
+  while (!batch.empty()) {
+    Headers headers(batch);
+    const int n = ::sendmmsg(socket, headers.data(), headers.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && is_full()) return;
+    batch = batch.subspan(n > 0 ? static_cast<std::size_t>(n) : 1);  // one that cannot be sent keeps the others from nothing
+  }
+}
+
+void enlarge_receive_buffer(int socket) {
+  const int bytes = kReceiveBuffer;
+  if (::setsockopt(socket, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) != 0)
+    ::setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+}
+
+void share_port(int socket) {
+  const int is_shared = 1;
+  ::setsockopt(socket, SOL_SOCKET, SO_REUSEPORT, &is_shared, sizeof is_shared);
 }
 
 void choose_congestion_control(int socket, const std::string& name) {

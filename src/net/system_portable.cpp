@@ -21,6 +21,7 @@ module shoal.net;
 #ifdef SHOAL_NET_PORTABLE
 
 import :tcp;
+import :udp;
 import shoal.base;
 import shoal.world;
 
@@ -53,6 +54,36 @@ Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const
   if (const auto read = source.read(offset, filled.subspan(head.size())); !read) return Failure(read.error());
   return send_some(socket, filled);
 }
+
+Result<std::size_t> receive_datagrams(int socket, std::span<RawDatagram> batch) {
+  std::size_t count = 0;
+  for (RawDatagram& raw : batch) {
+    socklen_t length = static_cast<socklen_t>(raw.peer.bytes.size());
+    const ssize_t n =
+        ::recvfrom(socket, raw.bytes.data(), raw.bytes.size(), 0, reinterpret_cast<sockaddr*>(raw.peer.bytes.data()), &length);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNREFUSED)) break;
+    if (n < 0) return count > 0 ? Result<std::size_t>(count) : fail_errno("cannot receive");
+    raw.size = static_cast<std::size_t>(n);
+    raw.peer.size = static_cast<std::uint8_t>(length);
+    ++count;
+  }
+  return count;
+}
+
+void send_datagrams(int socket, std::span<RawDatagram> batch) {
+  for (const RawDatagram& raw : batch) {
+    const auto* to = raw.peer.size > 0 ? reinterpret_cast<const sockaddr*>(raw.peer.bytes.data()) : nullptr;
+    if (::sendto(socket, raw.bytes.data(), raw.size, kSendFlags, to, raw.peer.size) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+      return;
+  }
+}
+
+void enlarge_receive_buffer(int socket) {
+  for (int bytes = 4 * 1024 * 1024; bytes >= 256 * 1024; bytes /= 2)  // some systems refuse more than they allow
+    if (::setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes) == 0) return;
+}
+
+void share_port(int) {}
 
 void limit_unsent(int, std::uint32_t) {}
 void choose_congestion_control(int, const std::string&) {}

@@ -48,6 +48,9 @@ constexpr Nanoseconds kChoreEvery = 100ms;
 constexpr Nanoseconds kGranule = 250us;  // ticks that are due within it share a wake-up
 constexpr std::size_t kFewPeers = 16;
 constexpr std::size_t kMostPending = 4 * kMiB;
+constexpr Nanoseconds kProbeEvery = 1s;        // whether datagrams get through
+constexpr Nanoseconds kDatagramPatience = 1s;  // without an answer to any, before they are given up
+constexpr std::int64_t kDatagramsInVain = 3;   // and at least so many of them
 
 // ---- ticks --------------------------------------------------------------------------------------------
 
@@ -58,6 +61,15 @@ void add_row(ClockPeerState& peer, const std::string& between, std::int64_t date
   peer.run.report.warn(fmt::format("peer {}: its table ends here: the disk is too slow for it", peer.id));
 }
 
+bool send_tick(ClockPeerState& peer, Tick tick) {
+  if (!peer.link) return false;
+  if (!peer.uses_datagrams) return say(peer, tick);
+  tick.token = peer.token;
+  const Datagram datagram{{}, tick};
+  peer.datagrams->send(std::span(&datagram, 1));
+  return true;
+}
+
 /// The tick that is due, if one is. It is sent, or it is missed.
 void tick(ClockPeerState& peer, Instant now) {
   if (!peer.schedule || peer.has_ticked) return;
@@ -65,7 +77,7 @@ void tick(ClockPeerState& peer, Instant now) {
   if (!due) return;
   const Instant sent = peer.run.world.now();
   const std::int64_t date_us = peer.run.world.wall_clock_ns() / 1000;
-  if (!say(peer, Tick{due->number, sent.time_since_epoch().count(), date_us})) return peer.schedule->miss();
+  if (!send_tick(peer, {due->number, sent.time_since_epoch().count(), date_us})) return peer.schedule->miss();
   peer.record.on_sent(due->number, due->at, sent);
   add_row(peer, peer.to_tracker, date_us);
 }
@@ -100,7 +112,7 @@ ClockJoin joining(const ClockPeerState& peer) {
   return join;
 }
 
-Task<> join_tracker(ClockPeerState& peer, Link& link) {
+Task<ClockJoined> join_tracker(ClockPeerState& peer, Link& link) {
   Hello hello;
   hello.id = peer.id.empty() ? "clock" : peer.id;
   hello.instance = peer.instance;
@@ -108,14 +120,15 @@ Task<> join_tracker(ClockPeerState& peer, Link& link) {
   co_await step(receive<Welcome>(link, kIdlePatience));
   link.established();
   co_await step(send(link, joining(peer)));
-  const ClockJoined joined = co_await step(receive<ClockJoined>(link, kIdlePatience));
+  ClockJoined joined = co_await step(receive<ClockJoined>(link, kIdlePatience));
   const auto id_is_one_part = joined.id.find('/') == std::string::npos && check_name(joined.id);
   if (!id_is_one_part) throw StepFailed(Error{make_error_code(Errc::unsafe_name), "the name that the tracker gave", {}});
   peer.id = joined.id;
   peer.zero_date_ns = joined.zero_date_ns;
-  if (std::exchange(peer.epoch, joined.epoch) == joined.epoch) co_return;
+  if (std::exchange(peer.epoch, joined.epoch) == joined.epoch) co_return joined;
   peer.estimator.restart();
   if (peer.index == 0) peer.run.clock.restart();
+  co_return joined;
 }
 
 void on_joined(ClockPeerState& peer, const std::shared_ptr<Link>& link) {
@@ -146,19 +159,56 @@ Task<> hear_tracker(ClockPeerState& peer, std::shared_ptr<Link> link) {
   }
 }
 
+/// What comes as datagrams, until the socket is closed.
+Task<> hear_datagrams(ClockPeerState& peer, std::shared_ptr<DatagramSocket> socket) {
+  std::vector<Datagram> incoming;
+  while (co_await socket->receive(incoming)) {
+    const Instant now = peer.run.world.now();
+    for (const Datagram& datagram : incoming) {
+      const auto* tock = std::get_if<Tock>(&datagram.message);
+      if (!tock || peer.datagrams != socket) continue;
+      peer.last_heard = now;
+      if (tock->number == kProbeTick)
+        peer.uses_datagrams = true;
+      else if (peer.heard.take(tock->number))
+        on_tock(peer, *tock, now.time_since_epoch().count());
+    }
+  }
+}
+
+void open_datagrams(ClockPeerState& peer, const ClockJoined& joined) {
+  if (joined.datagram_port == 0) return;
+  auto socket = peer.run.world.connect_datagrams({peer.link->remote().host, joined.datagram_port}, peer.strand);
+  if (!socket) return peer.run.report.debug(socket.error().message());
+  peer.datagrams = std::move(*socket);
+  peer.token = joined.token;
+  peer.run.tasks.spawn(peer.strand, "datagrams", hear_datagrams(peer, peer.datagrams));
+  look_after_datagrams(peer, peer.run.world.now());
+}
+
+void close_datagrams(ClockPeerState& peer) {
+  if (peer.datagrams) std::exchange(peer.datagrams, nullptr)->close();
+  peer.uses_datagrams = false;
+  peer.last_probe = {};
+}
+
 /// One connection, from greeting to end; says whether it had joined.
 Task<bool> be_member(ClockPeerState& peer, std::shared_ptr<Link> link, Budget::Share share, Error& why) {
   bool has_joined = false;
   try {
-    co_await join_tracker(peer, *link);
+    const ClockJoined joined = co_await join_tracker(peer, *link);
     share = {};
     has_joined = true;
     on_joined(peer, link);
+    open_datagrams(peer, joined);
     co_await hear_tracker(peer, link);
   } catch (const StepFailed& failed) {
     why = failed.error();
   }
-  if (peer.link == link) peer.link.reset();
+  if (peer.link == link) {
+    peer.link.reset();
+    close_datagrams(peer);
+  }
   link->close();
   co_return has_joined;
 }
@@ -200,6 +250,16 @@ bool say(ClockPeerState& peer, Message message) {
   if (!said || !*said) return false;
   peer.last_said = peer.run.world.now();
   return true;
+}
+
+void look_after_datagrams(ClockPeerState& peer, Instant now) {
+  if (!peer.link || !peer.datagrams) return;
+  const Nanoseconds patience = std::max(kDatagramPatience, kDatagramsInVain * peer.run.options.interval);
+  if (peer.uses_datagrams && now - peer.last_heard > patience) peer.uses_datagrams = false;
+  if (peer.uses_datagrams || now - peer.last_probe < kProbeEvery) return;
+  peer.last_probe = now;
+  const Datagram probe{{}, Tick{kProbeTick, now.time_since_epoch().count(), 0, peer.token}};
+  peer.datagrams->send(std::span(&probe, 1));
 }
 
 Task<> follow_clock_tracker(ClockPeerState& peer) {
@@ -321,6 +381,7 @@ Task<> keep_crew(ClockRun& run, Crew& crew) {
     const Instant now = run.world.now();
     for (ClockPeerState* peer : crew.peers) {
       look_at_end(*peer, now);
+      if (!peer->has_ticked) look_after_datagrams(*peer, now);
       if (peer->link && now - peer->last_said > kPingAfter) say(*peer, Ping{now.time_since_epoch().count()});
       if (peer->is_exchanging) look_after_exchange(*peer);
     }

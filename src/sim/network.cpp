@@ -178,6 +178,10 @@ void Network::shut(HostId host, bool is_silent) {
     for (const auto& [connection, remote] : listener->waiting) connection->close(1, is_silent);
   }
   gone.listeners.clear();
+  for (const auto& [number, postbox] : std::exchange(gone.postboxes, {})) {
+    postbox->is_closed = true;
+    postbox->arrived.notify();
+  }
   const auto open = gone.connections;  // they leave it as they close
   for (const auto& [number, end] : open)
     if (const auto connection = end.first.lock()) connection->close(end.second, is_silent);

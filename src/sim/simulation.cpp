@@ -243,6 +243,7 @@ void Simulation::set_rates(HostId host, double up, double down) {
 
 void Simulation::set_reads(HostId host, double rate) { state_->network.port(host).options.reads = rate; }
 void Simulation::set_lies(HostId host, const Lies& lies) { state_->network.port(host).options.lies = lies; }
+void Simulation::lose_datagrams(HostId host, double part) { state_->network.port(host).options.datagram_loss = part; }
 void Simulation::jump_wall_clock(HostId host, Nanoseconds by) { state_->network.port(host).options.wall_offset += by; }
 
 Traffic Simulation::traffic() const { return state_->network.traffic(); }

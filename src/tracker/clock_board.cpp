@@ -43,6 +43,7 @@ constexpr Nanoseconds kRefusalLinger = 200ms;
 constexpr Nanoseconds kGrace = 10s;              // for a clock peer whose connection was lost
 constexpr Nanoseconds kWriteEvery = 100ms;       // rows to the file
 constexpr std::size_t kMostPending = 64 * kMiB;  // of rows that wait for the disk
+constexpr int kDatagramSockets = 8;              // as each keeps only some hundred datagrams while the process is not on
 constexpr const char* kTable = "serverTimeData.txt";
 constexpr const char* kPrevious = "serverTimeData.previous.txt";
 
@@ -77,21 +78,25 @@ std::shared_ptr<ClockBoard::Run> ClockBoard::current_run(Nanoseconds asked_for) 
   return runs_.back();
 }
 
-Result<ClockBoard::Seat> ClockBoard::admit(const std::shared_ptr<Link>& link, const Hello& hello, const ClockJoin& join) {
+Result<ClockBoard::SeatPtr> ClockBoard::admit(const std::shared_ptr<Link>& link, const Hello& hello, const ClockJoin& join) {
   if (auto checked = check_join(join); !checked) return Failure(std::move(checked).error());
   const std::lock_guard lock(mutex_);
-  Seat seat;
-  seat.id = join.id.empty() ? free_number() : join.id;
-  seat.link = link;
-  Member& member = members_[seat.id];
+  const auto seat = std::make_shared<Seat>();
+  seat->id = join.id.empty() ? free_number() : join.id;
+  seat->link = link;
+  Member& member = members_[seat->id];
   if (member.is_here && member.instance != hello.instance)
-    return fail(Errc::refused, fmt::format("a clock peer named '{}' is here already", seat.id), "choose another name with --id");
+    return fail(Errc::refused, fmt::format("a clock peer named '{}' is here already", seat->id), "choose another name with --id");
   if (member.is_here) asio::post(member.link->executor(), [old = member.link] { old->close(); });
   if (!member.is_here) ++here_;
   member = {hello.instance, link, join.host.empty() ? link->remote().host : join.host, join.port, true, {}};
-  if (join.is_recorded) seat.run = current_run(Nanoseconds(join.duration_ns));
-  seat.from_peer = TimeTable::between(link->remote(), link->local());
-  seat.to_peer = TimeTable::between(link->local(), link->remote());
+  if (join.is_recorded) seat->run = current_run(Nanoseconds(join.duration_ns));
+  seat->from_peer = TimeTable::between(link->remote(), link->local());
+  seat->to_peer = TimeTable::between(link->local(), link->remote());
+  if (datagram_port_ != 0) {
+    seat->token = world_.random() | 1;
+    seats_[seat->token] = seat;
+  }
   if (!zero_date_) zero_date_ = world_.wall_clock_ns() - clock_().count();
   return seat;
 }
@@ -100,6 +105,7 @@ Result<ClockBoard::Seat> ClockBoard::admit(const std::shared_ptr<Link>& link, co
 void ClockBoard::part(const Seat& seat, bool has_left) {
   {
     const std::lock_guard lock(mutex_);
+    seats_.erase(seat.token);
     const auto found = members_.find(seat.id);
     if (found == members_.end() || found->second.link != seat.link) return;
     --here_;
@@ -144,28 +150,28 @@ void ClockBoard::list(std::uint32_t query, std::vector<Message>& answers) const 
 
 // ---- ticks --------------------------------------------------------------------------------------------
 
-void ClockBoard::record(const Seat& seat, const std::vector<Tick>& ticks, std::int64_t answered_us) {
-  if (!seat.run || ticks.empty()) return;
+void ClockBoard::record(std::span<const Answered> ticks, std::int64_t answered_us) {
+  if (ticks.empty()) return;
   const std::lock_guard lock(mutex_);
-  Run& run = *seat.run;
-  if (run.is_over || run.has_failed) return;
-  if (run.table.pending() > kMostPending) {
-    run.is_dropping = true;
-    return;
-  }
-  for (const Tick& tick : ticks) {
-    run.table.add(seat.from_peer, tick.date_us);
-    run.table.add(seat.to_peer, answered_us);
+  for (const auto& [seat, date_us] : ticks) {
+    if (!seat->run || seat->run->is_over || seat->run->has_failed) continue;
+    TimeTable& table = seat->run->table;
+    if (table.pending() > kMostPending) {
+      seat->run->is_dropping = true;
+      continue;
+    }
+    table.add(seat->from_peer, date_us);
+    table.add(seat->to_peer, answered_us);
   }
 }
 
 /// Answers all that comes, until the peer leaves. Ticks that are there together share a write.
-Task<> ClockBoard::answer(Seat& seat) {
+Task<> ClockBoard::answer(SeatPtr seat) {
   std::vector<Incoming> incoming;
   std::vector<Message> answers;
-  std::vector<Tick> ticks;
+  std::vector<Answered> ticks;
   for (;;) {
-    co_await step(seat.link->receive_all(incoming, kIdlePatience));
+    co_await step(seat->link->receive_all(incoming, kIdlePatience));
     const std::int64_t received = clock_().count();
     const std::int64_t date_us = world_.wall_clock_ns() / 1000;
     answers.clear();
@@ -175,7 +181,7 @@ Task<> ClockBoard::answer(Seat& seat) {
       const auto* message = std::get_if<Message>(&each);
       if (const auto* tick = message ? std::get_if<Tick>(message) : nullptr) {
         answers.emplace_back(Tock{tick->number, tick->t1, received, 0, date_us});
-        ticks.push_back(*tick);
+        ticks.push_back({seat, tick->date_us});
       } else if (const auto* ping = message ? std::get_if<Ping>(message) : nullptr) {
         answers.emplace_back(Pong{ping->t1, received, received});
       } else if (const auto* query = message ? std::get_if<ClockList>(message) : nullptr) {
@@ -189,9 +195,57 @@ Task<> ClockBoard::answer(Seat& seat) {
     const std::int64_t answered = clock_().count();
     for (Message& message : answers)
       if (auto* tock = std::get_if<Tock>(&message)) tock->t3 = answered;
-    if (!answers.empty() && !unwrap(seat.link->send_now(answers))) co_await step(seat.link->send(std::move(answers)));
-    record(seat, ticks, date_us);
+    if (!answers.empty() && !unwrap(seat->link->send_now(answers))) co_await step(seat->link->send(std::move(answers)));
+    record(ticks, date_us);
     if (has_left) co_return;
+  }
+}
+
+// ---- ticks that come as datagrams ---------------------------------------------------------------------
+
+void ClockBoard::open_datagrams(const Endpoint& at, TaskGroup& tasks) {
+  for (int i = 0; i < kDatagramSockets; ++i) {
+    const Executor strand = make_strand(world_);
+    auto socket = world_.open_datagrams(at, strand);
+    if (!socket && datagram_port_ == 0) return report_.debug(socket.error().message());
+    if (!socket) return;  // this system shares no ports
+    datagram_port_ = at.port;
+    tasks.spawn(strand, "ticks by datagrams", answer_datagrams(std::move(*socket)));
+  }
+}
+
+/// Whose it is; null where that is nobody's, or it came before. Under the lock.
+ClockBoard::SeatPtr ClockBoard::seat_of(const Tick& tick) {
+  const auto found = seats_.find(tick.token);
+  if (found == seats_.end()) return nullptr;
+  if (tick.number != kProbeTick && !found->second->ticks.take(tick.number)) return nullptr;
+  return found->second;
+}
+
+Task<> ClockBoard::answer_datagrams(std::shared_ptr<DatagramSocket> socket) {
+  std::vector<Datagram> incoming;
+  std::vector<Datagram> answers;
+  std::vector<Answered> ticks;
+  for (;;) {
+    co_await step(socket->receive(incoming));
+    const std::int64_t received = clock_().count();
+    const std::int64_t date_us = world_.wall_clock_ns() / 1000;
+    answers.clear();
+    ticks.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      for (const Datagram& datagram : incoming) {
+        const auto* tick = std::get_if<Tick>(&datagram.message);
+        SeatPtr seat = tick ? seat_of(*tick) : nullptr;
+        if (!seat) continue;
+        answers.push_back({datagram.peer, Tock{tick->number, tick->t1, received, 0, date_us}});
+        if (tick->number != kProbeTick) ticks.push_back({std::move(seat), tick->date_us});
+      }
+    }
+    const std::int64_t answered = clock_().count();
+    for (Datagram& answer : answers) std::get<Tock>(answer.message).t3 = answered;
+    socket->send(answers);
+    record(ticks, date_us);
   }
 }
 
@@ -205,20 +259,21 @@ Task<> ClockBoard::serve(std::shared_ptr<Link> link, Hello hello, ClockJoin join
     throw StepFailed(std::move(admitted).error());
   }
   joined_.notify();
+  const Seat& seat = **admitted;
   bool has_left = false;
   std::optional<Error> failure;
   try {
-    report_.event("clock_joined", {{"peer", admitted->id}, {"address", to_string(link->remote())}});
-    co_await step(send(*link, ClockJoined{admitted->id, epoch_, clock_().count(), *zero_date_}));
+    report_.event("clock_joined", {{"peer", seat.id}, {"address", to_string(link->remote())}});
+    co_await step(send(*link, ClockJoined{seat.id, epoch_, clock_().count(), *zero_date_, datagram_port_, seat.token}));
     co_await answer(*admitted);
     has_left = true;
   } catch (const StepFailed& failed) {
     failure = failed.error();
   } catch (...) {  // it was cancelled
-    part(*admitted, false);
+    part(seat, false);
     throw;
   }
-  part(*admitted, has_left);
+  part(seat, has_left);
   if (failure) throw StepFailed(std::move(*failure));
 }
 

@@ -552,6 +552,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   report.print(fmt::format("tracker: listening on {}", to_string(listener->local())));
   report.event("listening", {{"address", to_string(listener->local())}});
   report.flush();
+  tracker.clock_board.open_datagrams(listener->local(), tracker.tasks);
   bool is_stopped = false;
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));

@@ -76,6 +76,13 @@ Result<> check_header(const FrameHeader& header, bool is_established) {
 
 }  // namespace
 
+Result<std::optional<Message>> decode_datagram(std::span<const std::byte> datagram) {
+  const auto header = peek_header(datagram);
+  if (!header || header->length < kTypeSize || header->frame_size() != datagram.size())
+    return fail(Errc::malformed, fmt::format("datagram of {} bytes", datagram.size()));
+  return decode(header->type, datagram.subspan(kFrameHeader));
+}
+
 FrameReader::FrameReader() = default;
 
 std::span<const std::byte> FrameReader::unread() const { return std::span(buffer_).subspan(begin_, end_ - begin_); }

@@ -46,6 +46,10 @@ const Digester& World::digester() const {
   return real;
 }
 
+Result<std::unique_ptr<DatagramSocket>> World::open_datagrams(const Endpoint&, Executor) { return fail(Errc::unsupported, "datagrams"); }
+
+Result<std::unique_ptr<DatagramSocket>> World::connect_datagrams(const Endpoint&, Executor) { return fail(Errc::unsupported, "datagrams"); }
+
 Executor make_strand(World& world) {
   if (world.is_sequential()) return world.executor();
   return asio::make_strand(world.executor());

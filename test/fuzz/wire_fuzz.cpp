@@ -53,6 +53,14 @@ void fuzz_decode(Bytes bytes) {
   each(std::type_identity<MessageKinds>{});
 }
 
+void fuzz_datagram(Bytes bytes) {
+  const auto message = decode_datagram(bytes);
+  check(message || message.error().code == Errc::malformed, "a datagram fails only with malformed");
+  if (!message || !*message) return;
+  ByteVector frame;
+  check(!encode(**message, frame) || frame.size() <= bytes.size(), "a datagram says no more than it has");
+}
+
 // ---- a connection -------------------------------------------------------------------------------------
 
 /// What came of a connection; enough to tell two of them apart.
@@ -118,5 +126,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (bytes.empty()) return 0;
   fuzz_reader(bytes.subspan(1), 1 + std::to_integer<std::size_t>(bytes[0]));
   fuzz_decode(bytes.subspan(1));
+  fuzz_datagram(bytes.subspan(1));
   return 0;
 }

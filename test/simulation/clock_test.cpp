@@ -337,6 +337,90 @@ TEST_CASE("A full disk ends a table with whole rows, and the run goes on") {
   CHECK(lab.server->text(kServerTable).ends_with(" |\n"));
 }
 
+// ---- datagrams ----------------------------------------------------------------------------------------
+
+namespace {
+
+/// Whether every tick has its rows, once, at both ends.
+bool is_whole(const Lab& lab, const Lab::Process& process) {
+  const ClockSummary& summary = process.only().summary;
+  return rows_of(own_table(process, process.only().id)) == summary.sent + summary.answered &&
+         rows_of(lab.server->text(kServerTable)) >= 2 * summary.answered && rows_of(lab.server->text(kServerTable)) <= 2 * summary.sent;
+}
+
+}  // namespace
+
+TEST_CASE("Ticks go as datagrams where these get through") {
+  Lab lab;
+  lab.start_tracker();
+  auto& process = lab.add_and_start(5s);
+  REQUIRE(lab.ends_within(30s));
+  lab.pass(1s);
+  CHECK(process.only().summary.answered == 500);
+  CHECK(is_whole(lab, process));
+  CHECK(lab.simulation.traffic().datagrams > 990);
+  CHECK(lab.simulation.traffic().messages < 50);
+}
+
+TEST_CASE("Where no datagram gets through, one way or the other, ticks go by the connection, and none is lost") {
+  Lab lab;
+  lab.start_tracker();
+  const bool is_there_blocked = GENERATE(true, false);
+  if (!is_there_blocked) lab.simulation.lose_datagrams(lab.tracker, 1);
+  auto& process = lab.add_and_start(5s, 1, {.datagram_loss = is_there_blocked ? 1.0 : 0.0, .lies = {}});
+  REQUIRE(lab.ends_within(30s));
+  lab.pass(1s);
+  const ClockSummary& summary = process.only().summary;
+  CHECK((summary.sent == 500 && summary.answered == 500 && summary.missed == 0));
+  CHECK(rows_of(lab.server->text(kServerTable)) == 1000);
+  CHECK(is_whole(lab, process));
+  CHECK(lab.simulation.traffic().messages > 990);
+}
+
+TEST_CASE("Datagrams that are lost are ticks without an answer, and everything else goes on") {
+  Lab lab(GENERATE(1, 2, 3));
+  lab.start_tracker();
+  auto& process = lab.add_and_start(10s, 1, {.datagram_loss = 0.05, .lies = {}});
+  REQUIRE(lab.ends_within(30s));
+  lab.pass(1s);
+  const ClockSummary& summary = process.only().summary;
+  CHECK((summary.sent == 1000 && summary.missed == 0));
+  CHECK((summary.answered > 900 && summary.answered < 990));
+  CHECK(rows_of(lab.server->text(kServerTable)) == 2 * summary.answered);
+  CHECK(is_whole(lab, process));
+}
+
+TEST_CASE("When datagrams stop getting through, ticks go by the connection within a second or so, and as datagrams when they do again") {
+  Lab lab;
+  lab.start_tracker();
+  auto& process = lab.add_and_start(12s);
+  lab.pass(3s);
+  lab.simulation.lose_datagrams(process.host, 1);
+  lab.pass(4s);
+  const auto before = lab.simulation.traffic();
+  lab.simulation.lose_datagrams(process.host, 0);
+  lab.pass(2s);
+  CHECK(lab.simulation.traffic().datagrams - before.datagrams > 150);
+  REQUIRE(lab.ends_within(30s));
+  lab.pass(1s);
+  const ClockSummary& summary = process.only().summary;
+  CHECK((summary.sent == 1200 && summary.missed == 0));
+  CHECK((summary.answered >= 1080 && summary.answered < 1110));
+  CHECK(is_whole(lab, process));
+}
+
+TEST_CASE("A datagram that comes with jitter comes once, and the offset is within its bound") {
+  Lab lab(GENERATE(1, 2, 3));
+  lab.start_tracker();
+  auto& process = lab.add_and_start(5s, 1, {.jitter = 25ms, .wall_offset = 2s, .lies = {}});  // they overtake each other
+  REQUIRE(lab.ends_within(30s));
+  lab.pass(1s);
+  const ClockSummary& summary = process.only().summary;
+  CHECK(summary.answered == 500);
+  CHECK(std::abs(summary.offset_last - 2e9) <= summary.bound);
+  CHECK(is_whole(lab, process));
+}
+
 // ---- the bound ----------------------------------------------------------------------------------------
 
 namespace {

@@ -88,6 +88,26 @@ TEST_CASE("The drift of a clock is found, with a skew that covers its error") {
 
 // ---- ticks --------------------------------------------------------------------------------------------
 
+TEST_CASE("A number is taken once, in whichever order numbers come, and one that is too old never") {
+  NumberWindow window;
+  for (const std::uint64_t number : {10U, 12U, 11U, 74U, 13U}) CHECK(window.take(number));
+  for (const std::uint64_t number : {10U, 11U, 12U, 13U, 74U}) CHECK_FALSE(window.take(number));
+  CHECK(window.take(14));         // 60 before the newest
+  CHECK_FALSE(window.take(10));   // 64 before it
+  CHECK(window.take(1'000'000));  // all others are out of the window
+  CHECK_FALSE(window.take(74));
+  CHECK(window.take(1'000'000 - 63));
+  CHECK_FALSE(window.take(1'000'000 - 64));
+}
+
+TEST_CASE("The first number may be any, also 0") {
+  for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{5}, ~std::uint64_t{0}}) {
+    NumberWindow window;
+    CHECK(window.take(first));
+    CHECK_FALSE(window.take(first));
+  }
+}
+
 TEST_CASE("Five minutes of ten milliseconds are 30,000 ticks") { CHECK(TickSchedule(at(0s), 10ms, 5min).ticks() == 30'000); }
 
 TEST_CASE("A late tick shifts none") {

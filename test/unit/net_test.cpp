@@ -688,3 +688,156 @@ TEST_CASE("Random words differ") {
   const auto world = make_world();
   CHECK(world->random() != world->random());
 }
+
+// ---- datagrams ----------------------------------------------------------------------------------------
+
+namespace {
+
+/// What came, until it is so much or nothing more comes for a while.
+Task<> collect(World& world, DatagramSocket& socket, std::vector<Datagram>& all, std::size_t wanted) {
+  std::vector<Datagram> some;
+  while (all.size() < wanted) {
+    if (!co_await socket.receive(some)) co_return;
+    for (Datagram& datagram : some) all.push_back(std::move(datagram));
+    co_await world.sleep(0ns);
+  }
+}
+
+std::vector<Datagram> ticks_to(const DatagramAddress& to, std::uint64_t count) {
+  std::vector<Datagram> ticks;
+  for (std::uint64_t number = 0; number < count; ++number) ticks.push_back({to, Tick{number, 1, 2, 3}});
+  return ticks;
+}
+
+bool are_ticks(std::span<const Datagram> datagrams, std::uint64_t count) {
+  if (datagrams.size() != count) return false;
+  for (std::uint64_t number = 0; number < count; ++number) {
+    const auto* tick = std::get_if<Tick>(&datagrams[number].message);
+    if (!tick || tick->number != number || tick->token != 3) return false;
+  }
+  return true;
+}
+
+/// There, and back to where they came from.
+Task<> exchange_datagrams(World& world, std::string host, std::vector<Datagram>& there, std::vector<Datagram>& back) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const auto server = unwrap(world.open_datagrams({host, 0}, strand));
+  const auto client = unwrap(world.connect_datagrams(server->local(), strand));
+  const auto ticks = ticks_to({}, 150);
+  client->send(ticks);
+  co_await collect(world, *server, there, ticks.size());
+  server->send(there);
+  co_await collect(world, *client, back, ticks.size());
+}
+
+Task<> hear_strangers(World& world, std::vector<Datagram>& heard) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const auto server = unwrap(world.open_datagrams({"127.0.0.1", 0}, strand));
+  const auto client = unwrap(world.connect_datagrams(server->local(), strand));
+  const auto stranger = unwrap(world.connect_datagrams(client->local(), strand));
+  const auto known = unwrap(world.connect_datagrams(server->local(), strand));
+  stranger->send(ticks_to({}, 5));  // the client is connected with the server alone
+  client->send(ticks_to({}, 1));
+  std::vector<Datagram> asked;
+  co_await collect(world, *server, asked, 1);
+  server->send(asked);
+  co_await collect(world, *client, heard, 1);
+}
+
+/// One socket that is no shoal sends rubbish, then a friend sends a tick.
+Task<> hear_rubbish(World& world, std::vector<Datagram>& heard) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const auto server = unwrap(world.open_datagrams({"127.0.0.1", 0}, strand));
+  const int raw = ::socket(AF_INET, SOCK_DGRAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(server->local().port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const std::string rubbish(2000, 'x');
+  for (const std::size_t size : {0U, 1U, 6U, 60U, 256U, 257U, 2000U})
+    if (::sendto(raw, rubbish.data(), size, 0, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) std::abort();
+  ::close(raw);
+  const auto client = unwrap(world.connect_datagrams(server->local(), strand));
+  client->send(ticks_to({}, 1));
+  co_await collect(world, *server, heard, 1);
+}
+
+/// Nobody listens where it sends to, which is told it; then somebody does.
+Task<> send_into_the_void(World& world, std::vector<Datagram>& heard) {
+  const Executor strand = co_await asio::this_coro::executor;
+  Endpoint nowhere;
+  {
+    const auto gone = unwrap(world.open_datagrams({"127.0.0.1", 0}, strand));
+    nowhere = gone->local();
+  }
+  const auto client = unwrap(world.connect_datagrams(nowhere, strand));
+  for (int i = 0; i < 3; ++i) client->send(ticks_to({}, 1));
+  const auto server = unwrap(world.open_datagrams(nowhere, strand));
+  client->send(ticks_to({}, 1));  // says what became of those before
+  client->send(ticks_to({}, 1));
+  co_await collect(world, *server, heard, 1);
+  std::vector<Datagram> back;
+  server->send(heard);
+  co_await collect(world, *client, back, 1);
+  heard = std::move(back);
+}
+
+Task<> close_while_waiting(World& world, std::optional<Error>& failure) {
+  const Executor strand = co_await asio::this_coro::executor;
+  const std::shared_ptr<DatagramSocket> socket = unwrap(world.open_datagrams({"127.0.0.1", 0}, strand));
+  Beside<Result<>> receiving(strand, [](std::shared_ptr<DatagramSocket> at) -> Task<Result<>> {
+    std::vector<Datagram> none;
+    co_return co_await at->receive(none);
+  }(socket));
+  co_await world.sleep(5ms);
+  socket->close();
+  const auto received = co_await receiving.result();
+  if (!received) failure = received.error();
+}
+
+}  // namespace
+
+TEST_CASE("Datagrams go there and back, each to whom it is for") {
+  for (const std::string host : {"127.0.0.1", "::1"}) {
+    const auto world = make_world();
+    std::vector<Datagram> there;
+    std::vector<Datagram> back;
+    try {
+      world->run(exchange_datagrams(*world, host, there, back));
+    } catch (const StepFailed&) {
+      if (host == "::1") continue;  // there is no IPv6 here
+      throw;
+    }
+    CHECK(are_ticks(there, 150));
+    CHECK(are_ticks(back, 150));
+  }
+}
+
+TEST_CASE("A socket that is connected hears nobody else") {
+  const auto world = make_world();
+  std::vector<Datagram> heard;
+  world->run(hear_strangers(*world, heard));
+  CHECK(are_ticks(heard, 1));
+}
+
+TEST_CASE("Datagrams that are no messages are skipped") {
+  const auto world = make_world();
+  std::vector<Datagram> heard;
+  world->run(hear_rubbish(*world, heard));
+  CHECK(are_ticks(heard, 1));
+}
+
+TEST_CASE("Who sends to where nobody is may go on when somebody is") {
+  const auto world = make_world();
+  std::vector<Datagram> heard;
+  world->run(send_into_the_void(*world, heard));
+  CHECK(are_ticks(heard, 1));
+}
+
+TEST_CASE("To wait for datagrams ends when the socket is closed") {
+  const auto world = make_world();
+  std::optional<Error> failure;
+  world->run(close_while_waiting(*world, failure));
+  REQUIRE(failure);
+  CHECK(failure->code == make_error_code(Errc::closed));
+}

@@ -3,6 +3,8 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 #include <tl/expected.hpp>
 
@@ -429,6 +431,72 @@ TEST_CASE("A connection attempt across a partition times out, and one to a host 
   alone.run(10s);
   REQUIRE(alone.failure);
   CHECK(alone.failure->code == std::errc::connection_refused);
+}
+
+namespace {
+
+/// Takes datagrams for as long as the process runs, and sends each back.
+Task<> echo_datagrams(World& world) {
+  const auto socket = unwrap(world.open_datagrams({"0.0.0.0", kPort}, make_strand(world)));
+  std::vector<Datagram> some;
+  for (;;) {
+    co_await step(socket->receive(some));
+    socket->send(some);
+  }
+}
+
+/// Sends one every millisecond, and counts what comes back.
+Task<> count_echoes(Pair& pair, World& world) {
+  const std::shared_ptr<DatagramSocket> socket =
+      unwrap(world.connect_datagrams({pair.simulation.address_of(pair.server), kPort}, make_strand(world)));
+  const Instant begun = world.now();
+  asio::co_spawn(
+      world.executor(),
+      [](World& at, std::shared_ptr<DatagramSocket> through) -> Task<> {
+        for (std::uint64_t number = 0; number < 100; ++number) {
+          const Datagram ping{{}, Ping{static_cast<std::int64_t>(number)}};
+          through->send(std::span(&ping, 1));
+          co_await at.sleep(1ms);
+        }
+        co_await at.sleep(100ms);
+        through->close();
+      }(world, socket),
+      asio::detached);
+  std::vector<Datagram> some;
+  while (co_await socket->receive(some)) {
+    if (pair.times.empty()) pair.times.push_back(world.now() - begun);
+    pair.done += static_cast<int>(some.size());
+  }
+}
+
+int echoes(Pair& pair) {
+  pair.simulation.start(pair.server, [](World& world, Storage&, Signal&) { return echo_datagrams(world); });
+  pair.simulation.start(pair.client, [&pair](World& world, Storage&, Signal&) { return count_echoes(pair, world); });
+  pair.run(1s);
+  return pair.done;
+}
+
+}  // namespace
+
+TEST_CASE("A datagram takes the latency of both hosts, each way") {
+  Pair pair({.latency = 1ms, .lies = {}}, {.latency = 2ms, .lies = {}});
+  CHECK(echoes(pair) == 100);
+  CHECK(pair.times.front() == 6ms);
+}
+
+TEST_CASE("Datagrams are lost as often as their sender's host says, across a partition always, and to nobody") {
+  Pair all_lost({}, {.datagram_loss = 1, .lies = {}});
+  CHECK(echoes(all_lost) == 0);
+  Pair half_lost({}, {.datagram_loss = 0.5, .lies = {}});
+  const int came = echoes(half_lost);
+  CHECK((came > 25 && came < 75));
+  Pair apart;
+  apart.simulation.partition(std::span(&apart.server, 1));
+  CHECK(echoes(apart) == 0);
+  Pair nobody;
+  nobody.simulation.start(nobody.client, [&nobody](World& world, Storage&, Signal&) { return count_echoes(nobody, world); });
+  nobody.run(1s);
+  CHECK(nobody.done == 0);
 }
 
 TEST_CASE("The end of a process is heard of at once, that of a machine by its silence") {

@@ -175,7 +175,8 @@ TEST_CASE("The head of a chunk keeps its bytes, and its length counts the data t
 }
 
 TEST_CASE("A tick and a tock keep their bytes") {
-  CHECK(hex_of(encoded(Tick{1, 2, 3})) == "1a 00 00 00 22 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00");
+  CHECK(hex_of(encoded(Tick{1, 2, 3, 4})) ==
+        "22 00 00 00 22 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00");
   CHECK(hex_of(encoded(Tock{1, 2, 3, 4, -1})) ==
         "2a 00 00 00 23 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 "
         "04 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff");
@@ -402,6 +403,29 @@ TEST_CASE("What is skipped is not kept") {
   REQUIRE(has_nothing(reader));
   const auto empty_again = reader.prepare().size();
   CHECK(empty_again == FrameReader().prepare().size());
+}
+
+TEST_CASE("A datagram is one whole frame") {
+  std::vector<std::byte> frame;
+  REQUIRE(encode(Tick{7, 8, 9, 10}, frame));
+  const auto message = decode_datagram(frame);
+  REQUIRE((message && *message));
+  const auto& tick = std::get<Tick>(**message);
+  CHECK((tick.number == 7 && tick.t1 == 8 && tick.date_us == 9 && tick.token == 10));
+  for (std::size_t size = 0; size < frame.size(); ++size) {
+    const auto part = decode_datagram(std::span(frame).first(size));
+    REQUIRE_FALSE(part);
+    CHECK(part.error().code == make_error_code(Errc::malformed));
+  }
+  frame.push_back(std::byte{0});
+  CHECK_FALSE(decode_datagram(frame));
+}
+
+TEST_CASE("A datagram of a type that we do not know is nothing") {
+  const std::vector<std::byte> frame{std::byte{2}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0xFF}, std::byte{0xFF}};
+  const auto message = decode_datagram(frame);
+  REQUIRE(message);
+  CHECK_FALSE(*message);
 }
 
 TEST_CASE("Before the greeting only hello, welcome and refusal come through") {
