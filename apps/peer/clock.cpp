@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "peer/clock.hpp"
+#include "peer/run.hpp"
 
 import shoal.base;
 import shoal.clock;
@@ -115,13 +116,6 @@ ExitCode conclude(Report& report, const ClockResult& result) {
   return result.exit;
 }
 
-ExitCode give_up(Report& report, const Error& error) {
-  report.error(error);
-  const ExitCode exit = exit_code_of(error);
-  report.result(exit);
-  return exit;
-}
-
 }  // namespace
 
 Task<ExitCode> run_clock_command(const PeerCommand& command, const ClockAction& action, NetWorld& world, Report& report, Signal& stop) {
@@ -135,11 +129,10 @@ Task<ExitCode> run_clock_command(const PeerCommand& command, const ClockAction& 
   options.is_exchanging = !action.no_exchange;
   options.wait_sync = action.wait_sync;
   options.wait = command.wait;
-  Result<std::unique_ptr<RecordFolder>> records = open_records(action.out);
-  if (!action.wait_sync) records = make_records(action.out);
-  if (!records) co_return give_up(report, records.error());
+  const auto records = action.wait_sync ? open_records(action.out) : make_records(action.out);
+  if (!records) co_return answer(report, Failure(records.error()));
   const auto result = co_await run_clock(world, report, **records, std::move(options), stop);
-  if (!result) co_return give_up(report, result.error());
+  if (!result) co_return answer(report, Failure(result.error()));
   co_return conclude(report, *result);
 }
 

@@ -91,18 +91,9 @@ StoreOptions store_options(const Run& run, const std::string& folder, bool creat
   return options;
 }
 
-ExitCode failed(Report& report, const Error& error) {
-  report.error(error);
-  return exit_code_of(error);
-}
-
 /// What a swarm or get came to, in the closing event and a line.
 ExitCode conclude(Report& report, const Result<PeerOutcome>& outcome) {
-  if (!outcome) {
-    const ExitCode exit = failed(report, outcome.error());
-    report.result(exit);
-    return exit;
-  }
+  if (!outcome) return answer(report, Failure(outcome.error()));
   Fields fields{{"files", outcome->files_fetched}, {"bytes", outcome->bytes_fetched}, {"wasted", outcome->bytes_wasted}};
   if (outcome->swarm_time) fields.emplace_back("seconds", Seconds(*outcome->swarm_time).count());
   if (outcome->percent_of_bound > 0) fields.emplace_back("percent_of_bound", outcome->percent_of_bound);
@@ -141,13 +132,6 @@ Task<ExitCode> act(Run run, const GetAction& action) {
   if (outcome && outcome->exit == ExitCode::done)
     run.report.note(fmt::format("{} files, {} fetched", outcome->files_fetched, format_bytes(outcome->bytes_fetched)));
   co_return conclude(run.report, outcome);
-}
-
-/// The end of a query, with its figures or its failure.
-ExitCode answer(Report& report, const Result<>& result, Fields fields = {}) {
-  const ExitCode exit = result ? ExitCode::done : failed(report, result.error());
-  report.result(exit, std::move(fields));
-  return exit;
 }
 
 Task<ExitCode> act(Run run, const FindAction& action) {
@@ -211,12 +195,14 @@ ExitCode print_verified(Report& report, const VerifyReport& verified) {
     report.print(fmt::format("{}  {}: {}", to_hex(file.md5), printable(file.name), text_of(file.verdict)));
   }
   for (const auto& problem : verified.problems) report.warn(problem.message());
-  ExitCode exit = verified.problems.empty() ? ExitCode::done : ExitCode::partial;
+  const Fields fields{{"files", std::uint64_t{verified.files.size()}}, {"corrupted", corrupted}};
   if (corrupted > 0)
-    exit = failed(report,
-                  Error{make_error_code(Errc::wrong_digest),
-                        fmt::format("{} of {} files are not what was recorded", corrupted, verified.files.size()), "fetch them again"});
-  report.result(exit, {{"files", std::uint64_t{verified.files.size()}}, {"corrupted", corrupted}});
+    return answer(report,
+                  fail(Errc::wrong_digest, fmt::format("{} of {} files are not what was recorded", corrupted, verified.files.size()),
+                       "fetch them again"),
+                  fields);
+  const ExitCode exit = verified.problems.empty() ? ExitCode::done : ExitCode::partial;
+  report.result(exit, fields);
   return exit;
 }
 
@@ -240,10 +226,8 @@ Task<ExitCode> act(Run run, const VerifyAction& action) {
   run.report.end_progress();
   tasks.cancel();
   co_await tasks.join();
-  if (verified) co_return print_verified(run.report, *verified);
-  const ExitCode exit = failed(run.report, verified.error());
-  run.report.result(exit);
-  co_return exit;
+  if (!verified) co_return answer(run.report, Failure(verified.error()));
+  co_return print_verified(run.report, *verified);
 }
 
 Task<ExitCode> act(Run run, const ClockAction& action) { return run_clock_command(run.command, action, run.world, run.report, run.stop); }
@@ -269,6 +253,13 @@ void handle_interrupts(NetWorld& world, Interrupts& interrupts) {
 }
 
 }  // namespace
+
+ExitCode answer(Report& report, const Result<>& result, Fields fields) {
+  if (!result) report.error(result.error());
+  const ExitCode exit = result ? ExitCode::done : exit_code_of(result.error());
+  report.result(exit, std::move(fields));
+  return exit;
+}
 
 ExitCode run_peer(const PeerCommand& command) {
   raise_descriptor_limit();

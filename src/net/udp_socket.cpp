@@ -45,14 +45,11 @@ class UdpSocket final : public DatagramSocket {
   Task<Result<>> receive(std::vector<Datagram>& out) override {
     out.clear();
     while (out.empty()) {
-      if (!has_more_) {
-        const auto [error] = co_await socket_.async_wait(udp::socket::wait_read, kAsTuple);
-        if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) co_return fail(Errc::closed, "cannot receive");
-        if (error) co_return fail(plain_error(error), "cannot receive");
-      }
+      const auto [error] = co_await socket_.async_wait(udp::socket::wait_read, kAsTuple);  // also where there is more: others have a turn
+      if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) co_return fail(Errc::closed, "cannot receive");
+      if (error) co_return fail(plain_error(error), "cannot receive");
       const auto count = receive_datagrams(socket_.native_handle(), received_);
       if (!count) co_return Failure(count.error());
-      has_more_ = *count == received_.size();
       for (const RawDatagram& raw : std::span(received_).first(*count))
         if (auto message = decode_datagram(std::span(raw.bytes).first(raw.size)); message && *message)
           out.push_back({raw.peer, std::move(**message)});
@@ -90,7 +87,6 @@ class UdpSocket final : public DatagramSocket {
   std::vector<RawDatagram> received_;
   std::vector<RawDatagram> sent_;
   std::vector<std::byte> encoded_;
-  bool has_more_ = false;  ///< There may be more than were taken.
 };
 
 Result<udp::endpoint> numeric(const Endpoint& endpoint) {
