@@ -2,9 +2,10 @@
 
 import os
 import re
+import socket
 import unittest
 
-from swarm_lab import SLOWNESS, SystemTest, binary, wait_until, whole_lines
+from swarm_lab import SLOWNESS, SystemTest, binary, free_port, wait_until, whole_lines
 
 ROW = re.compile(r"\| (\d+) \| (\S+:\d+) \| (\S+:\d+) \| \d{4}-\d\d-\d\d \| \d\d:\d\d:\d\d\.\d{6} \|")
 HEAD = ["Timestamp Data", "| # | Sender's IP | Receiver's IP | Date | Time |", "|---|---|---|---|---|"]
@@ -67,6 +68,33 @@ class Tables(ClockTest):
         self.expect_exit(0, first, second)
         self.assertEqual(sorted(event["peer"] for event in first.events("clock") + second.events("clock")), ["0", "1", "2", "3"])
         self.assertEqual(sorted(os.listdir(self.lab.path("out", "client_0_received"))), ["from_1", "from_2", "from_3"])
+
+
+class Datagrams(ClockTest):
+    def sockets_to(self, port):
+        """How many UDP sockets of this machine are connected with that port."""
+        with open("/proc/net/udp", encoding="ascii") as lines:
+            return sum(line.split()[2].endswith(f":{port:04X}") for line in list(lines)[1:])
+
+    @unittest.skipUnless(os.path.exists("/proc/net/udp"), "this system does not list its sockets there")
+    def test_each_peer_sends_datagrams(self):
+        tracker = self.tracker()
+        clock = self.clock(tracker, "--count", 5, "--duration", "1s")
+        port = int(tracker.address.rsplit(":", 1)[1])
+        wait_until(lambda: self.sockets_to(port) == 5, "the peers' sockets", describe=self.lab.describe)
+        self.expect_exit(0, clock)
+        self.assertEqual(self.sockets_to(port), 0)
+
+    def test_where_another_program_has_the_port_ticks_go_by_the_connection(self):
+        port = free_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", port))
+            tracker = self.lab.tracker("--out", self.lab.path("server"), listen=f"127.0.0.1:{port}")
+            clock = self.clock(tracker, "--count", 2, "--duration", "1s")
+            self.expect_exit(0, clock)
+            self.assertEqual(clock.result()["answered"], clock.result()["sent"])
+            other.settimeout(0)
+            self.assertRaises(BlockingIOError, other.recv, 1)
 
 
 class Failures(ClockTest):
