@@ -141,6 +141,9 @@ struct ClockResult {
   Nanoseconds delay_p99{0};
 };
 
+/// Clock peers of a process run in crews, those of a crew one at a time: so many crews there are, which is how many threads are of use.
+std::size_t clock_crews(std::size_t peers);
+
 /// Runs `options.count` clock peers, from joining the tracker to the last table. Tables go to `records`. Fails where it cannot begin.
 Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& records, ClockOptions options, Signal& stop);
 

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -252,6 +253,13 @@ void handle_interrupts(NetWorld& world, Interrupts& interrupts) {
   });
 }
 
+/// For one crew of clock peers as many as for anything; for several one each, where there are so many processors.
+unsigned threads_for(const ClockAction& clock) {
+  const std::size_t crews = clock_crews(clock.count);
+  const std::size_t processors = std::max(1U, std::thread::hardware_concurrency());
+  return crews > 1 ? static_cast<unsigned>(std::min(crews, processors)) : 0;
+}
+
 }  // namespace
 
 ExitCode answer(Report& report, const Result<>& result, Fields fields) {
@@ -272,6 +280,7 @@ ExitCode run_peer(const PeerCommand& command) {
   NetOptions options;
   options.upload_limit = command.limit_rate;
   options.congestion = command.congestion == "system" ? std::string() : command.congestion;
+  if (const auto* const clock = std::get_if<ClockAction>(&command.action)) options.io_threads = threads_for(*clock);
   const auto world = make_net_world(options);
   Signal stop;
   std::optional<Interrupts> interrupts;

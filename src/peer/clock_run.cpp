@@ -44,6 +44,8 @@ constexpr std::uint64_t kTableBytes = 64 * kMiB;
 
 }  // namespace
 
+std::size_t clock_crews(std::size_t peers) { return std::max<std::size_t>((peers + kCrew - 1) / kCrew, 1); }
+
 ClockPeerState::ClockPeerState(ClockRun& r, std::size_t i, Executor s)
     : run(r), index(i), strand(std::move(s)), instance(r.world.random() | 1) {
   if (r.options.id.empty()) return;
@@ -61,7 +63,7 @@ ClockRun::ClockRun(World& w, Report& r, RecordFolder& f, ClockOptions o)
       buffers(kTableBytes),
       tasks([this](const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }) {
   const std::size_t count = std::max<std::size_t>(options.count, 1);
-  for (std::size_t i = 0; i < (count + kCrew - 1) / kCrew; ++i) crews.push_back(std::make_unique<Crew>(Crew{make_strand(world), {}}));
+  for (std::size_t i = 0; i < clock_crews(count); ++i) crews.push_back(std::make_unique<Crew>(Crew{make_strand(world), {}}));
   for (std::size_t i = 0; i < count; ++i) {
     Crew& crew = *crews[i % crews.size()];
     peers.push_back(std::make_unique<ClockPeerState>(*this, i, crew.strand));

@@ -34,7 +34,7 @@ namespace {
 
 /// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon, but who receives from others besides takes
 /// only a part of what the uplink could send.
-constexpr std::size_t kActiveUploads = 4;
+constexpr std::size_t kActiveUploads = 3;  // docs/decisions/0013
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;
 constexpr double kStuckLeast = 0.1;                // seconds
