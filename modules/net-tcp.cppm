@@ -46,7 +46,7 @@ struct TcpContext {
 
 std::unique_ptr<Link> make_tcp_link(Socket socket, const TcpContext& context);
 
-/// The code of an Asio failure as sessions know it: an end of file is `closed`.
+/// The code of an Asio failure as sessions know it: an end of file is `closed`, and so is what waits while its socket is closed.
 std::error_code plain_error(const boost::system::error_code& error);
 
 // ---- the system: src/net/system_linux.cpp, or its portable twin ---------------------------------------

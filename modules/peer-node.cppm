@@ -103,8 +103,6 @@ struct Target {
 struct AskedTogether {
   std::uint64_t files = 0;
   std::uint64_t chunks = 0;
-
-  void add(std::uint64_t size);
 };
 
 /// What a command wants of a content, and how it goes.
@@ -719,6 +717,8 @@ void connect_missing(Node& node);
 Task<> follow_tracker(Node& node);
 /// What to say where `why` kept us from a tracker at `where`.
 Error no_tracker(const Endpoint& where, const Error& why);
+/// In a few words, why it is tried again.
+std::string reason_text(const Error& why);
 /// A connection to the tracker that has been greeted and does not register. Tries again until `options.wait` is over; throws what the last
 /// try failed of, `refused` at once. Any executor, which becomes the link's.
 Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options);

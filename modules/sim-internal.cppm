@@ -390,6 +390,8 @@ class Network {
 
   bool is_reachable(HostId from, HostId to) const;
   Nanoseconds latency(HostId from, HostId to) const;
+  /// How much longer than that the next thing takes which the host sends.
+  Nanoseconds draw_jitter(HostId from);
   /// A pipe has something to send, or room to send it.
   void offer(const ConnectionPtr& connection, int side);
   /// A datagram goes its way. It takes nothing of the hosts' rates: such are small.

@@ -83,7 +83,7 @@ class TcpListener final : public Listener {
     for (;;) {
       auto [error, socket] = co_await acceptor_.async_accept(strand, kAsTuple);
       if (!error) co_return make_tcp_link(std::move(socket), context_);
-      if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) co_return fail(Errc::closed, "cannot accept");
+      if (plain_error(error) == make_error_code(Errc::closed)) co_return fail(Errc::closed, "cannot accept");
       if (is_shortage(error)) turn_one_away();
       co_await back_off();  // also for a connection that was reset before we took it
     }

@@ -178,7 +178,6 @@ class TcpLink final : public Link {
 
 Failure TcpLink::failure(boost::system::error_code error, const char* what) const {
   if (connection_->watch.has_expired) return fail(Errc::timed_out, what);
-  if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) return fail(Errc::closed, what);
   return fail(plain_error(error), what);
 }
 
@@ -374,7 +373,8 @@ void TcpLink::limit_unsent_to(std::uint32_t piece) {
 }  // namespace
 
 std::error_code plain_error(const boost::system::error_code& error) {
-  if (error == asio::error::eof) return make_error_code(Errc::closed);
+  if (error == asio::error::eof || error == asio::error::operation_aborted || error == asio::error::bad_descriptor)
+    return make_error_code(Errc::closed);
   if (error.category() == asio::error::get_netdb_category() || error.category() == asio::error::get_addrinfo_category())
     return std::make_error_code(std::errc::host_unreachable);  // a name that cannot be looked up
   return error;

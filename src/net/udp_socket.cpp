@@ -46,7 +46,6 @@ class UdpSocket final : public DatagramSocket {
     out.clear();
     while (out.empty()) {
       const auto [error] = co_await socket_.async_wait(udp::socket::wait_read, kAsTuple);  // also where there is more: others have a turn
-      if (error == asio::error::operation_aborted || error == asio::error::bad_descriptor) co_return fail(Errc::closed, "cannot receive");
       if (error) co_return fail(plain_error(error), "cannot receive");
       const auto count = receive_datagrams(socket_.native_handle(), received_);
       if (!count) co_return Failure(count.error());
@@ -89,39 +88,37 @@ class UdpSocket final : public DatagramSocket {
   std::vector<std::byte> encoded_;
 };
 
-Result<udp::endpoint> numeric(const Endpoint& endpoint) {
+/// A socket that `attach` gives its address to, or connects. `at_once` datagrams are taken by one call.
+template <class Attach>
+Result<std::unique_ptr<DatagramSocket>> make_socket(const Endpoint& endpoint, const Executor& strand, std::size_t at_once, const char* what,
+                                                    Attach attach) {
   boost::system::error_code error;
+  udp::socket socket(strand);
   const auto address = asio::ip::make_address(endpoint.host, error);
-  if (error) return fail(plain_error(error), fmt::format("no numeric address: {}", endpoint.host));
-  return udp::endpoint(address, endpoint.port);
+  const udp::endpoint place(address, endpoint.port);
+  if (!error) socket.open(place.protocol(), error);
+  if (!error) socket.native_non_blocking(true, error);
+  if (!error) attach(socket, place, error);
+  if (error) return fail(plain_error(error), fmt::format("{} {}", what, to_string(endpoint)));
+  return std::make_unique<UdpSocket>(std::move(socket), at_once);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<DatagramSocket>> open_udp_socket(const Endpoint& at, Executor strand) {
-  const auto endpoint = numeric(at);
-  if (!endpoint) return Failure(endpoint.error());
-  boost::system::error_code error;
-  udp::socket socket(strand);
-  socket.open(endpoint->protocol(), error);
-  if (!error) socket.native_non_blocking(true, error);
-  if (!error) share_port(socket.native_handle());
-  if (!error) socket.bind(*endpoint, error);
-  if (error) return fail(plain_error(error), fmt::format("cannot take datagrams at {}", to_string(at)));
-  enlarge_receive_buffer(socket.native_handle());
-  return std::make_unique<UdpSocket>(std::move(socket), kOfAll);
+  const auto bind = [](udp::socket& socket, const udp::endpoint& place, boost::system::error_code& error) {
+    share_port(socket.native_handle());
+    enlarge_receive_buffer(socket.native_handle());
+    socket.bind(place, error);
+  };
+  return make_socket(at, strand, kOfAll, "cannot take datagrams at", bind);
 }
 
 Result<std::unique_ptr<DatagramSocket>> connect_udp_socket(const Endpoint& to, Executor strand) {
-  const auto endpoint = numeric(to);
-  if (!endpoint) return Failure(endpoint.error());
-  boost::system::error_code error;
-  udp::socket socket(strand);
-  socket.open(endpoint->protocol(), error);
-  if (!error) socket.native_non_blocking(true, error);
-  if (!error) socket.connect(*endpoint, error);
-  if (error) return fail(plain_error(error), fmt::format("cannot send datagrams to {}", to_string(to)));
-  return std::make_unique<UdpSocket>(std::move(socket), kOfOne);
+  const auto connect = [](udp::socket& socket, const udp::endpoint& place, boost::system::error_code& error) {
+    socket.connect(place, error);
+  };
+  return make_socket(to, strand, kOfOne, "cannot send datagrams to", connect);
 }
 
 }  // namespace shoal

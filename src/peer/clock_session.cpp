@@ -26,6 +26,7 @@ module;
 module shoal.peer;
 
 import :clock;
+import :node;
 import shoal.base;
 import shoal.clock;
 import shoal.manifest;
@@ -125,9 +126,10 @@ Task<ClockJoined> join_tracker(ClockPeerState& peer, Link& link) {
   if (!id_is_one_part) throw StepFailed(Error{make_error_code(Errc::unsafe_name), "the name that the tracker gave", {}});
   peer.id = joined.id;
   peer.zero_date_ns = joined.zero_date_ns;
-  if (std::exchange(peer.epoch, joined.epoch) == joined.epoch) co_return joined;
-  peer.estimator.restart();
-  if (peer.index == 0) peer.run.clock.restart();
+  if (std::exchange(peer.epoch, joined.epoch) != joined.epoch) {
+    peer.estimator.restart();
+    if (peer.index == 0) peer.run.clock.restart();
+  }
   co_return joined;
 }
 
@@ -213,11 +215,6 @@ Task<bool> be_member(ClockPeerState& peer, std::shared_ptr<Link> link, Budget::S
   co_return has_joined;
 }
 
-std::string reason_text(const Error& why) {
-  const bool says_why = why.code == make_error_code(Errc::refused) && !why.what.empty();
-  return why.code && !says_why ? why.code.message() : why.what;
-}
-
 /// Whether to go on trying; tells of it, once for all peers.
 bool is_worth_trying(ClockPeerState& peer, bool was_there, Instant since, const Error& why) {
   ClockRun& run = peer.run;
@@ -229,10 +226,8 @@ bool is_worth_trying(ClockPeerState& peer, bool was_there, Instant since, const 
     return false;
   }
   if (is_sync_over || is_too_late) {
-    Error error = why;
-    error.what = fmt::format("{} tracker at {}", was_there ? "lost the" : "no", where);
-    if (!was_there) error.advice = "start one with shoal-tracker, or say where it is with --tracker";
-    run.give_up(std::move(error));
+    run.give_up(was_there ? Error{why.code, fmt::format("lost the tracker at {}", where), why.advice}
+                          : no_tracker(run.options.tracker, why));
     return false;
   }
   if (run.is_lost_told.exchange(true)) return true;

@@ -155,9 +155,11 @@ Choice choice_of(const LocatedFile& file, const Asked& asked) {
   return choice;
 }
 
-AskedTogether together(const std::vector<LocatedFile>& files) {
-  AskedTogether all;
-  for (const LocatedFile& file : files) all.add(file.entry.size);
+/// Of files, or of findings.
+template <class T>
+AskedTogether together(const std::vector<T>& files) {
+  AskedTogether all{files.size(), 0};
+  for (const T& file : files) all.chunks += chunk_count(file.entry.size);
   return all;
 }
 
@@ -319,11 +321,6 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool fr
 
 // ---- what no command waits for ------------------------------------------------------------------------
 
-void AskedTogether::add(std::uint64_t size) {
-  ++files;
-  chunks += chunk_count(size);
-}
-
 namespace {
 
 /// Whether the sources of a finding were chosen in an earlier round; who has it by now is added to them.
@@ -371,8 +368,7 @@ void turn_to_others(Node& node, Content& content) {
 Task<> choose_sources(Node& node, std::vector<Finding> findings) {
   co_await run_on(node.strand, [&] { std::erase_if(findings, [&](const Finding& finding) { return is_chosen(node, finding); }); });
   if (findings.empty()) co_return;
-  AskedTogether all;
-  for (const Finding& finding : findings) all.add(finding.entry.size);
+  const AskedTogether all = together(findings);
   auto files = co_await weigh_findings(node.world, node.options, std::move(findings), is_for_one(all, node.options.from_one));
   co_await run_on(node.strand, [&] {
     for (LocatedFile& file : files) choose(node, std::move(file), all);

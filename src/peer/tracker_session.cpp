@@ -153,11 +153,6 @@ struct Trying {
   bool was_there = false;  ///< There was a session before.
 };
 
-std::string patience_text(const Error& why) {
-  const bool says_why = why.code == make_error_code(Errc::refused) && !why.what.empty();
-  return why.code && !says_why ? why.code.message() : why.what;
-}
-
 /// Waits before the next try; ends the run where there is to be none.
 Task<> back_off(Node& node, Trying& trying, Error why) {
   const std::string where = to_string(node.options.tracker);
@@ -169,8 +164,8 @@ Task<> back_off(Node& node, Trying& trying, Error why) {
     co_await run_on(node.strand, [&] { finish(node, Failure(no_tracker(node.options.tracker, why))); });
   } else if (!std::exchange(trying.was_told, true)) {
     const auto verb = trying.was_there ? "lost the tracker at" : "waiting for the tracker at";
-    node.report.note(fmt::format("{} {}: {}; trying again", verb, where, patience_text(why)));
-    node.report.event("waiting", {{"tracker", where}, {"why", patience_text(why)}});
+    node.report.note(fmt::format("{} {}: {}; trying again", verb, where, reason_text(why)));
+    node.report.event("waiting", {{"tracker", where}, {"why", reason_text(why)}});
   }
   const auto jitter = Nanoseconds(node.world.random() % static_cast<std::uint64_t>(trying.backoff.count() / 4 + 1));
   co_await node.world.sleep(trying.backoff + jitter);
@@ -207,6 +202,11 @@ Task<> follow_tracker(Node& node) {
 }
 
 // ---- queries ------------------------------------------------------------------------------------------
+
+std::string reason_text(const Error& why) {
+  const bool says_why = why.code == make_error_code(Errc::refused) && !why.what.empty();
+  return why.code && !says_why ? why.code.message() : why.what;
+}
 
 Error no_tracker(const Endpoint& where, const Error& why) {
   return {why.code, fmt::format("no tracker at {}", to_string(where)), "start one with shoal-tracker, or say where it is with --tracker"};

@@ -91,13 +91,10 @@ void Network::post(const Postbox& from, const DatagramAddress& address, Message 
   const auto place = place_of(address);
   if (!place || place->host >= ports_.size()) return;
   const HostId to(place->host);
-  const HostOptions& options = port(from.host).options;
   ++traffic_.datagrams;
-  if (!is_reachable(from.host, to) || random_.is_true(options.datagram_loss)) return;
-  const Nanoseconds jitter(options.jitter > Nanoseconds::zero() ? random_.below(static_cast<std::uint64_t>(options.jitter.count()) + 1)
-                                                                : 0);
+  if (!is_reachable(from.host, to) || random_.is_true(port(from.host).options.datagram_loss)) return;
   Datagram datagram{datagram_address(from.host, from.port), std::move(message)};
-  loop_.at(loop_.now() + latency(from.host, to) + jitter,
+  loop_.at(loop_.now() + latency(from.host, to) + draw_jitter(from.host),
            [this, to, to_port = place->port, datagram = std::move(datagram)]() mutable { drop_in(to, to_port, std::move(datagram)); });
 }
 

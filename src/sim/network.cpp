@@ -140,6 +140,11 @@ Nanoseconds Network::latency(HostId from, HostId to) const {
   return from == to ? Nanoseconds(20'000) : port(from).options.latency + port(to).options.latency;
 }
 
+Nanoseconds Network::draw_jitter(HostId from) {
+  const Nanoseconds most = port(from).options.jitter;
+  return Nanoseconds(most > Nanoseconds::zero() ? random_.below(static_cast<std::uint64_t>(most.count()) + 1) : 0);
+}
+
 void Network::partition(std::span<const HostId> hosts) {
   for (const HostId host : hosts) port(host).island = 1;
 }
@@ -245,8 +250,7 @@ void Network::send_burst(const ConnectionPtr& connection, int side, std::uint64_
   const HostOptions& from = port(pipe.from).options;
   const Nanoseconds now = loop_.now();
   const Nanoseconds out_at = now + time_for(bytes, from.up);
-  const Nanoseconds jitter(from.jitter > Nanoseconds::zero() ? random_.below(static_cast<std::uint64_t>(from.jitter.count()) + 1) : 0);
-  const Nanoseconds way = latency(pipe.from, pipe.to) + jitter;
+  const Nanoseconds way = latency(pipe.from, pipe.to) + draw_jitter(pipe.from);
   // One connection's bytes do not overtake each other.
   const Nanoseconds arrives_at = std::max(now + way, pipe.last_arrival);
   pipe.last_arrival = arrives_at;

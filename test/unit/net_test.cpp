@@ -693,7 +693,7 @@ TEST_CASE("Random words differ") {
 
 namespace {
 
-/// What came, until it is so much or nothing more comes for a while.
+/// What came, until it is so much.
 Task<> collect(World& world, DatagramSocket& socket, std::vector<Datagram>& all, std::size_t wanted) {
   std::vector<Datagram> some;
   while (all.size() < wanted) {
@@ -735,7 +735,6 @@ Task<> hear_strangers(World& world, std::vector<Datagram>& heard) {
   const auto server = unwrap(world.open_datagrams({"127.0.0.1", 0}, strand));
   const auto client = unwrap(world.connect_datagrams(server->local(), strand));
   const auto stranger = unwrap(world.connect_datagrams(client->local(), strand));
-  const auto known = unwrap(world.connect_datagrams(server->local(), strand));
   stranger->send(ticks_to({}, 5));  // the client is connected with the server alone
   client->send(ticks_to({}, 1));
   std::vector<Datagram> asked;
