@@ -212,8 +212,10 @@ std::optional<InFlight> pick_duplicate(std::span<const InFlight> in_flight, Sour
 /// of 91 (test/unit/schedule_rounds_test.cpp, window 16).
 bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer);
 
-/// Which waiting request to serve next: chunks that we never sent first, then the one that fewest neighbours have,
-/// then the oldest. The caller drops what the neighbour has got meanwhile, by `cancel` when it says HAVE.
+/// Which waiting request to serve next: chunks that we never sent first, then those that no neighbour has, then those that one has,
+/// then the oldest. Common chunks are alike: else whoever is behind the others, and asks for what all have, waits longest wherever it
+/// asks, and gets further behind (docs/decisions/0014). The caller drops what the neighbour has got meanwhile, by `cancel` when it says
+/// HAVE.
 ///
 /// A line a neighbour, in that order as it was when each place was given; a place that has become worse is noticed
 /// when it reaches the head, so `next` looks at one request a neighbour, and the order is exact while availability

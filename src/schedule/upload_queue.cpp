@@ -1,5 +1,6 @@
 module;
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -19,8 +20,11 @@ import shoal.base;
 namespace shoal {
 namespace {
 
-/// A waiting request's place in its neighbour's line; the lowest is served first. `was_sent` and `availability` are
-/// what they were when the place was given. Both only rise while nobody leaves, so a place is never too late, and it
+/// A chunk that so many neighbours have is common, and all that are common are alike.
+constexpr std::uint32_t kCommon = 2;
+
+/// A waiting request's place in its neighbour's line; the lowest is served first. `was_sent` and `availability`, which is counted up to
+/// kCommon, are what they were when the place was given. Both only rise while nobody leaves, so a place is never too late, and it
 /// is enough to look again at whoever is at the head of a line: if its place has become worse, it moves back.
 struct Place {
   bool was_sent = false;
@@ -63,7 +67,7 @@ struct UploadQueue::State {
   bool was_sent(Slot slot) const { return slot.value < times_sent.size() && times_sent[slot.value] > 0; }
 
   Place place_now(const Place& place, const Availability& availability) const {
-    return {was_sent(place.slot), availability(place.slot), place.sequence, place.slot};
+    return {was_sent(place.slot), std::min(availability(place.slot), kCommon), place.sequence, place.slot};
   }
 
   void reorder(const Availability& availability) {

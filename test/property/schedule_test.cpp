@@ -161,7 +161,7 @@ struct NaiveQueue {
   template <class IsReady, class Availability>
   std::optional<Request> next(const IsReady& is_ready, const Availability& availability) {
     auto best = requests.end();
-    const auto rank = [&](const Request& each) { return std::pair(sent[each.slot] > 0, availability(Slot(each.slot))); };
+    const auto rank = [&](const Request& each) { return std::pair(sent[each.slot] > 0, std::min(availability(Slot(each.slot)), 2u)); };
     for (auto each = requests.begin(); each != requests.end(); ++each)
       if (is_ready(Source(each->to)) && (best == requests.end() || rank(*each) < rank(*best))) best = each;
     if (best == requests.end()) return std::nullopt;

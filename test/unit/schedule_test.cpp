@@ -424,9 +424,17 @@ TEST_CASE("a chunk that was never sent is served before an older request for one
 TEST_CASE("of chunks that were never sent the rarest is served") {
   UploadQueue queue;
   for (std::uint32_t slot = 0; slot < 3; ++slot) queue.add(Source(slot), Slot(slot));
-  const auto served = queue.next(everyone, [](Slot slot) { return slot == Slot(1) ? 2u : 5u; });
+  const auto served = queue.next(everyone, [](Slot slot) { return slot == Slot(1) ? 1u : 5u; });
   REQUIRE(served.has_value());
   CHECK(served->slot == Slot(1));
+}
+
+TEST_CASE("of common chunks the oldest request is served, however many have them") {
+  UploadQueue queue;
+  for (std::uint32_t slot = 0; slot < 3; ++slot) queue.add(Source(slot), Slot(slot));
+  const auto served = queue.next(everyone, [](Slot slot) { return 20 - 9 * slot.value; });
+  REQUIRE(served.has_value());
+  CHECK(served->slot == Slot(0));
 }
 
 TEST_CASE("of equally rare chunks the oldest request is served") {
