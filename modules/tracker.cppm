@@ -53,6 +53,9 @@ class Introductions {
   std::vector<Pair> arrive(PeerId peer);
   /// The peer is gone: those that it leaves with too few get others.
   std::vector<Pair> depart(PeerId peer);
+  /// Those with fewer than the usual number meet each other: to be called when nobody has come for a moment. Whoever has fewer than
+  /// the others is slower than they are.
+  std::vector<Pair> even_out();
   /// The peer needs at least `others` that are here, or all where there are no more.
   std::vector<Pair> widen(PeerId peer, std::size_t others);
 
@@ -185,6 +188,8 @@ class Registry {
   void gone(PeerId peer, std::uint64_t session, bool left, Instant now);
   /// Gives up members that have been gone for longer than the grace. To be called about once a second.
   void expire(Instant now);
+  /// Introduces those to each other that know fewer than is usual. To be called about once a second.
+  void even_out();
 
   /// The next news for a member that has reached `revision`, at most about `max_bytes` of them, and the new revision.
   /// Nothing where there is none, or as long as a closed swarm waits for its peers. The roster is of those only that the

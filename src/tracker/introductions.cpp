@@ -3,6 +3,7 @@ module;
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -112,6 +113,19 @@ std::vector<Introductions::Pair> Introductions::depart(PeerId peer) {
   const auto left = places_[peer.value].others;
   for (const PeerId other : left)
     if (places_[other.value].is_here && places_[other.value].here < fewest()) fill(other, fewest(), fresh);
+  return fresh;
+}
+
+std::vector<Introductions::Pair> Introductions::even_out() {
+  std::vector<Pair> fresh;
+  const std::size_t degree = usual_degree(ring_.size());
+  const auto is_short = [&](PeerId peer) { return places_[peer.value].here < degree; };
+  std::vector<PeerId> few;
+  std::ranges::copy_if(ring_, std::back_inserter(few), is_short);
+  for (std::size_t i = 0; i < few.size(); ++i)
+    for (std::size_t j = i + 1; j < few.size() && is_short(few[i]); ++j)
+      if (is_short(few[j])) pair(few[i], few[j], fresh);
+  for (const PeerId peer : few) fill(peer, degree, fresh);  // who knows all of those already
   return fresh;
 }
 

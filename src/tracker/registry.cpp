@@ -360,6 +360,8 @@ void Registry::introduce(const std::vector<Introductions::Pair>& pairs) {
   }
 }
 
+void Registry::even_out() { introduce(introductions_.even_out()); }
+
 Registry::Concerned Registry::take_concerned() { return std::exchange(concerned_, {}); }
 
 void Registry::compact() {

@@ -483,11 +483,12 @@ Task<> accept_peers(Tracker& tracker, std::shared_ptr<Listener> listener) {
   }
 }
 
-/// Once a second: gives up who is gone for too long, and shows how far all are.
+/// Once a second: gives up who is gone for too long, introduces those that know few, and shows how far all are.
 Task<> keep_house(Tracker& tracker) {
   for (;;) {
     co_await tracker.world.sleep(1s);
     tracker.registry.expire(tracker.world.now());
+    tracker.registry.even_out();
     tracker.keeper.wake();
     wake_concerned(tracker);
     if (!tracker.report.wants_progress()) continue;

@@ -83,6 +83,31 @@ TEST_CASE("In a large swarm that grows everyone has three quarters of the usual 
   CHECK(crowd.known.most() <= 3 * usual_degree(count));
 }
 
+TEST_CASE("In a large swarm that grew everyone has the usual number once it is evened out, and those that had it few more") {
+  const std::uint32_t count = GENERATE(12U, 60U, 100U, 1000U);
+  Crowd crowd(count);
+  const std::size_t most = crowd.known.most();
+  crowd.known.add(crowd.introductions.even_out());
+  CHECK(crowd.known.fewest() >= usual_degree(count));
+  CHECK(crowd.known.most() <= std::max(most, usual_degree(count) + 2));
+}
+
+TEST_CASE("What is even stays as it is") {
+  Crowd crowd(100);
+  crowd.introductions.even_out();
+  CHECK(crowd.introductions.even_out().empty());
+}
+
+TEST_CASE("Those that are left with fewer than the usual number are introduced to others") {
+  Crowd crowd(200);
+  for (std::uint32_t i = 0; i < 60; ++i) crowd.known.add(crowd.introductions.depart(PeerId(i)));
+  crowd.known.add(crowd.introductions.even_out());
+  for (std::uint32_t i = 60; i < 200; ++i) {
+    CAPTURE(i);
+    CHECK(crowd.introductions.others_here(PeerId(i)) >= usual_degree(140));
+  }
+}
+
 TEST_CASE("To be introduced works both ways, and is counted for both") {
   Introductions introductions;
   introductions.arrive(PeerId(0));
