@@ -229,6 +229,17 @@ TEST_CASE("A member that asks is introduced to as many as it wants, and learns o
   CHECK(swarm.client(last).roster.size() == known->size() + 1);  // and itself
 }
 
+TEST_CASE("Whoever came last and knows few is introduced to others, and hears of it") {
+  Swarm swarm;
+  PeerId last;
+  for (std::uint64_t i = 0; i < 100; ++i) last = swarm.join({.id = fmt::format("p{}", i), .session = i + 1});
+  const std::size_t before = swarm.client(last).roster.size();
+  static_cast<void>(swarm.registry.take_concerned());
+  swarm.registry.even_out();
+  CHECK(swarm.client(last).roster.size() > before);
+  CHECK(std::ranges::count(swarm.registry.take_concerned().sessions, 100U) > 0);
+}
+
 TEST_CASE("A name that would leave the folder, or is longer than 64 bytes, cannot name a peer") {
   CHECK(check_peer_id("rack7-node_3.example"));
   CHECK(check_peer_id(std::string(kMaxPeerId, 'x')));
