@@ -24,7 +24,8 @@ void stop_on_interrupt(NetWorld& world, Signal& stop) {
 
 ExitCode say_failure(const std::string& program, const Error& error) {
   std::fprintf(stderr, "%s: %s\n", program.c_str(), error.message().c_str());
-  return exit_code_of(error);
+  const ExitCode exit = exit_code_of(error);
+  return exit == ExitCode::unknown ? ExitCode::usage : exit;
 }
 
 }  // namespace shoal::apps

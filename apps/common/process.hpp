@@ -15,7 +15,8 @@ void raise_descriptor_limit();
 /// The first interrupt notifies `stop`; the second ends the process at once.
 void stop_on_interrupt(NetWorld& world, Signal& stop);
 
-/// One line on stderr for a failure before there is a Report.
+/// One line on stderr for what keeps a Report from being opened: a file or folder that the command line names, so that it is a
+/// mistake of usage, unless the error has a code of its own (a full disk).
 ExitCode say_failure(const std::string& program, const Error& error);
 
 }  // namespace shoal::apps

@@ -38,6 +38,12 @@ class Refused(SystemTest):
         self.expect_exit(2, peer)
         self.expect_one_line(peer, folder, "Permission denied")
 
+    def test_a_log_in_a_folder_that_is_missing(self):
+        log = self.lab.path("not there", "events.ndjson")
+        for process in (self.peer("share", self.lab.make("a"), "--log", log), self.tracker("--log", log)):
+            self.expect_exit(2, process)
+            self.expect_one_line(process, log, "No such file or directory")
+
     def test_an_unknown_option(self):
         peer = self.peer("swarm", self.lab.make("a"), "--trakcer", "127.0.0.1:1")
         self.expect_exit(2, peer)
