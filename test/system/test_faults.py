@@ -1,4 +1,7 @@
-"""Swarms in which something dies, lies, changes, or runs full."""
+"""Swarms in which something dies, lies, changes, or runs full.
+
+What has to happen in mid-transfer has seconds to happen in, by the sizes and the rates: machines stall.
+"""
 
 import os
 import random
@@ -46,7 +49,7 @@ class Killed(SystemTest):
 
     def test_no_partial_file_is_left_behind_when_all_is_done(self):
         tracker = self.lab.tracker("--expect", 2)
-        a = self.lab.peer("a", "swarm", self.lab.make("a", {"big": random_bytes(4 * MIB, 0)}), "--limit-rate", "4M", tracker=tracker)
+        a = self.lab.peer("a", "swarm", self.lab.make("a", {"big": random_bytes(16 * MIB, 0)}), "--limit-rate", "4M", tracker=tracker)
         folder = self.lab.make("b")
         b = self.lab.peer("b", "swarm", folder, tracker=tracker)
         wait_until(lambda: bytes_on_disk(folder) > MIB, "a partial file", describe=self.lab.describe)
@@ -56,17 +59,17 @@ class Killed(SystemTest):
         b = self.lab.peer("b", "swarm", folder, tracker=tracker)
         self.expect_exit(0, a, b, tracker)
         self.assertEqual(os.listdir(folder), ["big"])
-        self.assertLessEqual(b.result()["bytes"], 3 * MIB + MIB // 2)
+        self.assertLessEqual(b.result()["bytes"], 15 * MIB + MIB // 2)
 
 
 class Died(SystemTest):
     def start(self, victim_files=None):
         self.tracker = self.lab.tracker("--expect", 3, "--grace", "1s")
-        files = {"a": {"a": random_bytes(5 * MIB, "a")}, "b": {"b": random_bytes(MIB, "b")}, "victim": victim_files or {}}
+        files = {"a": {"a": random_bytes(16 * MIB, "a")}, "b": {"b": random_bytes(MIB, "b")}, "victim": victim_files or {}}
         self.folders = {name: self.lab.make(name, content) for name, content in files.items()}
         peers = {name: self.lab.peer(name, "swarm", folder, "--limit-rate", "4M", tracker=self.tracker) for name, folder in self.folders.items()}
         own = sum(map(len, files["victim"].values()))
-        wait_until(lambda: bytes_on_disk(self.folders["victim"]) - own > 2 * MIB, "half of the way", describe=self.lab.describe)
+        wait_until(lambda: bytes_on_disk(self.folders["victim"]) - own > 2 * MIB, "a part of the way", describe=self.lab.describe)
         peers.pop("victim").kill()
         return peers
 
@@ -133,11 +136,11 @@ class TrackerKilled(SystemTest):
     def start(self):
         self.tracker = self.lab.tracker("--expect", 3)
         self.address = self.tracker.address
-        self.folders = {name: self.lab.make(name, {name: random_bytes(2 * MIB, name)}) for name in "abc"}
+        self.folders = {name: self.lab.make(name, {name: random_bytes(5 * MIB, name)}) for name in "abc"}
         self.peers = [self.lab.peer(name, "swarm", folder, "--limit-rate", "2M", tracker=self.address) for name, folder in self.folders.items()]
         for peer in self.peers:
             peer.wait_for("begin")
-        wait_until(lambda: bytes_on_disk(self.folders["a"]) > 2 * MIB + MIB // 2, "something fetched", describe=self.lab.describe)
+        wait_until(lambda: bytes_on_disk(self.folders["a"]) > 5 * MIB + MIB // 2, "something fetched", describe=self.lab.describe)
         self.tracker.kill()
         for peer in self.peers:
             peer.wait_for("waiting")
@@ -167,7 +170,7 @@ class Changing(SystemTest):
     def setUp(self):
         super().setUp()
         self.tracker = self.lab.tracker()
-        self.old = random_bytes(2 * MIB, "old")
+        self.old = random_bytes(8 * MIB, "old")
         self.folder = self.lab.make("a", {"file": self.old})
         self.path = os.path.join(self.folder, "file")
 
