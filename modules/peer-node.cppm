@@ -49,7 +49,8 @@ inline constexpr std::size_t kMostNeighbours = 128;
 inline constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 28;  ///< Chunks of all contents together: 64 TiB.
 inline constexpr std::size_t kMostOpenContents = 96;                 ///< Contents of several chunks that are fetched at once.
 inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;             ///< Received data that is not on disk yet.
-inline constexpr std::uint64_t kMostUnpublished = 384;               ///< Small files that are whole and wait for their names.
+inline constexpr std::uint64_t kMostStoring = 4;        ///< Chunks that the workers are given at a time, to be verified and written.
+inline constexpr std::uint64_t kMostUnpublished = 384;  ///< Small files that are whole and wait for their names.
 
 // ---- buffers ------------------------------------------------------------------------------------------
 
@@ -391,6 +392,7 @@ struct Node {
   SwarmClock clock;                                                                ///< Any thread.
   Budget buffers{kBufferBytes};                                                    ///< Any thread.
   const std::shared_ptr<BufferPool> buffer_pool = std::make_shared<BufferPool>();  ///< Any thread.
+  Budget storing{kMostStoring};          ///< Whatever else a worker is for, an MD5 above all, waits behind few chunks. Any thread.
   Budget descriptors{kMostUnpublished};  ///< One a fetched small file that is not published yet. Any thread.
   TaskGroup tasks;                       ///< Any thread.
 

@@ -291,6 +291,7 @@ class DiskPartial final : public PartialFile {
   std::string part_name_;
   std::vector<ByteRange> written_;
   bool is_plain_;
+  std::mutex writing_;  ///< The system writes a file for one at a time, and lets the others spin.
 };
 
 /// The temporary name of `entry`: in the same folder, and the same for the same content after a restart.

@@ -98,6 +98,7 @@ Stored verify_and_write(const Digester& digester, const Content& content, Partia
 }
 
 Task<> store_chunk(Node& node, Arrival arrival) {
+  const Budget::Share turn = co_await node.storing.take(1);
   const Content& content = content_at(node, arrival.slot);
   const std::uint32_t chunk = chunk_of(content, arrival.slot);
   if (!content.partial) {  // it was given up before this began

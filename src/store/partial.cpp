@@ -56,6 +56,7 @@ void FileSource::settle(const FileStamp& stamp) {
 Result<> DiskPartial::write(std::uint64_t offset, std::span<const std::byte> data) {
   if (source_->is_settled() || offset > size() || data.size() > size() - offset)
     return fail(std::make_error_code(std::errc::invalid_argument), fmt::format("cannot write '{}'", source_->path()));
+  const std::lock_guard turn(writing_);
   if (!write_fully(source_->descriptor(), offset, data)) return io_failure("write", source_->path());
   return {};
 }
