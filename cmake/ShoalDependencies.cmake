@@ -18,6 +18,13 @@ add_library(shoal_editline INTERFACE)
 target_include_directories(shoal_editline SYSTEM INTERFACE ${SHOAL_EDITLINE_INCLUDE})
 target_link_libraries(shoal_editline INTERFACE ${SHOAL_EDITLINE_LIBRARY})
 
+# Programs allocate with jemalloc: docs/decisions/0016. Sanitizers bring their own allocator, and macOS's is kept.
+add_library(shoal_allocator INTERFACE)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT SHOAL_SANITIZE)
+  find_library(SHOAL_JEMALLOC_LIBRARY jemalloc REQUIRED)
+  target_link_libraries(shoal_allocator INTERFACE ${SHOAL_JEMALLOC_LIBRARY})
+endif()
+
 add_library(shoal_flags INTERFACE)
 target_compile_definitions(shoal_flags INTERFACE
   SHOAL_VERSION="${PROJECT_VERSION}")

@@ -334,10 +334,11 @@ def swarm_seconds(told):
     return float(match[1])
 
 
-def peer_command(programs, place, host, tracker, work, command):
+def peer_command(programs, place, host, tracker, work, command, is_logged=True):
     """A peer's command line; its event log is WORK/peerN.log."""
-    flags = ["--tracker", tracker, "--listen", f"{place.address(host)}:0", "--id", f"peer{host}", "--log", work / f"peer{host}.log", "--quiet"]
-    return [*place.enter(host), programs / "shoal-peer", *command, *flags, *place.flags()]
+    flags = ["--tracker", tracker, "--listen", f"{place.address(host)}:0", "--id", f"peer{host}", "--quiet"]
+    log = ["--log", work / f"peer{host}.log"] if is_logged else []
+    return [*place.enter(host), programs / "shoal-peer", *command, *flags, *log, *place.flags()]
 
 
 def events_of(path):
