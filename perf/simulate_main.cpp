@@ -110,6 +110,8 @@ int run(const Command& command) {
     bad += figures.problems.empty() ? 0 : 1;
     std::fflush(stdout);
   }
+  if (command.seeds > 1 && !command.is_tabular)
+    fmt::print("{}: {} of {} seeds ended well\n", command.scenario, command.seeds - bad, command.seeds);
   return bad == 0 ? 0 : 1;
 }
 
