@@ -209,12 +209,15 @@ std::optional<InFlight> pick_duplicate(std::span<const InFlight> in_flight, Sour
 /// request back and ask the newcomer (which must have room). It is so when the newcomer, with this chunk on top, would be
 /// through before the other is even without it; rates count when both are known. Without this, requests for what an
 /// uploader has sent already starve in its queue while the new holders idle: 16 peers reach 70 % of the bound instead
-/// of 91 (test/unit/schedule_rounds_test.cpp, window 16).
-bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer);
+/// of 91 (test/unit/schedule_rounds_test.cpp, window 16). And where nothing is asked of the newcomer, one in `holders`, which
+/// are the neighbours that have the slot by now, turns to it: so those who wait spread evenly over all that can serve them
+/// (docs/decisions/0018).
+bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer, std::uint32_t holders, const Random& random);
 
 /// Which waiting request to serve next: chunks that we never sent first, then those that no neighbour has, then those that one has,
-/// then the oldest. Common chunks are alike: else whoever is behind the others, and asks for what all have, waits longest wherever it
-/// asks, and gets further behind (docs/decisions/0014). The caller drops what the neighbour has got meanwhile, by `cancel` when it says
+/// then the oldest. What no neighbour has goes to the one that was given the fewest chunks (docs/decisions/0018). Common chunks are
+/// alike: else whoever is behind the others, and asks for what all have, waits longest wherever it asks, and gets further behind
+/// (docs/decisions/0014). The caller drops what the neighbour has got meanwhile, by `cancel` when it says
 /// HAVE.
 ///
 /// A line a neighbour, in that order as it was when each place was given; a place that has become worse is noticed

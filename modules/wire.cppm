@@ -389,7 +389,8 @@ struct Request {
 struct Cancel {
   static constexpr auto kType = MessageType::cancel;
   std::vector<ChunkRef> chunks;
-  static constexpr auto fields() { return std::tuple{&Cancel::chunks}; }
+  bool is_elsewhere = false;  ///< It is to be asked of another: what was begun is best brought to its end.
+  static constexpr auto fields() { return std::tuple{&Cancel::chunks, &Cancel::is_elsewhere}; }
 };
 
 struct Reject {

@@ -58,9 +58,15 @@ void send_request(Remote& remote, std::vector<std::pair<ChunkRef, std::shared_pt
   });
 }
 
-void send_cancel(Node& node, Remote& remote, Slot slot) {
+void send_cancel(Node& node, Remote& remote, Slot slot, bool is_elsewhere = false) {
   const Content& content = content_at(node, slot);
-  if (remote.handle_of.contains(content.index)) tell(remote, Cancel{{ref_of(remote, content, slot)}});
+  if (remote.handle_of.contains(content.index)) tell(remote, Cancel{{ref_of(remote, content, slot)}, is_elsewhere});
+}
+
+/// Takes back a request that has not begun to arrive, so that another can be asked once that is confirmed.
+void withdraw(Node& node, Remote& remote, Slot slot, Outstanding& outstanding) {
+  outstanding.is_cancelled = true;
+  send_cancel(node, remote, slot, true);
 }
 
 /// In order is better for the disk and the MD5; at random is better where others wait for what we have.
@@ -129,17 +135,20 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
   for (const auto& [source, asked] : node.remotes) {
     const auto outstanding = asked->outstanding.find(slot);
     if (outstanding == asked->outstanding.end() || outstanding->second.is_given_up) continue;
-    if (outstanding->second.has_begun || outstanding->second.is_cancelled || !should_ask_instead(asked->rate, remote.rate)) return;
-    outstanding->second.is_cancelled = true;
-    return send_cancel(node, *asked, slot);
+    if (outstanding->second.has_begun || outstanding->second.is_cancelled) return;
+    const auto random = [&node] { return node.world.random(); };
+    if (!should_ask_instead(asked->rate, remote.rate, node.picker.availability(slot), random)) return;
+    return withdraw(node, *asked, slot, outstanding->second);
   }
 }
 
 void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
   if (!remote) return;
-  if (const auto outstanding = remote->outstanding.find(slot); outstanding != remote->outstanding.end())
-    outstanding->second.has_begun = true;
+  const auto outstanding = remote->outstanding.find(slot);
+  if (outstanding == remote->outstanding.end()) return;
+  outstanding->second.has_begun = true;
+  outstanding->second.is_cancelled = false;  // the two have crossed: it comes
 }
 
 void refill_all(Node& node) {
@@ -285,8 +294,7 @@ void take_over(Node& node, Remote& remote, const InFlight& slow) {
   Remote& asked = *find_remote(node, slow.source);
   Outstanding& outstanding = asked.outstanding.at(slow.slot);
   if (outstanding.has_begun) return request_again(node, remote, slow.slot);
-  outstanding.is_cancelled = true;
-  send_cancel(node, asked, slow.slot);
+  withdraw(node, asked, slow.slot, outstanding);
 }
 
 }  // namespace

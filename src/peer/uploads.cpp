@@ -146,7 +146,7 @@ void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
     if (content && ref.chunk < content->chunks && node.queue.cancel(remote.source, slot_of(*content, ref.chunk))) {
       node.first_copies.withdraw(slot_of(*content, ref.chunk), remote.source);
       rejected.chunks.push_back(ref);
-    } else if (remote.is_sending) {
+    } else if (remote.is_sending && !cancel.is_elsewhere) {
       cancel_sending(remote, ref);
     }
   }

@@ -33,7 +33,8 @@ std::optional<InFlight> pick_duplicate(std::span<const InFlight> in_flight, Sour
   return longest;
 }
 
-bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer) {
+bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer, std::uint32_t holders, const Random& random) {
+  if (newcomer.outstanding() == 0 && random() % std::max<std::uint32_t>(holders, 1) == 0) return true;
   const bool are_rates_known = asked.rate() > 0 && newcomer.rate() > 0;
   const double with_it = static_cast<double>(newcomer.outstanding()) + kChunkSize;
   const double without_it = static_cast<double>(asked.outstanding()) - kChunkSize;

@@ -285,8 +285,15 @@ namespace {
 
 // Among the first of those that are equally rare, the lower the likelier: far enough apart for variety, near enough that files
 // become whole from the front, where the MD5 can follow. With all of them to choose from, the MD5 was 6 to 8 s behind the last
-// chunk of the classic run; with the first 128 alike, chunk 0 of 256 came after two thirds of the time (docs/decisions/0006).
+// chunk of the classic run; with the first 128 alike, chunk 0 of 256 came after two thirds of the time (docs/decisions/0006). A
+// quarter of what there is, and at last half of what is missing: what comes last at the front is what the MD5 waits for (0018).
 constexpr std::size_t kNear = 128;
+constexpr std::size_t kNearOfFew = 64;
+constexpr std::size_t kNearAtLast = 8;
+
+std::size_t near(std::size_t slots, std::size_t missing) {
+  return std::clamp(missing / 2, kNearAtLast, std::clamp(slots / 4, kNearOfFew, kNear));
+}
 
 std::size_t draw(const Random& random, std::size_t choices) {
   const double u = static_cast<double>(random() >> 11) * 0x1p-53;  // in [0, 1)
@@ -300,7 +307,7 @@ std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_or
   for (std::size_t plane = 0; plane < kPlanes; ++plane) {
     const std::size_t choices = neighbour.needed[plane];
     if (choices == 0) continue;
-    return state_->nth_needed(neighbour, plane, in_order ? 0 : draw(random, std::min(choices, kNear)));
+    return state_->nth_needed(neighbour, plane, in_order ? 0 : draw(random, std::min(choices, near(slots(), missing()))));
   }
   return std::nullopt;
 }

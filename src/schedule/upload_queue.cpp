@@ -59,6 +59,7 @@ struct UploadQueue::State {
   using Availability = std::function<std::uint32_t(Slot)>;
 
   std::map<Source, Line> lines;
+  std::unordered_map<Source, std::uint64_t> served;  ///< How many chunks each neighbour was given.
   std::vector<std::uint32_t> times_sent;
   std::uint64_t next_sequence = 0;
   std::size_t waiting = 0;
@@ -76,6 +77,17 @@ struct UploadQueue::State {
       for (const Place& place : old) line.put(place_now(place, availability));
     }
     may_have_sunk = false;
+  }
+
+  /// What nobody has goes to whoever was given the least: one more that can pass on.
+  bool is_before(Source to, const Place& place, Source other, const Place& others) const {
+    const auto given = [this](Source source) {
+      const auto known = served.find(source);
+      return known == served.end() ? std::uint64_t{0} : known->second;
+    };
+    if (place.was_sent == others.was_sent && place.availability == 0 && others.availability == 0 && given(to) != given(other))
+      return given(to) < given(other);
+    return place < others;
   }
 
   const Place& head(Line& line, const Availability& availability) const {
@@ -122,6 +134,7 @@ bool UploadQueue::cancel(Source to, Slot slot) { return state_->take(to, slot); 
 void UploadQueue::remove(Source to) {
   const auto line = state_->lines.find(to);
   state_->may_have_sunk = true;
+  state_->served.erase(to);
   if (line == state_->lines.end()) return;
   state_->waiting -= line->second.places.size();
   state_->lines.erase(line);
@@ -142,13 +155,14 @@ std::optional<UploadQueue::Serve> UploadQueue::next(const std::function<bool(Sou
   for (auto& [to, line] : state_->lines) {
     if (!is_ready(to)) continue;
     const Place& place = state_->head(line, availability);
-    if (best && first < place) continue;
+    if (best && state_->is_before(*best, first, to, place)) continue;
     best = to;
     first = place;
   }
   if (!best) return std::nullopt;
   state_->take(*best, first.slot);
   state_->count_sent(first.slot);
+  ++state_->served[*best];
   return Serve{*best, first.slot};
 }
 

@@ -150,6 +150,7 @@ struct NaiveQueue {
   };
   std::vector<Request> requests;
   std::map<std::uint32_t, int> sent;
+  std::map<std::uint32_t, int> given;  // to each neighbour
 
   bool contains(std::uint32_t to, std::uint32_t slot) const {
     return std::ranges::any_of(requests, [&](const Request& each) { return each.to == to && each.slot == slot; });
@@ -161,13 +162,17 @@ struct NaiveQueue {
   template <class IsReady, class Availability>
   std::optional<Request> next(const IsReady& is_ready, const Availability& availability) {
     auto best = requests.end();
-    const auto rank = [&](const Request& each) { return std::pair(sent[each.slot] > 0, std::min(availability(Slot(each.slot)), 2u)); };
+    const auto rank = [&](const Request& each) {
+      const std::uint32_t holders = std::min(availability(Slot(each.slot)), 2u);
+      return std::tuple(sent[each.slot] > 0, holders, holders == 0 ? given[each.to] : 0);
+    };
     for (auto each = requests.begin(); each != requests.end(); ++each)
       if (is_ready(Source(each->to)) && (best == requests.end() || rank(*each) < rank(*best))) best = each;
     if (best == requests.end()) return std::nullopt;
     const Request request = *best;
     requests.erase(best);
     ++sent[request.slot];
+    ++given[request.to];
     return request;
   }
 };
@@ -223,6 +228,7 @@ TEST_CASE("of equally rare chunks the lower are the likelier, whatever lies betw
     picker.want(Slot(slot));
     picker.source_has(source, Slot(slot));
   }
+  for (std::uint32_t slot = 10000; slot < 10020; ++slot) picker.want(Slot(slot));  // so many that those are drawn among all
   std::map<std::uint32_t, double> hits;
   const Random random = seeded(42);
   for (int draw = 0; draw < 10000; ++draw) ++hits[picker.pick(source, random, false).value().value];
@@ -257,6 +263,7 @@ TEST_CASE("whatever happens, the upload queue serves what a plain search would")
           if (below(5) != 0) break;
           queue.remove(Source(to));
           std::erase_if(naive.requests, [&](const auto& each) { return each.to == to; });
+          naive.given.erase(to);
           for (auto& [each, count] : availability) count -= std::min(count, below(2));
           break;
         }

@@ -166,7 +166,9 @@ class Swarm {
     node.queue.cancel(newcomer, slot);
     if (node.picker.in_flight(slot) != 1 || node.asked[newcomer.value].size() >= window_) return;
     for (NodeIndex other = 0; other < nodes_.size(); ++other) {
-      if (is_coming(node, Source(other), slot) || !should_ask_instead(node.rates[other], node.rates[newcomer.value])) continue;
+      if (is_coming(node, Source(other), slot)) continue;
+      const auto random = [this] { return random_words_(); };
+      if (!should_ask_instead(node.rates[other], node.rates[newcomer.value], node.picker.availability(slot), random)) continue;
       if (cancel(me, Source(other), slot)) return ask(me, newcomer, slot);
     }
   }

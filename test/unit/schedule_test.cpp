@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <random>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -95,6 +96,28 @@ TEST_CASE("among equally rare chunks the lowest is picked in order") {
   const Picker picker = picture({"..xxx", "xxxxx"});
   CHECK(lowest_pick(picker, Source(0)) == Slot(2));
 }
+
+namespace {
+
+/// The highest slot that many draws bring, of a file of which its source has everything and we miss the last `missing` chunks.
+std::uint32_t highest_pick(std::uint32_t chunks, std::uint32_t missing) {
+  Picker picker = picture({std::string(chunks, 'x')});
+  for (std::uint32_t slot = 0; slot < chunks - missing; ++slot) picker.set_have(Slot(slot));
+  std::uint32_t highest = 0;
+  const Random random = seeded();
+  for (int draw = 0; draw < 10'000; ++draw) highest = std::max(highest, picker.pick(Source(0), random, false).value().value);
+  return highest;
+}
+
+}  // namespace
+
+TEST_CASE("equally rare chunks are drawn among the first 128 of a large file") { CHECK(highest_pick(1000, 1000) == 127); }
+
+TEST_CASE("equally rare chunks are drawn among the first quarter of a small file") { CHECK(highest_pick(400, 400) == 99); }
+
+TEST_CASE("equally rare chunks are drawn at last among the first half of what is missing") { CHECK(highest_pick(1000, 40) == 979); }
+
+TEST_CASE("the last chunks are drawn among all of them") { CHECK(highest_pick(1000, 8) == 999); }
 
 TEST_CASE("nothing is picked of a source that has nothing we need") {
   Picker picker = picture({"xx..", "xxxx"});
@@ -392,22 +415,31 @@ TEST_CASE("a source does not duplicate what it lacks") {
   CHECK(duplicated({{Slot(1), Source(1), kNow + 9s}}, 1s, 1, false) == std::nullopt);
 }
 
-TEST_CASE("a newcomer that owes two chunks less is asked instead") {
-  SourceRate asked;
-  asked.on_request(Instant{}, 2 * kChunkSize);
-  CHECK(should_ask_instead(asked, SourceRate{}));
+namespace {
+
+SourceRate owing(std::uint64_t chunks, SourceRate source = {}) {
+  for (; chunks > 0; --chunks) source.on_request(Instant{} + 1s, kChunkSize);
+  return source;
 }
 
-TEST_CASE("a newcomer that owes one chunk less is not asked instead") {
-  SourceRate asked;
-  asked.on_request(Instant{}, kChunkSize);
-  CHECK_FALSE(should_ask_instead(asked, SourceRate{}));
-}
+std::uint64_t unlucky() { return 1; }  // with two choices or more
+
+}  // namespace
+
+TEST_CASE("a newcomer that owes two chunks less is asked instead") { CHECK(should_ask_instead(owing(3), owing(1), 2, unlucky)); }
+
+TEST_CASE("a newcomer that owes one chunk less is not asked instead") { CHECK_FALSE(should_ask_instead(owing(2), owing(1), 2, unlucky)); }
 
 TEST_CASE("a newcomer that is much slower is not asked instead") {
-  SourceRate asked = after_steady_answers(1ms, 100);
-  asked.on_request(Instant{} + 1s, 8 * kChunkSize);
-  CHECK_FALSE(should_ask_instead(asked, after_steady_answers(1s, 100)));
+  const SourceRate slow = owing(1, after_steady_answers(1s, 100));
+  CHECK_FALSE(should_ask_instead(owing(8, after_steady_answers(1ms, 100)), slow, 2, unlucky));
+}
+
+TEST_CASE("of those that wait one in so many turns to a newcomer of whom nothing is asked as now have the chunk") {
+  std::uint64_t word = 0;
+  std::size_t turned = 0;
+  for (int i = 0; i < 300; ++i) turned += should_ask_instead(owing(1), SourceRate{}, 3, [&word] { return word++; }) ? 1 : 0;
+  CHECK(turned == 100);
 }
 
 // ---- uploads ------------------------------------------------------------------------------------------
@@ -442,6 +474,29 @@ TEST_CASE("of equally rare chunks the oldest request is served") {
   queue.add(Source(5), Slot(9));
   queue.add(Source(1), Slot(2));
   CHECK(serve(queue) == std::pair(5u, 9u));
+}
+
+TEST_CASE("what nobody has goes to the neighbour that was given the least") {
+  UploadQueue queue;
+  queue.add(Source(0), Slot(0));
+  queue.add(Source(0), Slot(1));
+  queue.add(Source(1), Slot(2));
+  queue.next(everyone, nobody_has);
+  const auto second = queue.next(everyone, nobody_has);
+  REQUIRE(second.has_value());
+  CHECK(second->to == Source(1));
+}
+
+TEST_CASE("of what one neighbour has the oldest request is served, whoever was given more") {
+  UploadQueue queue;
+  const auto one_has = [](Slot) { return 1u; };
+  queue.add(Source(0), Slot(0));
+  queue.add(Source(0), Slot(1));
+  queue.add(Source(1), Slot(2));
+  queue.next(everyone, one_has);
+  const auto second = queue.next(everyone, one_has);
+  REQUIRE(second.has_value());
+  CHECK(second->to == Source(0));
 }
 
 TEST_CASE("a request for a chunk that became common meanwhile moves back") {
