@@ -70,6 +70,21 @@ class Names {
   std::unordered_multimap<Sha256Digest, std::pair<std::string, std::string>> offers_;  ///< Owner and name, by content.
 };
 
+// ---- the MD5s of what is being fetched ----------------------------------------------------------------
+
+/// Contents whose next chunks are here, and are to be digested by a worker.
+struct WaitingMd5s {
+  std::size_t contents = 0;
+  std::size_t fetching = 0;          ///< Contents that are being fetched, whether they wait here or not.
+  std::size_t workers = 0;           ///< Those that digest others now.
+  std::uint32_t most_chunks = 0;     ///< Of the content of which most wait.
+  bool has_the_last_of_one = false;  ///< All chunks of one of them are here.
+};
+
+/// Whether a worker is to take them up now, or they are to wait for others to be digested side by side with them: eight together cost
+/// little more than one alone (docs/decisions/0019).
+bool is_worth_a_worker(const WaitingMd5s& waiting);
+
 // ---- what a person runs -------------------------------------------------------------------------------
 
 struct PeerOptions {

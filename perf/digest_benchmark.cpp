@@ -1,4 +1,5 @@
-/// What MD5 costs: for streams one by one, for streams that advance together, and in OpenSSL. Run: bin/digest_benchmark
+/// What MD5 costs, for streams one by one, for streams that advance together, and in OpenSSL; and what a chunk hash costs. Run:
+/// bin/digest_benchmark
 #include <benchmark/benchmark.h>
 #include <openssl/evp.h>
 
@@ -10,6 +11,7 @@
 #include <span>
 #include <vector>
 
+import shoal.base;
 import shoal.digest;
 
 using namespace shoal;
@@ -48,6 +50,21 @@ void md5_of_openssl(benchmark::State& state) {
   count_bytes(state, 1);
 }
 BENCHMARK(md5_of_openssl);
+
+/// A whole chunk: its leaves and its tree.
+void chunk_hash_of_one(benchmark::State& state) {
+  const auto bytes = made_up_bytes(kChunkSize);
+  for (auto _ : state) benchmark::DoNotOptimize(chunk_hash(bytes, 2 * kChunkSize));
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kChunkSize));
+}
+BENCHMARK(chunk_hash_of_one);
+
+void sha256_of_openssl(benchmark::State& state) {
+  const auto bytes = made_up_bytes(kLeafSize);
+  for (auto _ : state) benchmark::DoNotOptimize(sha256(bytes));
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kLeafSize));
+}
+BENCHMARK(sha256_of_openssl);
 
 /// Messages of one leaf, such as small files are.
 void md5_of_small_messages(benchmark::State& state) {

@@ -81,11 +81,18 @@ std::uint32_t chunk_length(std::uint64_t size, ChunkIndex index) {
 Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) {
   std::array<Sha256Digest, kChunkSize / kLeafSize> leaves;
   std::size_t count = 0;
-  for (; !chunk.empty() && count < leaves.size(); ++count) {
+  const auto take_leaf = [&] {
     const auto leaf = chunk.first(std::min<std::size_t>(chunk.size(), kLeafSize));
-    leaves[count] = sha256(leaf);
     chunk = chunk.subspan(leaf.size());
+    return leaf;
+  };
+  while (chunk.size() > kLeafSize && count + 1 < leaves.size()) {
+    const auto left = take_leaf();
+    const auto both = sha256_pair(left, take_leaf());
+    std::ranges::copy(both, leaves.begin() + static_cast<std::ptrdiff_t>(count));
+    count += both.size();
   }
+  if (!chunk.empty() && count < leaves.size()) leaves[count++] = sha256(take_leaf());
   return chunk_hash_over(std::span(leaves).first(count), file_size);
 }
 

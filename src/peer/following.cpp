@@ -11,6 +11,7 @@ module;
 #include <optional>
 #include <span>
 #include <tuple>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,8 @@ namespace shoal {
 namespace {
 
 constexpr std::uint32_t kMostChunks = 16;      // of each content, that a worker digests in one go
+constexpr std::size_t kCompany = 4;            // contents, that one waits for
+constexpr std::uint32_t kMostWaiting = 64;     // chunks of a content, that wait for others to go along
 constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
 
 /// What a worker is to digest of one content.
@@ -42,9 +45,15 @@ struct Followed {
 
 std::uint32_t backlog_of(const Content& content) { return content.md5_end - content.md5_next; }
 
-/// One worker at a time, as contents that are digested side by side cost a fraction of what they cost apart; several only where
-/// there is enough for all lanes of each.
-bool is_worth_a_worker(const Node& node) { return node.to_follow.size() >= (node.followers > 0 ? kMd5Lanes : 1); }
+WaitingMd5s waiting_md5s(const Node& node) {
+  WaitingMd5s waiting{.contents = node.to_follow.size(), .fetching = node.fetching.size(), .workers = node.followers};
+  for (const ContentIndex index : node.to_follow) {
+    const Content& content = *node.contents[index.value];
+    waiting.most_chunks = std::max(waiting.most_chunks, backlog_of(content));
+    if (content.md5_end == content.chunks) waiting.has_the_last_of_one = true;
+  }
+  return waiting;
+}
 
 /// What is nearest to its end, or farthest behind, comes first.
 void sort_by_need(Node& node) {
@@ -65,7 +74,7 @@ Followed hand_out(Content& content, std::uint32_t chunks) {
 /// What another worker is to digest, if any is worth it: as many contents as there are lanes, and as many chunks of each as the one
 /// with the fewest has, so that no lane is idle.
 std::vector<Followed> next_batch(Node& node) {
-  if (!is_worth_a_worker(node)) return {};
+  if (!is_worth_a_worker(waiting_md5s(node))) return {};
   std::erase_if(node.to_follow, [&](ContentIndex index) { return !node.contents[index.value]->partial; });  // given up
   sort_by_need(node);
   const auto taken = std::span(node.to_follow).first(std::min(kMd5Lanes, node.to_follow.size()));
@@ -133,6 +142,14 @@ Task<> follow_contents(Node& node, std::vector<Followed> batch) {
 }
 
 }  // namespace
+
+/// One worker at a time; several only where there is enough for all lanes of each.
+bool is_worth_a_worker(const WaitingMd5s& waiting) {
+  if (waiting.workers > 0) return waiting.contents >= kMd5Lanes;
+  if (waiting.contents == 0) return false;
+  const bool has_company = waiting.contents >= std::min(waiting.fetching, kCompany);
+  return has_company || waiting.has_the_last_of_one || waiting.most_chunks >= kMostWaiting;
+}
 
 void follow_md5(Node& node, Content& content) {
   while (content.md5_end < content.chunks && node.picker.has(slot_of(content, content.md5_end))) ++content.md5_end;

@@ -39,6 +39,35 @@ std::string name_for(Names& names, const std::string& owner, const FileEntry& en
 
 }  // namespace
 
+TEST_CASE("The MD5 of the only file that is fetched waits for nothing") {
+  CHECK(is_worth_a_worker({.contents = 1, .fetching = 1, .most_chunks = 1}));
+}
+
+TEST_CASE("An MD5 waits for those of other files that are fetched") {
+  CHECK_FALSE(is_worth_a_worker({.contents = 2, .fetching = 3, .most_chunks = 63}));
+}
+
+TEST_CASE("The MD5s of all files that are fetched go side by side") {
+  CHECK(is_worth_a_worker({.contents = 3, .fetching = 3, .most_chunks = 1}));
+}
+
+TEST_CASE("Four MD5s wait for no more of them") { CHECK(is_worth_a_worker({.contents = 4, .fetching = 20, .most_chunks = 1})); }
+
+TEST_CASE("An MD5 that is 64 chunks behind waits no longer") {
+  CHECK(is_worth_a_worker({.contents = 1, .fetching = 3, .most_chunks = 64}));
+}
+
+TEST_CASE("An MD5 for which all chunks are here waits no longer") {
+  CHECK(is_worth_a_worker({.contents = 1, .fetching = 3, .most_chunks = 1, .has_the_last_of_one = true}));
+}
+
+TEST_CASE("A second worker is for eight MD5s") {
+  CHECK_FALSE(is_worth_a_worker({.contents = 7, .fetching = 7, .workers = 1, .most_chunks = 64, .has_the_last_of_one = true}));
+  CHECK(is_worth_a_worker({.contents = 8, .fetching = 8, .workers = 1, .most_chunks = 1}));
+}
+
+TEST_CASE("Where no MD5 waits there is no work") { CHECK_FALSE(is_worth_a_worker({.fetching = 3})); }
+
 TEST_CASE("The first content of a name keeps it") {
   Names names;
   const auto place = names.place("mars", file("a", 1));
