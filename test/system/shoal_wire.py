@@ -196,7 +196,7 @@ class Crowd:
 class LyingPeer:
     """Registers, offers `content` with digests that are right, and sends a wrong chunk first and each `every`-th one after; with 0, only wrong ones."""
 
-    def __init__(self, tracker_address, name, content, every=10):
+    def __init__(self, tracker_address, name, content, every=10, host="127.0.0.1"):
         self.name = name
         self.content = content
         self.every = every
@@ -206,9 +206,9 @@ class LyingPeer:
         self.lock = threading.Lock()
         self.is_over = False
         self.open_links = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0))
         self.tracker = greet(tracker_address, TO_TRACKER, name)
-        self.tracker.send(register(self.listener.getsockname()[1]))
+        self.tracker.send(register(self.listener.getsockname()[1], host))
         self.tracker.receive_kind(REGISTERED)
         self.tracker.send(frame(OFFER, struct.pack("<I", 1) + content.entry()) + frame(OFFER_END, struct.pack("<Q", 1)))
         self.threads = [threading.Thread(target=target, daemon=True) for target in (self.follow_tracker, self.accept)]
