@@ -217,8 +217,7 @@ bool should_ask_instead(const SourceRate& asked, const SourceRate& newcomer, std
 /// Which waiting request to serve next: chunks that we never sent first, then those that no neighbour has, then those that one has,
 /// then the oldest. What no neighbour has goes to the one that was given the fewest chunks (docs/decisions/0018). Common chunks are
 /// alike: else whoever is behind the others, and asks for what all have, waits longest wherever it asks, and gets further behind
-/// (docs/decisions/0014). The caller drops what the neighbour has got meanwhile, by `cancel` when it says
-/// HAVE.
+/// (docs/decisions/0014). The caller drops what the neighbour has got meanwhile, by `cancel` when it says HAVE.
 ///
 /// A line a neighbour, in that order as it was when each place was given; a place that has become worse is noticed
 /// when it reaches the head, so `next` looks at one request a neighbour, and the order is exact while availability

@@ -1,5 +1,5 @@
 // The compression of SHA-256 (FIPS 180-4) for two messages side by side, with the instructions that x86 has for it. Each of them waits for
-// the one before it, so a single message leaves half of that unit idle, and two take hardly longer than one.
+// the one before it: two rounds are ready after 4 cycles, while the unit can begin others after 2 or 3, as the processor may be.
 #pragma once
 
 #if defined(__x86_64__)
