@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A peer that has one file, and sends every tenth chunk of it wrong: liar.py TRACKER HOST FILE. It says `ready` once it is registered, and ends
 with SIGTERM."""
 

@@ -8,7 +8,6 @@ module;
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
 module shoal.digest;

@@ -69,6 +69,10 @@ void withdraw(Node& node, Remote& remote, Slot slot, Outstanding& outstanding) {
   send_cancel(node, remote, slot, true);
 }
 
+Random random_of(Node& node) {
+  return [&world = node.world] { return world.random(); };
+}
+
 /// In order is better for the disk and the MD5; at random is better where others wait for what we have.
 bool fetches_in_order(const Node& node) {
   return std::ranges::all_of(node.remotes, [&](const auto& other) {
@@ -94,7 +98,7 @@ void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator ou
 void refill(Node& node, Remote& remote) {
   if (node.outcome || !node.picker.is_interesting(remote.source)) return;
   const Instant now = node.world.now();
-  const auto random = [&node] { return node.world.random(); };
+  const Random random = random_of(node);
   const bool in_order = fetches_in_order(node);
   const bool of_many = is_one_of_many(node);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
@@ -136,8 +140,7 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
     const auto outstanding = asked->outstanding.find(slot);
     if (outstanding == asked->outstanding.end() || outstanding->second.is_given_up) continue;
     if (outstanding->second.has_begun || outstanding->second.is_cancelled) return;
-    const auto random = [&node] { return node.world.random(); };
-    if (!should_ask_instead(asked->rate, remote.rate, node.picker.availability(slot), random)) return;
+    if (!should_ask_instead(asked->rate, remote.rate, node.picker.availability(slot), random_of(node))) return;
     return withdraw(node, *asked, slot, outstanding->second);
   }
 }
@@ -302,7 +305,7 @@ void take_over(Node& node, Remote& remote, const InFlight& slow) {
 void duplicate_slow(Node& node) {
   std::vector<InFlight> candidates = slow_candidates(node);
   const Instant now = node.world.now();
-  const auto random = [&node] { return node.world.random(); };
+  const Random random = random_of(node);
   for (const auto& [source, remote] : node.remotes) {
     if (candidates.empty()) return;
     if (!remote->rate.has_room(kChunkSize) || !node.picker.is_interesting(source)) continue;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <random>
 #include <string>
@@ -476,27 +477,24 @@ TEST_CASE("of equally rare chunks the oldest request is served") {
   CHECK(serve(queue) == std::pair(5u, 9u));
 }
 
-TEST_CASE("what nobody has goes to the neighbour that was given the least") {
+namespace {
+
+/// Who is served second where source 0 asked first, for two chunks, and then source 1.
+Source served_second(const std::function<std::uint32_t(Slot)>& availability) {
   UploadQueue queue;
   queue.add(Source(0), Slot(0));
   queue.add(Source(0), Slot(1));
   queue.add(Source(1), Slot(2));
-  queue.next(everyone, nobody_has);
-  const auto second = queue.next(everyone, nobody_has);
-  REQUIRE(second.has_value());
-  CHECK(second->to == Source(1));
+  queue.next(everyone, availability);
+  return queue.next(everyone, availability).value().to;
 }
 
+}  // namespace
+
+TEST_CASE("what nobody has goes to the neighbour that was given the least") { CHECK(served_second(nobody_has) == Source(1)); }
+
 TEST_CASE("of what one neighbour has the oldest request is served, whoever was given more") {
-  UploadQueue queue;
-  const auto one_has = [](Slot) { return 1u; };
-  queue.add(Source(0), Slot(0));
-  queue.add(Source(0), Slot(1));
-  queue.add(Source(1), Slot(2));
-  queue.next(everyone, one_has);
-  const auto second = queue.next(everyone, one_has);
-  REQUIRE(second.has_value());
-  CHECK(second->to == Source(0));
+  CHECK(served_second([](Slot) { return 1u; }) == Source(0));
 }
 
 TEST_CASE("a request for a chunk that became common meanwhile moves back") {
