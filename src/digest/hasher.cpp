@@ -32,9 +32,25 @@ struct FileHasher::State {
   std::size_t room_in_leaf() const { return kLeafSize - bytes_hashed % kLeafSize; }
   bool is_at_end() const { return bytes_hashed == result.size; }
 
-  /// `piece` fits into the current leaf. Both digests read it while it is in cache.
-  void hash(std::span<const std::byte> piece) {
+  /// Hashes from the front of `data`: a chunk that is all there, or else what fits into the current leaf. Both digests read it while
+  /// it is in cache. Returns how many bytes that were.
+  std::size_t hash(std::span<const std::byte> data) {
+    const bool has_whole_chunk = bytes_hashed % kChunkSize == 0 && data.size() >= kChunkSize;
+    const auto piece = data.first(std::min(data.size(), has_whole_chunk ? kChunkSize : room_in_leaf()));
     whole.update(piece);
+    if (has_whole_chunk)
+      hash_chunk(piece);
+    else
+      hash_in_leaf(piece);
+    return piece.size();
+  }
+
+  void hash_chunk(std::span<const std::byte> chunk) {
+    bytes_hashed += chunk.size();
+    result.chunks.push_back(chunk_hash(chunk, result.size));
+  }
+
+  void hash_in_leaf(std::span<const std::byte> piece) {
     leaf.update(piece);
     bytes_hashed += piece.size();
     if (bytes_hashed % kLeafSize == 0 || is_at_end()) leaf_hashes.push_back(Sha256Digest{leaf.finish()});
@@ -62,11 +78,7 @@ Result<> FileHasher::update(std::span<const std::byte> data) {
     state.has_overflowed = true;
     return fail(Errc::changed, fmt::format("more than the expected {} bytes came", state.result.size));
   }
-  while (!data.empty()) {
-    const auto piece = data.first(std::min(data.size(), state.room_in_leaf()));
-    state.hash(piece);
-    data = data.subspan(piece.size());
-  }
+  while (!data.empty()) data = data.subspan(state.hash(data));
   return {};
 }
 

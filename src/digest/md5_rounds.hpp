@@ -60,7 +60,7 @@ template <class Word>
     asm("" : "+r"(value));
   } else {
 #if defined(__SSE2__)
-    asm("" : "+x"(value));
+    asm("" : "+v"(value));
 #elif defined(__aarch64__)
     asm("" : "+w"(value));
 #endif
@@ -135,7 +135,7 @@ template <class Word>
 }
 
 template <class Word>
-States<Word> load_states(const Lane* lanes) {
+[[gnu::always_inline]] inline States<Word> load_states(const Lane* lanes) {
   States<Word> states;
   for (std::size_t i = 0; i < states.size(); ++i)
     if constexpr (kLanesOf<Word> == 1)
@@ -146,7 +146,7 @@ States<Word> load_states(const Lane* lanes) {
 }
 
 template <class Word>
-void store_states(const States<Word>& states, const Lane* lanes) {
+[[gnu::always_inline]] inline void store_states(const States<Word>& states, const Lane* lanes) {
   for (std::size_t i = 0; i < states.size(); ++i)
     if constexpr (kLanesOf<Word> == 1)
       (*lanes->state)[i] = states[i];
@@ -154,9 +154,9 @@ void store_states(const States<Word>& states, const Lane* lanes) {
       for (std::size_t lane = 0; lane < kLanesOf<Word>; ++lane) (*lanes[lane].state)[i] = states[i][lane];
 }
 
-/// Digests `count` blocks of each of `Groups` times as many messages as a Word has lanes.
+/// Digests `count` blocks of each of `Groups` times as many messages as a Word has lanes, with the instructions that the caller may use.
 template <class Word, std::size_t Groups>
-void compress(std::span<const Lane, Groups * kLanesOf<Word>> lanes, std::size_t count) {
+[[gnu::always_inline]] inline void compress(std::span<const Lane, Groups * kLanesOf<Word>> lanes, std::size_t count) {
   std::array<States<Word>, Groups> states;
   for (std::size_t group = 0; group < Groups; ++group) states[group] = load_states<Word>(&lanes[group * kLanesOf<Word>]);
   for (std::size_t offset = 0; offset < count * kBlockSize; offset += kBlockSize) {

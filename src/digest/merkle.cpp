@@ -37,6 +37,17 @@ const Sha256Digest& empty_root(unsigned level) {
   return roots[level];
 }
 
+/// The root over as many nodes as stand under it when none is past the end. `nodes` must be a power of two.
+Sha256Digest full_root(std::span<const Sha256Digest> nodes) {
+  std::array<Sha256Digest, kChunkSize / kLeafSize> level;
+  std::ranges::copy(nodes, level.begin());
+  for (std::size_t count = nodes.size() / 2; count > 0; count /= 2) {
+    const auto children = level;
+    sha256_each(std::as_bytes(std::span(children).first(2 * count)), 2 * sizeof(Sha256Digest), std::span(level).first(count));
+  }
+  return level.front();
+}
+
 /// How many levels are above `nodes` nodes, up to the single root.
 unsigned height_over(std::uint64_t nodes) { return nodes < 2 ? 0 : static_cast<unsigned>(std::bit_width(nodes - 1)); }
 
@@ -68,6 +79,7 @@ bool has_valid_shape(const HashSpan& span, std::uint64_t chunks) {
 
 /// The hash of a chunk from the hashes of its leaves, 1 to 16 of them. Also what the FileHasher uses.
 Sha256Digest chunk_hash_over(std::span<const Sha256Digest> leaf_hashes, std::uint64_t file_size) {
+  if (leaf_hashes.size() == kChunkSize / kLeafSize) return full_root(leaf_hashes);
   return subtree_root(leaf_hashes, 0, file_size <= kChunkSize ? height_over(leaf_hashes.size()) : kChunkLevel);
 }
 
@@ -80,19 +92,10 @@ std::uint32_t chunk_length(std::uint64_t size, ChunkIndex index) {
 
 Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) {
   std::array<Sha256Digest, kChunkSize / kLeafSize> leaves;
-  std::size_t count = 0;
-  const auto take_leaf = [&] {
-    const auto leaf = chunk.first(std::min<std::size_t>(chunk.size(), kLeafSize));
-    chunk = chunk.subspan(leaf.size());
-    return leaf;
-  };
-  while (chunk.size() > kLeafSize && count + 1 < leaves.size()) {
-    const auto left = take_leaf();
-    const auto both = sha256_pair(left, take_leaf());
-    std::ranges::copy(both, leaves.begin() + static_cast<std::ptrdiff_t>(count));
-    count += both.size();
-  }
-  if (!chunk.empty() && count < leaves.size()) leaves[count++] = sha256(take_leaf());
+  const std::size_t whole = std::min(chunk.size() / kLeafSize, leaves.size());
+  sha256_each(chunk, kLeafSize, std::span(leaves).first(whole));
+  std::size_t count = whole;
+  if (const auto rest = chunk.subspan(whole * kLeafSize); !rest.empty() && count < leaves.size()) leaves[count++] = sha256(rest);
   return chunk_hash_over(std::span(leaves).first(count), file_size);
 }
 
