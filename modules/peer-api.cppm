@@ -75,15 +75,18 @@ class Names {
 /// Contents whose next chunks are here, and are to be digested by a worker.
 struct WaitingMd5s {
   std::size_t contents = 0;
-  std::size_t fetching = 0;          ///< Contents that are being fetched, whether they wait here or not.
-  std::size_t workers = 0;           ///< Those that digest others now.
-  std::uint32_t most_chunks = 0;     ///< Of the content of which most wait.
-  bool has_the_last_of_one = false;  ///< All chunks of one of them are here.
+  std::size_t fetching = 0;      ///< Contents that are being fetched, whether they wait here or not.
+  std::size_t workers = 0;       ///< Those that digest others now.
+  bool is_one_pressing = false;  ///< See below.
 };
 
 /// Whether a worker is to take them up now, or they are to wait for others to be digested side by side with them: eight together cost
-/// little more than one alone (docs/decisions/0019).
+/// little more than one alone (docs/decisions/0019 and 0021).
 bool is_worth_a_worker(const WaitingMd5s& waiting);
+
+/// Whether an MD5 that is so many chunks behind can wait no longer: it would end after the last chunk of its content has come, at the rate
+/// at which the first `have` of its `chunks` came in `elapsed`; or what waits may soon have to be read from the disk again.
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed);
 
 // ---- what a person runs -------------------------------------------------------------------------------
 

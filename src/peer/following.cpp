@@ -4,6 +4,7 @@ module;
 #include <tl/expected.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,10 +27,11 @@ import shoal.world;
 namespace shoal {
 namespace {
 
-constexpr std::uint32_t kMostChunks = 16;      // of each content, that a worker digests in one go
-constexpr std::size_t kCompany = 4;            // contents, that one waits for
-constexpr std::uint32_t kMostWaiting = 64;     // chunks of a content, that wait for others to go along
-constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
+constexpr std::uint32_t kMostChunks = 16;     // of each content, that a worker digests in one go
+constexpr std::size_t kCompany = 4;           // contents, that one waits for
+constexpr std::uint32_t kMostWaiting = 2048;  // chunks of a content, that wait for others to go along: they are likely still in memory
+constexpr std::chrono::milliseconds kChunkTime(1);  // to digest a chunk, where others need the processors, too
+constexpr std::size_t kPieceSize = 32 * 1024;       // of each content at a time: those of all lanes stay in the nearer caches
 
 /// What a worker is to digest of one content.
 struct Followed {
@@ -49,8 +51,8 @@ WaitingMd5s waiting_md5s(const Node& node) {
   WaitingMd5s waiting{.contents = node.to_follow.size(), .fetching = node.fetching.size(), .workers = node.followers};
   for (const ContentIndex index : node.to_follow) {
     const Content& content = *node.contents[index.value];
-    waiting.most_chunks = std::max(waiting.most_chunks, backlog_of(content));
-    if (content.md5_end == content.chunks) waiting.has_the_last_of_one = true;
+    const Nanoseconds elapsed = content.began ? node.world.now() - *content.began : Nanoseconds(0);
+    if (is_pressing(backlog_of(content), content.have, content.chunks, elapsed)) waiting.is_one_pressing = true;
   }
   return waiting;
 }
@@ -147,8 +149,13 @@ Task<> follow_contents(Node& node, std::vector<Followed> batch) {
 bool is_worth_a_worker(const WaitingMd5s& waiting) {
   if (waiting.workers > 0) return waiting.contents >= kMd5Lanes;
   if (waiting.contents == 0) return false;
-  const bool has_company = waiting.contents >= std::min(waiting.fetching, kCompany);
-  return has_company || waiting.has_the_last_of_one || waiting.most_chunks >= kMostWaiting;
+  return waiting.is_one_pressing || waiting.contents >= std::min(waiting.fetching, kCompany);
+}
+
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed) {
+  if (behind == 0 || have == 0) return false;
+  const Nanoseconds remaining = elapsed / have * (chunks - have);
+  return behind >= kMostWaiting || behind * kChunkTime > remaining;
 }
 
 void follow_md5(Node& node, Content& content) {

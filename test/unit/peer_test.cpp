@@ -1,6 +1,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@ import shoal.manifest;
 import shoal.peer;
 
 using namespace shoal;
+using namespace std::chrono_literals;
 
 namespace {
 
@@ -39,32 +41,35 @@ std::string name_for(Names& names, const std::string& owner, const FileEntry& en
 
 }  // namespace
 
-TEST_CASE("The MD5 of the only file that is fetched waits for nothing") {
-  CHECK(is_worth_a_worker({.contents = 1, .fetching = 1, .most_chunks = 1}));
-}
+TEST_CASE("The MD5 of the only file that is fetched waits for nothing") { CHECK(is_worth_a_worker({.contents = 1, .fetching = 1})); }
 
-TEST_CASE("An MD5 waits for those of other files that are fetched") {
-  CHECK_FALSE(is_worth_a_worker({.contents = 2, .fetching = 3, .most_chunks = 63}));
-}
+TEST_CASE("An MD5 waits for those of other files that are fetched") { CHECK_FALSE(is_worth_a_worker({.contents = 2, .fetching = 3})); }
 
-TEST_CASE("The MD5s of all files that are fetched go side by side") {
-  CHECK(is_worth_a_worker({.contents = 3, .fetching = 3, .most_chunks = 1}));
-}
+TEST_CASE("The MD5s of all files that are fetched go side by side") { CHECK(is_worth_a_worker({.contents = 3, .fetching = 3})); }
 
-TEST_CASE("Four MD5s wait for no more of them") { CHECK(is_worth_a_worker({.contents = 4, .fetching = 20, .most_chunks = 1})); }
+TEST_CASE("Four MD5s wait for no more of them") { CHECK(is_worth_a_worker({.contents = 4, .fetching = 20})); }
 
-TEST_CASE("An MD5 that is 64 chunks behind waits no longer") {
-  CHECK(is_worth_a_worker({.contents = 1, .fetching = 3, .most_chunks = 64}));
-}
-
-TEST_CASE("An MD5 for which all chunks are here waits no longer") {
-  CHECK(is_worth_a_worker({.contents = 1, .fetching = 3, .most_chunks = 1, .has_the_last_of_one = true}));
-}
+TEST_CASE("A pressing MD5 waits for no others") { CHECK(is_worth_a_worker({.contents = 1, .fetching = 3, .is_one_pressing = true})); }
 
 TEST_CASE("A second worker is for eight MD5s") {
-  CHECK_FALSE(is_worth_a_worker({.contents = 7, .fetching = 7, .workers = 1, .most_chunks = 64, .has_the_last_of_one = true}));
-  CHECK(is_worth_a_worker({.contents = 8, .fetching = 8, .workers = 1, .most_chunks = 1}));
+  CHECK_FALSE(is_worth_a_worker({.contents = 7, .fetching = 7, .workers = 1, .is_one_pressing = true}));
+  CHECK(is_worth_a_worker({.contents = 8, .fetching = 8, .workers = 1}));
 }
+
+TEST_CASE("An MD5 is pressing once it would end after the last chunk has come") {
+  CHECK_FALSE(is_pressing(100, 500, 1000, 200ms));  // 500 come in 200 ms, digesting takes 100 ms
+  CHECK_FALSE(is_pressing(100, 750, 1000, 300ms));
+  CHECK(is_pressing(100, 800, 1000, 300ms));
+}
+
+TEST_CASE("An MD5 for which all chunks are here is pressing") { CHECK(is_pressing(1, 1000, 1000, 60s)); }
+
+TEST_CASE("An MD5 is pressing when what it needs may leave memory") {
+  CHECK_FALSE(is_pressing(2047, 2500, 9000, 20s));
+  CHECK(is_pressing(2048, 2500, 9000, 20s));
+}
+
+TEST_CASE("An MD5 that is not behind is not pressing") { CHECK_FALSE(is_pressing(0, 1000, 1000, 1s)); }
 
 TEST_CASE("Where no MD5 waits there is no work") { CHECK_FALSE(is_worth_a_worker({.fetching = 3})); }
 
