@@ -312,6 +312,7 @@ def lab(count, rate):
 # ---- swarms ---------------------------------------------------------------------------------------------
 
 LISTENING = re.compile(r"listening on \S*:(\d+)")
+ESTABLISHED = "01"  # as /proc/net/tcp writes it
 SWARM_TIME = re.compile(r"total swarm time: ([\d.]+) s")
 
 
@@ -324,6 +325,25 @@ def start_tracker(programs, place, work, expect, started, environment):
     started.append(tracker)
     wait_for(lambda: LISTENING.search(tracker.text()), 10, "the tracker", [tracker])
     return f"{place.tracker_address}:{LISTENING.search(tracker.text())[1]}", tracker
+
+
+@contextlib.contextmanager
+def start_line(tracker, address, count, started):
+    """Holds the tracker until the `count` peers that are started in the block have connected to it, so that they set out together: as on
+    machines of their own, where no peer waits for the programs of others to be loaded."""
+    port = int(address.rpartition(":")[2])
+    os.kill(tracker.pid, signal.SIGSTOP)
+    try:
+        yield
+        wait_for(lambda: connections(tracker, port) >= count, 10, "connecting to the tracker", started)
+    finally:
+        os.kill(tracker.pid, signal.SIGCONT)
+
+
+def connections(process, port):
+    """How many connections to a port of this process are established, as its network namespace has them."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in pathlib.Path(f"/proc/{process.pid}/net/{name}").read_text().splitlines()[1:]]
+    return sum(int(row[1].rpartition(":")[2], 16) == port and row[3] == ESTABLISHED for row in rows)
 
 
 def swarm_seconds(told):
