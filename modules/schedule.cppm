@@ -102,7 +102,8 @@ class Picker {
   std::uint32_t in_flight(Slot slot) const;
 
   /// The slot to ask `source` for, or nothing when it has nothing that is needed. `in_order` breaks ties by the
-  /// lowest slot instead of at random: better for disk and MD5 when nobody else is waiting for variety.
+  /// lowest slot instead of at random: better for disk and MD5 when nobody else is waiting for variety. At random, files of 64 MiB and more
+  /// go side by side, four at a time, so that their MD5s can (docs/decisions/0022).
   std::optional<Slot> pick(Source source, const Random& random, bool in_order) const;
 
   /// Recomputes counts and planes from the neighbours' sets and compares; for tests.

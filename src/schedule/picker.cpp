@@ -7,6 +7,7 @@ module;
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -73,6 +74,10 @@ struct Neighbour {
   }
 };
 
+// Large files go side by side, so many at once, so that their MD5s can (docs/decisions/0022).
+constexpr std::uint64_t kLargeFile = 256;  // chunks
+constexpr std::size_t kFilesAtOnce = 4;
+
 Slot slot_at(std::size_t word, std::size_t bit) { return Slot(static_cast<std::uint32_t>(word * kWordBits + bit)); }
 
 std::size_t nth_bit(std::uint64_t word, std::size_t n) {
@@ -91,6 +96,7 @@ struct Picker::State {
   std::array<SlotSet, kPlanes> planes;  ///< The needed slots alone, each in the plane of its availability.
   std::vector<Neighbour> neighbours;
   std::vector<Source> free_sources;
+  std::vector<Slot> fronts;  ///< The first slots of large files, from the lowest.
   std::size_t missing = 0;
 
   std::size_t slots() const { return availability.size(); }
@@ -151,6 +157,31 @@ struct Picker::State {
     }
   }
 
+  /// How many slots below `end` are in `plane` and `neighbour` has them.
+  std::size_t needed_below(const Neighbour& neighbour, std::size_t plane, Slot end) const {
+    const std::span theirs = neighbour.theirs.words();
+    const std::span needed = planes[plane].words();
+    const std::size_t last = std::min(end.value / kWordBits, theirs.size());
+    const std::size_t blocks = last / kBlockWords;
+    std::size_t count = 0;
+    for (std::size_t block = 0; block < blocks; ++block) count += neighbour.needed_in_block[block][plane];
+    for (std::size_t word = blocks * kBlockWords; word < last; ++word)
+      count += static_cast<std::size_t>(std::popcount(theirs[word] & needed[word]));
+    if (last == theirs.size()) return count;
+    const std::uint64_t below = (std::uint64_t{1} << (end.value % kWordBits)) - 1;
+    return count + static_cast<std::size_t>(std::popcount(theirs[last] & needed[last] & below));
+  }
+
+  /// How many of those in `plane` that `neighbour` has are in front of one of the large files that come next.
+  std::size_t needed_before_any(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
+    const Slot lowest = nth_needed(neighbour, plane, 0);
+    const auto after = std::ranges::upper_bound(fronts, lowest);
+    const auto next = after == fronts.begin() ? after : std::prev(after);
+    const auto choices = std::min<std::size_t>(static_cast<std::size_t>(fronts.end() - next), kFilesAtOnce);
+    if (choices < 2) return 0;
+    return needed_below(neighbour, plane, *(next + static_cast<std::ptrdiff_t>(random() % choices)));
+  }
+
   bool has_right_planes(Slot slot) const {
     const std::size_t plane = standing(slot).plane;
     for (std::size_t each = 0; each < kPlanes; ++each)
@@ -187,6 +218,7 @@ Slot Picker::add_file(std::uint64_t chunks) {
   state_->in_flight.resize(slots);
   state_->availability.resize(slots);
   for (SlotSet& plane : state_->planes) plane.resize(slots);
+  if (chunks >= kLargeFile) state_->fronts.emplace_back(static_cast<std::uint32_t>(first));
   return Slot(static_cast<std::uint32_t>(first));
 }
 
@@ -307,7 +339,9 @@ std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_or
   for (std::size_t plane = 0; plane < kPlanes; ++plane) {
     const std::size_t choices = neighbour.needed[plane];
     if (choices == 0) continue;
-    return state_->nth_needed(neighbour, plane, in_order ? 0 : draw(random, std::min(choices, near(slots(), missing()))));
+    if (in_order) return state_->nth_needed(neighbour, plane, 0);
+    const std::size_t from = state_->needed_before_any(neighbour, plane, random);
+    return state_->nth_needed(neighbour, plane, (from + draw(random, std::min(choices, near(slots(), missing())))) % choices);
   }
   return std::nullopt;
 }

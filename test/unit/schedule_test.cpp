@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <random>
 #include <string>
@@ -119,6 +120,59 @@ TEST_CASE("equally rare chunks are drawn among the first quarter of a small file
 TEST_CASE("equally rare chunks are drawn at last among the first half of what is missing") { CHECK(highest_pick(1000, 40) == 979); }
 
 TEST_CASE("the last chunks are drawn among all of them") { CHECK(highest_pick(1000, 8) == 999); }
+
+namespace {
+
+/// A source of files of these lengths in chunks, of which every `step`th chunk is wanted.
+Picker source_of(const std::vector<std::uint32_t>& files, std::uint32_t step = 1) {
+  Picker picker;
+  for (const std::uint32_t chunks : files) picker.add_file(chunks);
+  const Source source = picker.add_source();
+  for (std::uint32_t slot = 0; slot < picker.slots(); ++slot) {
+    if (slot % step == 0) picker.want(Slot(slot));
+    picker.source_has(source, Slot(slot));
+  }
+  return picker;
+}
+
+/// How many of 10,000 draws fell into each `width` slots.
+std::map<std::uint32_t, int> draws_by(const Picker& picker, std::uint32_t width) {
+  std::map<std::uint32_t, int> hits;
+  const Random random = seeded();
+  for (int draw = 0; draw < 10'000; ++draw) ++hits[picker.pick(Source(0), random, false).value().value / width];
+  return hits;
+}
+
+}  // namespace
+
+TEST_CASE("large files go side by side, each from its front") {
+  const auto hits = draws_by(source_of({1280, 1280, 1280}), 128);
+  REQUIRE(hits.size() == 3);  // the first 128 of each
+  for (const std::uint32_t front : {0u, 10u, 20u}) CHECK(hits.at(front) > 3000);
+}
+
+TEST_CASE("of many large files four go side by side, and then the next") {
+  Picker picker = source_of({256, 256, 256, 256, 256, 256});
+  const auto files = [&] {
+    std::vector<std::uint32_t> found;
+    for (const auto& [file, count] : draws_by(picker, 256)) found.push_back(file);
+    return found;
+  };
+  CHECK(files() == std::vector<std::uint32_t>{0, 1, 2, 3});
+  for (std::uint32_t slot = 0; slot < 256; ++slot) picker.set_have(Slot(slot));
+  CHECK(files() == std::vector<std::uint32_t>{1, 2, 3, 4});
+}
+
+TEST_CASE("smaller files go one after another") {
+  const auto hits = draws_by(source_of({255, 255, 255}), 128);
+  CHECK(hits.size() == 1);
+}
+
+TEST_CASE("the front of a large file is found wherever it lies and whatever is missing before it") {
+  const auto hits = draws_by(source_of({5001, 4500}, 6), 1);  // blocks of 4,096 slots and words of 64 apart
+  CHECK(hits.size() == 2 * 128);
+  for (const auto& [slot, count] : hits) CHECK((slot <= 127 * 6 || (slot >= 5004 && slot <= 5004 + 127 * 6)));
+}
 
 TEST_CASE("nothing is picked of a source that has nothing we need") {
   Picker picker = picture({"xx..", "xxxx"});
