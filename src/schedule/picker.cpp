@@ -7,7 +7,6 @@ module;
 #include <compare>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -172,14 +171,13 @@ struct Picker::State {
     return count + static_cast<std::size_t>(std::popcount(theirs[last] & needed[last] & below));
   }
 
-  /// How many of those in `plane` that `neighbour` has are in front of one of the large files that come next.
-  std::size_t needed_before_any(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
-    const Slot lowest = nth_needed(neighbour, plane, 0);
-    const auto after = std::ranges::upper_bound(fronts, lowest);
-    const auto next = after == fronts.begin() ? after : std::prev(after);
-    const auto choices = std::min<std::size_t>(static_cast<std::size_t>(fronts.end() - next), kFilesAtOnce);
-    if (choices < 2) return 0;
-    return needed_below(neighbour, plane, *(next + static_cast<std::ptrdiff_t>(random() % choices)));
+  /// How many of those in `plane` that `neighbour` has come before where a pick begins: at the lowest of them, or at the front of one of
+  /// the large files that come next.
+  std::size_t needed_before_a_front(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
+    const auto next = std::ranges::upper_bound(fronts, nth_needed(neighbour, plane, 0));
+    const auto choices = std::min<std::size_t>(static_cast<std::size_t>(fronts.end() - next) + 1, kFilesAtOnce);
+    const std::size_t chosen = choices < 2 ? 0 : random() % choices;
+    return chosen == 0 ? 0 : needed_below(neighbour, plane, *(next + static_cast<std::ptrdiff_t>(chosen - 1)));
   }
 
   bool has_right_planes(Slot slot) const {
@@ -340,7 +338,7 @@ std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_or
     const std::size_t choices = neighbour.needed[plane];
     if (choices == 0) continue;
     if (in_order) return state_->nth_needed(neighbour, plane, 0);
-    const std::size_t from = state_->needed_before_any(neighbour, plane, random);
+    const std::size_t from = state_->needed_before_a_front(neighbour, plane, random);
     return state_->nth_needed(neighbour, plane, (from + draw(random, std::min(choices, near(slots(), missing())))) % choices);
   }
   return std::nullopt;

@@ -163,6 +163,11 @@ TEST_CASE("of many large files four go side by side, and then the next") {
   CHECK(files() == std::vector<std::uint32_t>{1, 2, 3, 4});
 }
 
+TEST_CASE("small files go along with the large ones that follow") {
+  const auto hits = draws_by(source_of({100, 1280, 1280}), 100);
+  CHECK(hits.at(0) > 2000);
+}
+
 TEST_CASE("smaller files go one after another") {
   const auto hits = draws_by(source_of({255, 255, 255}), 128);
   CHECK(hits.size() == 1);
