@@ -24,25 +24,19 @@ constexpr std::array<std::byte, md5_rounds::kBlockSize> kPadding{std::byte{0x80}
 
 /// Where there are fewer messages than lanes, the others repeat the first one's work, for nobody.
 template <class Word, std::size_t Groups>
-std::array<Lane, Groups * md5_rounds::kLanesOf<Word>> padded(std::span<const Lane> lanes, State& nobodys) {
+[[gnu::always_inline]] inline void compress_padded(std::span<const Lane> lanes, std::size_t count) {
   std::array<Lane, Groups * md5_rounds::kLanesOf<Word>> all;
+  State nobodys{};
   all.fill({&nobodys, lanes.front().blocks});
   std::ranges::copy(lanes, all.begin());
-  return all;
-}
-
-template <class Word, std::size_t Groups>
-void compress_padded(std::span<const Lane> lanes, std::size_t count) {
-  State nobodys{};
-  md5_rounds::compress<Word, Groups>(padded<Word, Groups>(lanes, nobodys), count);
+  md5_rounds::compress<Word, Groups>(all, count);
 }
 
 #if defined(__x86_64__)
 
 template <std::size_t Groups>
 [[gnu::target("avx512f,avx512bw,avx512vl")]] void compress_with_avx512(std::span<const Lane> lanes, std::size_t count) {
-  State nobodys{};
-  md5_rounds::compress<Quad, Groups>(padded<Quad, Groups>(lanes, nobodys), count);
+  compress_padded<Quad, Groups>(lanes, count);
 }
 
 /// A single message is a little faster in a lane of a vector, too, once filling the lanes has paid.

@@ -174,6 +174,7 @@ struct Picker::State {
   /// How many of those in `plane` that `neighbour` has come before where a pick begins: at the lowest of them, or at the front of one of
   /// the large files that come next.
   std::size_t needed_before_a_front(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
+    if (fronts.empty()) return 0;
     const auto next = std::ranges::upper_bound(fronts, nth_needed(neighbour, plane, 0));
     const auto choices = std::min<std::size_t>(static_cast<std::size_t>(fronts.end() - next) + 1, kFilesAtOnce);
     const std::size_t chosen = choices < 2 ? 0 : random() % choices;

@@ -5,7 +5,6 @@
 
 #include <rapidcheck.h>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
