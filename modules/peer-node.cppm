@@ -224,10 +224,11 @@ struct PeerSession {
   Outbox outbox;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
-  std::size_t begun_chunks = 0;  ///< Of `expected`, those with some bytes.
-  std::set<ChunkRef> in_hand;    ///< What the writer is sending.
-  std::set<ChunkRef> cancelled;  ///< Of those, what is no longer wanted.
-  double upload_rate = 0;        ///< Bytes a second, smoothed.
+  std::size_t begun_chunks = 0;             ///< Of `expected`, those with some bytes.
+  std::set<ChunkRef> in_hand;               ///< What the writer is sending.
+  std::set<ChunkRef> cancelled;             ///< Of those, what is no longer wanted.
+  double upload_rate = 0;                   ///< Bytes a second, smoothed.
+  std::uint32_t most_in_piece = kLeafSize;  ///< Bytes that the next piece of a chunk may have at most.
   bool is_over = false;
   Inbox inbox;
 
@@ -240,6 +241,7 @@ struct PeerSession {
 
 struct Outstanding {
   Instant requested;
+  Instant last_piece;  ///< When the last piece of it began to come; or `requested`.
   Instant expected_at;
   Instant deadline;
   std::uint32_t length = 0;
@@ -593,8 +595,8 @@ Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply);
 /// Asks a neighbour for as much as its window holds.
 void refill(Node& node, Remote& remote);
 void refill_all(Node& node);
-/// The first bytes of a chunk came.
-void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot);
+/// A piece of a chunk begins to come.
+void on_piece(Node& node, const SessionPtr& session, Slot slot);
 /// Takes what a session has received.
 void take_arrivals(Node& node, const SessionPtr& session);
 /// `remote` has got `slot`, which another was asked for: where it would be sooner there, the request is taken back, and when that

@@ -47,6 +47,16 @@ Result<std::optional<Nanoseconds>> parse_wait(const std::string& text) {
   return std::optional(*duration);
 }
 
+/// So many bytes a second leave room for pings between the pieces of chunks that go to thirty neighbours.
+constexpr std::uint64_t kLeastRate = 32 * 1024;
+
+Result<std::uint64_t> parse_rate(const std::string& text) {
+  const auto rate = parse_bytes(text);
+  if (!rate || *rate == 0 || *rate >= kLeastRate) return rate;
+  return fail(Errc::usage, fmt::format("'{}' is so slow that peers would take each other for dead", text),
+              fmt::format("write {}K or more, or 0 for no limit", kLeastRate / 1024));
+}
+
 Result<void> require_folder(const std::string& path) {
   DIR* const folder = ::opendir(path.c_str());
   if (folder == nullptr) return fail_errno(fmt::format("cannot read the folder '{}'", path), "name a folder that is there and readable");
@@ -88,9 +98,7 @@ Setter into(Nanoseconds& target) {
   return parsed_into(target, [](const std::string& text) { return parse_duration(text); });
 }
 
-Setter bytes_into(std::uint64_t& target) {
-  return parsed_into(target, [](const std::string& text) { return parse_bytes(text); });
-}
+Setter rate_into(std::uint64_t& target) { return parsed_into(target, parse_rate); }
 
 Setter into(Endpoint& target, std::uint16_t default_port) {
   return parsed_into(target, [default_port](const std::string& text) { return parse_endpoint(text, default_port); });

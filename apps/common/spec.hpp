@@ -61,8 +61,8 @@ Setter into(std::optional<Nanoseconds>& target);
 Setter into(std::vector<std::string>& target);
 /// The port may be left out where `default_port` is not 0.
 Setter into(Endpoint& target, std::uint16_t default_port);
-/// Bytes, or bytes a second.
-Setter bytes_into(std::uint64_t& target);
+/// Bytes a second, 0 for no limit: not so few that a ping would wait behind file data for longer than a neighbour waits for it.
+Setter rate_into(std::uint64_t& target);
 /// A folder that is there and can be listed.
 Setter folder_into(std::string& target);
 

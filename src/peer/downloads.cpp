@@ -39,6 +39,8 @@ namespace {
 constexpr std::size_t kManySources = 4;
 /// By then somebody else should have what a neighbour would not give us at once.
 constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
+/// Between two pieces of a chunk, however slowly they come.
+constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);
 
 std::uint32_t length_of(const Content& content, std::uint32_t chunk) { return chunk_length(content.size, ChunkIndex(chunk)); }
 
@@ -110,7 +112,7 @@ void refill(Node& node, Remote& remote) {
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
     if (!remote.rate.has_room(length, of_many)) break;
     node.picker.begin(*slot);
-    remote.outstanding[*slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+    remote.outstanding[*slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
     remote.rate.on_request(now, length);
     wanted.emplace_back(ref_of(remote, content, *slot), std::make_shared<Expected>(Expected{*slot, length, 0, {}}));
   }
@@ -125,7 +127,7 @@ void request_again(Node& node, Remote& remote, Slot slot) {
   const Content& content = content_at(node, slot);
   const std::uint32_t length = length_of(content, chunk_of(content, slot));
   node.picker.begin(slot);
-  remote.outstanding[slot] = {now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+  remote.outstanding[slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
   remote.rate.on_request(now, length);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   wanted.emplace_back(ref_of(remote, content, slot), std::make_shared<Expected>(Expected{slot, length, 0, {}}));
@@ -145,13 +147,18 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
   }
 }
 
-void on_chunk_begun(Node& node, const SessionPtr& session, Slot slot) {
+void on_piece(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
   if (!remote) return;
-  const auto outstanding = remote->outstanding.find(slot);
-  if (outstanding == remote->outstanding.end()) return;
-  outstanding->second.has_begun = true;
-  outstanding->second.is_cancelled = false;  // the two have crossed: it comes
+  const auto found = remote->outstanding.find(slot);
+  if (found == remote->outstanding.end()) return;
+  Outstanding& outstanding = found->second;
+  outstanding.has_begun = true;
+  outstanding.is_cancelled = false;  // the two have crossed: it comes
+  const Instant now = node.world.now();
+  const Nanoseconds patience = std::clamp(3 * (now - outstanding.last_piece), remote->rate.patience(0), kMostPatience);
+  outstanding.deadline = std::max(outstanding.deadline, now + patience);
+  outstanding.last_piece = now;
 }
 
 void refill_all(Node& node) {
@@ -167,9 +174,10 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
   for (const auto& [source, remote] : node.remotes) {
     if (remote.get() == except) continue;
     const auto outstanding = remote->outstanding.find(slot);
-    if (outstanding == remote->outstanding.end() || outstanding->second.is_given_up) continue;
-    outstanding->second.is_given_up = true;
-    node.picker.end(slot);
+    if (outstanding == remote->outstanding.end()) continue;
+    const bool was_given_up = std::exchange(outstanding->second.is_given_up, true);
+    if (was_given_up && !outstanding->second.has_begun) continue;  // it was taken back then
+    if (!was_given_up) node.picker.end(slot);
     send_cancel(node, *remote, slot);
   }
 }
@@ -265,10 +273,11 @@ void expire_requests(Node& node) {
   for (const auto& [source, remote] : node.remotes)
     for (auto& [slot, outstanding] : remote->outstanding) {
       if (outstanding.is_given_up || now < outstanding.deadline) continue;
-      // It keeps its place in the window: who does not answer is asked for no more.
+      // It keeps its place in the window: who does not answer is asked for no more. What has begun to come may come to its end, so that
+      // a chunk gets through on the slowest link, too.
       outstanding.is_given_up = true;
       node.picker.end(slot);
-      send_cancel(node, *remote, slot);
+      send_cancel(node, *remote, slot, true);
       has_freed = true;
     }
   if (has_freed) refill_all(node);

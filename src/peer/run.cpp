@@ -192,7 +192,7 @@ Task<> say_goodbye(Node& node, ExitCode exit) {
 Task<> wind_up(Node& node, std::shared_ptr<Listener> listener) {
   co_await run_on(node.strand, [&] {
     node.watch.reset();
-    if (listener) listener->close();
+    listener->close();
     for (const auto& [source, remote] : node.remotes)
       asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
   });
@@ -234,12 +234,13 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
                                       Signal& stop) {
   Node node(world, report, storage, std::move(options));
   std::atomic<bool> is_stopped = false;
+  auto listener = listen(node);  // a scan may take long: a port that is taken is said before
+  if (!listener) co_return Failure(listener.error());
   node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));
   auto scanned = co_await scan_folder(node, is_stopped);
-  Result<std::shared_ptr<Listener>> listener = scanned ? listen(node) : Failure(scanned.error());
-  if (!listener) {
-    co_await wind_up(node, nullptr);
-    co_return Failure(listener.error());
+  if (!scanned) {
+    co_await wind_up(node, *listener);
+    co_return Failure(scanned.error());
   }
   co_await run_on(node.strand, [&] {
     tell_of_scan(node, *scanned);

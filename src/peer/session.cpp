@@ -90,12 +90,13 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
 
 /// How much of a chunk to send in one frame.
 std::uint32_t piece_length(const PeerSession& session, std::uint32_t left) {
-  if (session.upload_rate <= 0) return std::min(left, std::uint32_t{4} * kLeastPiece);
-  const double piece = std::clamp(session.upload_rate * kPieceSeconds, double{kLeastPiece}, double{kChunkSize});
+  const double piece = std::clamp(session.upload_rate * kPieceSeconds, double{kLeastPiece}, static_cast<double>(session.most_in_piece));
   return std::min(left, static_cast<std::uint32_t>(piece));
 }
 
+/// The system takes the first bytes at once, however slow the link is: pieces become large only little by little.
 void update_rate(PeerSession& session, std::uint32_t bytes, Nanoseconds taken) {
+  session.most_in_piece = std::min(2 * session.most_in_piece, kChunkSize);
   const double rate = bytes / std::max(Seconds(taken).count(), 1e-5);
   session.upload_rate = session.upload_rate <= 0 ? rate : session.upload_rate + (rate - session.upload_rate) / 8;
 }
@@ -241,6 +242,10 @@ void keep_for_later(Node& node, PeerSession& session, PeerSession::Late late) {
   session.late_came.notify();
 }
 
+void tell_of_piece(Node& node, const SessionPtr& session, Slot slot) {
+  post_to(node, [&node, session, slot] { on_piece(node, session, slot); });
+}
+
 /// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
 Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   const ChunkRef ref{header.handle, header.chunk};
@@ -254,8 +259,10 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
     if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
     // What comes in one small piece is here before the news of its beginning would be.
     const bool is_soon_here = header.length == expected.length && header.length <= kSmallChunk;
-    if (!is_soon_here) post_to(node, [&node, session, slot = expected.slot] { on_chunk_begun(node, session, slot); });
+    if (!is_soon_here) tell_of_piece(node, session, expected.slot);
     expected.buffer = co_await take_buffer(node, expected.length);
+  } else {
+    tell_of_piece(node, session, expected.slot);
   }
   co_await step(session->link->receive_payload(expected.buffer.span().subspan(expected.filled, header.length)));
   expected.filled += header.length;

@@ -86,6 +86,15 @@ TEST_CASE("One source fills sixteen peers, with all bytes right") {
   CHECK(figures.duplicate_percent < 25);
 }
 
+TEST_CASE("A file gets through where a chunk is under way for most of a minute, because three share 16 KiB a second") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    Scale scale = marked(scale_of(3, seed));
+    scale.rate = 16.0 * 1024;
+    CAPTURE(seed);
+    check_whole(one_source(scale));
+  }
+}
+
 TEST_CASE("Every scenario ends with everyone complete") {
   for (const Scenario& scenario : scenarios()) {
     DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(scale_of(10))); }

@@ -77,6 +77,15 @@ class Refused(SystemTest):
                 self.expect_exit(6, process)
                 self.expect_one_line(process, address, "in use")
 
+    def test_a_port_that_is_in_use_is_said_before_the_files_are_digested(self):
+        folder = self.lab.make("a", {"file": b"content"})
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            self.expect_exit(6, self.lab.peer("a", "swarm", folder, "--listen", address, tracker="127.0.0.1:1"))
+        again = self.lab.peer("a", "swarm", folder, "--wait", "0", tracker="127.0.0.1:1")
+        self.expect_exit(6, again)
+        self.assertEqual([scan["digested"] for scan in again.events("scanned")], [len(b"content")], again.describe())
+
     def test_an_id_that_no_file_could_tell(self):
         peer = self.peer("swarm", self.lab.make("a"), "--id", "a/b")
         self.expect_exit(2, peer)

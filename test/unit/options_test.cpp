@@ -200,7 +200,7 @@ TEST_CASE("A flag wins over the environment, and the environment over the config
 
 TEST_CASE("Every option can be set in the environment") {
   const auto command = peer({"swarm", "/"}, {{"SHOAL_EXPECT", "3"},
-                                             {"SHOAL_LIMIT_RATE", "2K"},
+                                             {"SHOAL_LIMIT_RATE", "64K"},
                                              {"SHOAL_INSECURE", "yes"},
                                              {"SHOAL_NO_COLOR", "1"},
                                              {"SHOAL_INCLUDE", "*.a:*.b"},
@@ -208,7 +208,7 @@ TEST_CASE("Every option can be set in the environment") {
                                              {"SHOAL_TRACKER", "rack1:1"},
                                              {"SHOAL_ID", ""}});
   CHECK(std::get<SwarmAction>(command.action).expect == 3);
-  CHECK(command.limit_rate == 2048);
+  CHECK(command.limit_rate == 65536);
   CHECK((command.insecure && command.common.no_color));
   CHECK(command.include == std::vector<std::string>{"*.a", "*.b"});
   CHECK(command.wait == 10ms);
@@ -225,27 +225,27 @@ TEST_CASE("A switch that the environment turns off stays off") {
 
 TEST_CASE("A table overrides the top level, and a command's table the program's") {
   const Config config(R"(
-limit-rate = 1000
+limit-rate = 100000
 wait = 1.5
 exclude = ["*.tmp", "*.part"]
 expect = 2
 [peer]
-limit-rate = "2K"
+limit-rate = "64K"
 tracker = "127.0.0.2:9"
 [peer.swarm]
-limit-rate = 3
+limit-rate = 300000
 [peer.get]
 out = "down"
 [tracker]
 expect = 7
 )");
   const auto swarm = peer({"swarm", "/"}, config.variables());
-  CHECK(swarm.limit_rate == 3);
+  CHECK(swarm.limit_rate == 300'000);
   CHECK(swarm.wait == 1500ms);
   CHECK(swarm.exclude == std::vector<std::string>{"*.tmp", "*.part"});
   CHECK(std::get<SwarmAction>(swarm.action).expect == 2);
   const auto get = peer({"get", "x"}, config.variables());
-  CHECK(get.limit_rate == 2048);
+  CHECK(get.limit_rate == 65536);
   CHECK(get.tracker == Endpoint{"127.0.0.2", 9});
   CHECK(std::get<GetAction>(get.action).out == "down");
   CHECK(tracker({}, config.variables()).expect == 7);
@@ -332,6 +332,10 @@ TEST_CASE("A value that cannot be meant is refused with where it stands and what
         "shoal-peer: --tracker: '127.0.0.1:0' has port 0, where nobody listens; write HOST:PORT");
   CHECK(peer_refusal({"ls", "--limit-rate", "5Q"}) ==
         "shoal-peer: --limit-rate: '5Q' is not a size; write a number with K, M, G or T, such as 128M");
+  CHECK(peer_refusal({"ls", "--limit-rate", "31K"}) ==
+        "shoal-peer: --limit-rate: '31K' is so slow that peers would take each other for dead; write 32K or more, or 0 for no limit");
+  CHECK(peer({"ls", "--limit-rate", "32K"}).limit_rate == 32 * 1024);
+  CHECK(peer({"ls", "--limit-rate", "0"}).limit_rate == 0);
   CHECK(peer_refusal({"ls", "--wait", "5q"}) == "shoal-peer: --wait: '5q' is not a duration; write a duration such as 10s, or forever");
   CHECK(tracker_refusal({"--expect", "-1"}) == "shoal-tracker: --expect: '-1' is not a count; write a whole number from 0 to 4294967295");
   CHECK(tracker_refusal({}, {{"SHOAL_EXPECT", "4x"}}) ==
