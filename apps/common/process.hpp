@@ -12,7 +12,13 @@ namespace shoal::apps {
 /// As many descriptors as the system lets a process have.
 void raise_descriptor_limit();
 
-/// The first interrupt notifies `stop`; the second ends the process at once.
+/// Ends the process at once, with the exit code of what was interrupted.
+[[noreturn]] void exit_interrupted();
+
+/// Ends the process so within 2 s, where it has not ended by itself.
+void exit_soon();
+
+/// The first interrupt notifies `stop`, and the process ends within 2 s; the second ends it at once.
 void stop_on_interrupt(NetWorld& world, Signal& stop);
 
 /// One line on stderr for what keeps a Report from being opened: a file or folder that the command line names, so that it is a

@@ -248,8 +248,10 @@ bool is_query(const PeerCommand& command) {
 
 void handle_interrupts(NetWorld& world, Interrupts& interrupts) {
   world.on_interrupt([&interrupts, patience = 3](int, int signal) mutable {
+    const bool was_stopping = interrupts.is_stopping();
     interrupts.on_signal(signal == SIGTERM);
-    if (interrupts.is_stopping() && patience-- == 0) ::_exit(static_cast<int>(ExitCode::interrupted));
+    if (!was_stopping && interrupts.is_stopping()) exit_soon();
+    if (interrupts.is_stopping() && patience-- == 0) exit_interrupted();
   });
 }
 

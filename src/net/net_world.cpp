@@ -24,6 +24,7 @@ module;
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <system_error>
@@ -141,13 +142,41 @@ struct Attempt {
   }
 };
 
+/// SIGINT and SIGTERM, on a thread of their own: the others may wait for a disk, or for whoever reads what is printed.
+class SignalThread {
+ public:
+  explicit SignalThread(std::function<void(int, int)> handler) : handler_(std::move(handler)), signals_(io_, SIGINT, SIGTERM) {
+    wait_for(1);
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~SignalThread() {
+    io_.stop();
+    thread_.join();
+  }
+  SignalThread(const SignalThread&) = delete;
+  SignalThread& operator=(const SignalThread&) = delete;
+
+ private:
+  void wait_for(int count) {
+    signals_.async_wait([this, count](boost::system::error_code error, int signal) {
+      if (error) return;
+      handler_(count, signal);
+      wait_for(count + 1);
+    });
+  }
+
+  std::function<void(int, int)> handler_;
+  asio::io_context io_{1};
+  asio::signal_set signals_;
+  std::thread thread_;
+};
+
 class RealWorld final : public NetWorld {
  public:
   explicit RealWorld(const NetOptions& options)
       : io_threads_(options.io_threads > 0 ? options.io_threads : std::clamp(processors() / 2, 1U, 4U)),
         io_(static_cast<int>(io_threads_)),
         workers_(options.worker_threads > 0 ? options.worker_threads : processors()),
-        signals_(io_),
         context_{std::make_shared<Pacer>(options.upload_limit), options.congestion} {
     std::signal(SIGPIPE, SIG_IGN);
   }
@@ -191,12 +220,10 @@ class RealWorld final : public NetWorld {
     return value;
   }
 
-  void wait_for_signal(std::function<void(int, int)> handler, int count);
-
   unsigned io_threads_;
   asio::io_context io_;
   asio::thread_pool workers_;
-  asio::signal_set signals_;
+  std::optional<SignalThread> signals_;
   TcpContext context_;
 };
 
@@ -257,22 +284,11 @@ void RealWorld::run(Task<> main) {
   io_.run();
   for (auto& thread : threads) thread.join();
   workers_.join();
+  signals_.reset();
   if (failure) std::rethrow_exception(failure);
 }
 
-void RealWorld::on_interrupt(std::function<void(int, int)> handler) {
-  signals_.add(SIGINT);
-  signals_.add(SIGTERM);
-  wait_for_signal(std::move(handler), 1);
-}
-
-void RealWorld::wait_for_signal(std::function<void(int, int)> handler, int count) {
-  signals_.async_wait([this, handler = std::move(handler), count](boost::system::error_code error, int signal) mutable {
-    if (error) return;
-    handler(count, signal);
-    wait_for_signal(std::move(handler), count + 1);
-  });
-}
+void RealWorld::on_interrupt(std::function<void(int, int)> handler) { signals_.emplace(std::move(handler)); }
 
 }  // namespace
 

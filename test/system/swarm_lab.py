@@ -61,15 +61,15 @@ def whole_lines(path):
 
 
 class Process:
-    """A running command; what it says goes to files, so that it can never block on us."""
+    """A running command; what it says goes to files, so that it can never block on us, unless its `stdout` is to be another."""
 
-    def __init__(self, lab, name, arguments, env=None, cwd=None):
+    def __init__(self, lab, name, arguments, env=None, cwd=None, stdout=None):
         self.lab = lab
         self.name = name
         self.stdout_file = lab.path(f"{name}.out")
         self.stderr_file = lab.path(f"{name}.err")
         with open(self.stdout_file, "wb") as out, open(self.stderr_file, "wb") as err:
-            self.popen = subprocess.Popen([str(part) for part in arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+            self.popen = subprocess.Popen([str(part) for part in arguments], stdin=subprocess.DEVNULL, stdout=stdout or out, stderr=err,
                                           env={**lab.env, **(env or {})}, cwd=cwd or lab.folder)
 
     # ---- what it says
@@ -199,7 +199,7 @@ class Lab:
         command = [binary("shoal-tracker"), "--listen", listen, *arguments]
         return self.start("tracker", command + (["--json"] if json_output else []), Tracker)
 
-    def peer(self, name, command, *arguments, tracker=None, json_output=True, log=True, env=None):
+    def peer(self, name, command, *arguments, tracker=None, json_output=True, log=True, **options):
         """`command` with its operands, as a peer called `name`, whose digest cache is its own as on a machine of its own."""
         line = [binary("shoal-peer"), command, *arguments, "--id", name, "--cache", self.path(f"{name}.db")]
         if tracker:
@@ -208,7 +208,7 @@ class Lab:
             line += ["--json"]
         if log:
             line += ["--log", self.log_of(name)]
-        return self.start(name, line, env=env)
+        return self.start(name, line, **options)
 
     def log_of(self, name):
         return self.path(f"{name}.log")

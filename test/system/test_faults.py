@@ -3,9 +3,12 @@
 What has to happen in mid-transfer has seconds to happen in, by the sizes and the rates: machines stall.
 """
 
+import fcntl
 import os
 import random
+import struct
 import subprocess
+import termios
 import time
 import unittest
 
@@ -317,6 +320,37 @@ class Interrupted(SystemTest):
         self.assertTrue(tracker.address)
         tracker.interrupt()
         self.expect_exit(7, tracker, seconds=2 * SLOWNESS)
+
+
+@unittest.skipUnless(hasattr(fcntl, "F_SETPIPE_SZ"), "pipes have one size here")
+class Unread(SystemTest):
+    """A peer that waits for ever, because nobody reads what it prints."""
+
+    def start(self):
+        files = {f"file {number}": random_bytes(100, number) for number in range(300)}
+        tracker = self.lab.tracker()
+        self.lab.peer("a", "share", self.lab.make("a", files), tracker=tracker).wait_for("registered")
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        peer = self.lab.peer("b", "swarm", self.lab.make("b"), tracker=tracker, stdout=writer)
+        os.close(writer)
+        waiting = lambda: struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]
+        wait_until(lambda: waiting() > room - 512, "a full pipe", describe=self.lab.describe)
+        return peer
+
+    def test_one_interrupt_stops_it_within_two_seconds(self):
+        peer = self.start()
+        peer.interrupt()
+        self.expect_exit(7, peer, seconds=2 * SLOWNESS)
+        self.assertIn("stopped without waiting longer", peer.stderr())
+
+    def test_two_interrupts_stop_it_at_once(self):
+        peer = self.start()
+        peer.interrupt()
+        time.sleep(0.2)  # two that come at once are one to the system
+        peer.interrupt()
+        self.expect_exit(7, peer, seconds=1 * SLOWNESS)
 
 
 if __name__ == "__main__":
