@@ -428,7 +428,7 @@ struct Node {
   std::unordered_map<Source, std::unique_ptr<Remote>> remotes;
   std::map<std::string, Source> by_id;
   std::vector<Slot> fresh_haves;                            ///< Not told yet.
-  double batch_seconds = 0.02;                              ///< Smoothed time that a batch of uploads takes.
+  std::optional<double> batch_seconds;                      ///< Smoothed time that a batch of uploads takes.
   std::set<std::pair<std::string, std::uint64_t>> dropped;  ///< Name and instance of who sent too many wrong chunks.
   std::unordered_set<std::string> connecting;
 

@@ -300,6 +300,14 @@ std::vector<InFlight> slow_candidates(const Node& node) {
   return waiting;
 }
 
+/// Whether it comes from somebody.
+bool has_begun(const Node& node, Slot slot) {
+  return std::ranges::any_of(node.remotes, [&](const auto& remote) {
+    const auto asked = remote.second->outstanding.find(slot);
+    return asked != remote.second->outstanding.end() && asked->second.has_begun;
+  });
+}
+
 /// Takes back a request that has not begun to arrive, so that its slot is free once that is confirmed. One that has begun
 /// goes on: then `remote` is asked too, and the sooner of the two counts.
 void take_over(Node& node, Remote& remote, const InFlight& slow) {
@@ -319,7 +327,10 @@ void duplicate_slow(Node& node) {
     if (candidates.empty()) return;
     if (!remote->rate.has_room(kChunkSize) || !node.picker.is_interesting(source)) continue;
     if (node.picker.pick(source, random, true)) continue;  // it has something fresh
-    const auto has = [&](Slot slot) { return node.picker.knows(source, slot) && !remote->outstanding.contains(slot); };
+    const bool may_double = remote->rate.rate() > 0;       // else nobody knows that it would be sooner
+    const auto has = [&](Slot slot) {
+      return node.picker.knows(source, slot) && !remote->outstanding.contains(slot) && (may_double || !has_begun(node, slot));
+    };
     const auto copies = [&](Slot slot) { return node.picker.in_flight(slot); };
     const auto slow = pick_duplicate(candidates, source, now, remote->rate.expected(kChunkSize), has, copies);
     if (!slow) continue;

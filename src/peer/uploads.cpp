@@ -38,10 +38,18 @@ constexpr std::size_t kActiveUploads = 3;  // docs/decisions/0013
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;
 constexpr double kStuckLeast = 0.1;                // seconds
+constexpr double kStuckAtFirst = 5;                // seconds, while nothing has been sent
 constexpr std::uint64_t kBatchBytes = kChunkSize;  // small chunks go out together
 
 bool is_stuck(const Node& node, const Remote& remote) {
-  return Seconds(node.world.now() - remote.sending_since).count() > std::max(kStuckLeast, kStuckFactor * node.batch_seconds);
+  const double stuck_after = node.batch_seconds ? std::max(kStuckLeast, kStuckFactor * *node.batch_seconds) : kStuckAtFirst;
+  return Seconds(node.world.now() - remote.sending_since).count() > stuck_after;
+}
+
+/// What is stuck counts as the least that is: where all are slow, nobody is stuck before long.
+void learn_batch_time(Node& node, double seconds) {
+  if (!node.batch_seconds) node.batch_seconds = seconds;
+  *node.batch_seconds += (std::min(seconds, kStuckFactor * *node.batch_seconds) - *node.batch_seconds) / 16;
 }
 
 std::size_t active_uploads(const Node& node) {
@@ -193,8 +201,7 @@ void on_sent(Node& node, const SessionPtr& session, std::uint64_t bytes, std::ve
   remote->bytes_sent += bytes;
   remote->last_served = now;
   remote->is_sending = false;
-  if (bytes >= kBatchBytes / 2 && !is_stuck(node, *remote))
-    node.batch_seconds += (Seconds(now - remote->sending_since).count() - node.batch_seconds) / 16;
+  if (bytes >= kBatchBytes / 2) learn_batch_time(node, Seconds(now - remote->sending_since).count());
   serve_next(node);
 }
 

@@ -95,6 +95,16 @@ TEST_CASE("A file gets through where a chunk is under way for most of a minute, 
   }
 }
 
+TEST_CASE("Uplinks of 10 Mbit are not divided among more neighbours than faster ones are") {
+  Scale scale = marked(scale_of(15));
+  scale.bytes = 32 * kMiB;
+  scale.rate = 1.25e6;
+  scale.latency = 2ms;
+  const Figures figures = one_source(scale);
+  check_whole(figures);
+  CHECK(figures.percent_of_bound > 78);
+}
+
 TEST_CASE("Every scenario ends with everyone complete") {
   for (const Scenario& scenario : scenarios()) {
     DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(scale_of(10))); }
