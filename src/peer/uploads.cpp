@@ -36,9 +36,9 @@ namespace {
 /// only a part of what the uplink could send.
 constexpr std::size_t kActiveUploads = 3;  // docs/decisions/0013
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
-constexpr double kStuckFactor = 4.0;
+constexpr double kStuckFactor = 4.0;               // docs/decisions/0023
 constexpr double kStuckLeast = 0.1;                // seconds
-constexpr double kStuckAtFirst = 5;                // seconds, while nothing has been sent
+constexpr double kStuckAtFirst = 2;                // seconds, while nothing has been sent
 constexpr std::uint64_t kBatchBytes = kChunkSize;  // small chunks go out together
 
 bool is_stuck(const Node& node, const Remote& remote) {
