@@ -29,8 +29,8 @@ class NetWorld : public World {
  public:
   /// Runs `main` on the io threads and returns when it has ended. Rethrows what it ended by.
   virtual void run(Task<> main) = 0;
-  /// Calls `handler` for each SIGINT or SIGTERM until `run` returns, with how many there have been and which it is; on a thread of its
-  /// own, so that it comes through where all others wait. Call it once, before `run`.
+  /// Calls `handler` for each SIGINT or SIGTERM for as long as the world is there, with how many there have been and which it is; on a
+  /// thread of its own, so that it comes through where all others wait. Call it once, before `run`.
   virtual void on_interrupt(std::function<void(int count, int signal)> handler) = 0;
 };
 

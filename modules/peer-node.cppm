@@ -248,6 +248,7 @@ struct Outstanding {
   bool has_begun = false;     ///< Its first bytes came: it is not taken back any more.
   bool is_cancelled = false;  ///< It was taken back, which is not confirmed yet.
   bool is_given_up = false;   ///< Its time ran out, or another copy came: not counted as in flight any more.
+  bool is_cut_off = false;    ///< The neighbour was told that it is not to come at all.
 };
 
 /// What a neighbour has of a content that we know nothing of yet: no slots are given to what nobody offered.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "common/process.hpp"
@@ -14,7 +15,7 @@ namespace shoal::apps {
 namespace {
 
 /// A clean stop takes no longer: what is not done by then ends as by kill -9, which everything on disk survives.
-constexpr std::chrono::milliseconds kStopPatience(1800);
+constexpr std::chrono::milliseconds kStopPatience(1700);
 
 }  // namespace
 
@@ -27,21 +28,38 @@ void raise_descriptor_limit() {
 
 void exit_interrupted() { ::_exit(static_cast<int>(ExitCode::interrupted)); }
 
+namespace {
+
+/// Not to be waited for, as nothing else is by then.
+void end_late() {
+  std::this_thread::sleep_for(kStopPatience);
+  constexpr std::string_view kWhy = "stopped without waiting longer for the disk, or for whoever reads the output\n";
+  pollfd errors{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&errors, 1, 0) == 1 && (errors.revents & POLLOUT) != 0) [[maybe_unused]]
+    const auto written = ::write(STDERR_FILENO, kWhy.data(), kWhy.size());
+  exit_interrupted();
+}
+
+}  // namespace
+
 void exit_soon() {
-  std::thread([] {
-    std::this_thread::sleep_for(kStopPatience);
-    constexpr std::string_view kWhy = "stopped without waiting longer for the disk or the terminal; run it again to go on\n";
-    pollfd errors{STDERR_FILENO, POLLOUT, 0};
-    if (::poll(&errors, 1, 0) == 1 && (errors.revents & POLLOUT) != 0) [[maybe_unused]]
-      const auto written = ::write(STDERR_FILENO, kWhy.data(), kWhy.size());
-    exit_interrupted();
-  }).detach();
+  try {
+    std::thread(end_late).detach();
+  } catch (const std::system_error&) {  // no thread is to be had: a second interrupt ends it
+  }
 }
 
 void stop_on_interrupt(NetWorld& world, Signal& stop) {
   world.on_interrupt([&stop](int count, int) {
     if (count > 1) exit_interrupted();
     exit_soon();
+    stop.notify();
+  });
+}
+
+void finish_on_interrupt(NetWorld& world, Signal& stop) {
+  world.on_interrupt([&stop](int count, int) {
+    if (count > 1) exit_interrupted();
     stop.notify();
   });
 }

@@ -18,8 +18,11 @@ void raise_descriptor_limit();
 /// Ends the process so within 2 s, where it has not ended by itself.
 void exit_soon();
 
-/// The first interrupt notifies `stop`, and the process ends within 2 s; the second ends it at once.
+/// The first interrupt notifies `stop`, and the process ends within 2 s; the second ends it at once. `stop` must outlive the world.
 void stop_on_interrupt(NetWorld& world, Signal& stop);
+
+/// The same for what has something to write at the end that exists nowhere else: it may take its time.
+void finish_on_interrupt(NetWorld& world, Signal& stop);
 
 /// One line on stderr for what keeps a Report from being opened: a file or folder that the command line names, so that it is a
 /// mistake of usage, unless the error has a code of its own (a full disk).

@@ -282,13 +282,16 @@ ExitCode run_peer(const PeerCommand& command) {
   NetOptions options;
   options.upload_limit = command.limit_rate;
   options.congestion = command.congestion == "system" ? std::string() : command.congestion;
-  if (const auto* const clock = std::get_if<ClockAction>(&command.action)) options.io_threads = threads_for(*clock);
-  const auto world = make_net_world(options);
+  const auto* const clock = std::get_if<ClockAction>(&command.action);
+  if (clock) options.io_threads = threads_for(*clock);
   Signal stop;
   std::optional<Interrupts> interrupts;
   if (lines) interrupts.emplace(*lines, [&stop] { stop.notify(); });
+  const auto world = make_net_world(options);  // ends before what its interrupts are told to
   if (lines)
     handle_interrupts(*world, *interrupts);
+  else if (clock)
+    finish_on_interrupt(*world, stop);
   else if (!is_query(command))
     stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;

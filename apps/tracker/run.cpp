@@ -62,8 +62,8 @@ ExitCode run_tracker(const TrackerCommand& command) {
     (*report)->result(exit_code_of(state.error()));
     return exit_code_of(state.error());
   }
-  const auto world = make_net_world({});
   Signal stop;
+  const auto world = make_net_world({});
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
   TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out), *state};

@@ -284,7 +284,6 @@ void RealWorld::run(Task<> main) {
   io_.run();
   for (auto& thread : threads) thread.join();
   workers_.join();
-  signals_.reset();
   if (failure) std::rethrow_exception(failure);
 }
 

@@ -159,6 +159,10 @@ void on_piece(Node& node, const SessionPtr& session, Slot slot) {
   const Nanoseconds patience = std::clamp(3 * (now - outstanding.last_piece), remote->rate.patience(0), kMostPatience);
   outstanding.deadline = std::max(outstanding.deadline, now + patience);
   outstanding.last_piece = now;
+  const bool is_needed = content_at(node, slot).stage == Stage::fetching && !node.picker.has(slot);
+  if (!outstanding.is_given_up || !is_needed || node.picker.in_flight(slot) > 0) return;
+  outstanding.is_given_up = false;  // it is late, but nobody else sends it
+  node.picker.begin(slot);
 }
 
 void refill_all(Node& node) {
@@ -175,10 +179,8 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
     if (remote.get() == except) continue;
     const auto outstanding = remote->outstanding.find(slot);
     if (outstanding == remote->outstanding.end()) continue;
-    const bool was_given_up = std::exchange(outstanding->second.is_given_up, true);
-    if (was_given_up && !outstanding->second.has_begun) continue;  // it was taken back then
-    if (!was_given_up) node.picker.end(slot);
-    send_cancel(node, *remote, slot);
+    if (!std::exchange(outstanding->second.is_given_up, true)) node.picker.end(slot);
+    if (!std::exchange(outstanding->second.is_cut_off, true)) send_cancel(node, *remote, slot);
   }
 }
 
@@ -300,11 +302,11 @@ std::vector<InFlight> slow_candidates(const Node& node) {
   return waiting;
 }
 
-/// Whether it comes from somebody.
-bool has_begun(const Node& node, Slot slot) {
+/// Whether it comes from somebody who was asked for it not long ago.
+bool is_coming(const Node& node, Slot slot, Instant now) {
   return std::ranges::any_of(node.remotes, [&](const auto& remote) {
     const auto asked = remote.second->outstanding.find(slot);
-    return asked != remote.second->outstanding.end() && asked->second.has_begun;
+    return asked != remote.second->outstanding.end() && asked->second.has_begun && now - asked->second.requested < kMostPatience;
   });
 }
 
@@ -329,7 +331,7 @@ void duplicate_slow(Node& node) {
     if (node.picker.pick(source, random, true)) continue;  // it has something fresh
     const bool may_double = remote->rate.rate() > 0;       // else nobody knows that it would be sooner
     const auto has = [&](Slot slot) {
-      return node.picker.knows(source, slot) && !remote->outstanding.contains(slot) && (may_double || !has_begun(node, slot));
+      return node.picker.knows(source, slot) && !remote->outstanding.contains(slot) && (may_double || !is_coming(node, slot, now));
     };
     const auto copies = [&](Slot slot) { return node.picker.in_flight(slot); };
     const auto slow = pick_duplicate(candidates, source, now, remote->rate.expected(kChunkSize), has, copies);

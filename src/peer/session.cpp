@@ -46,6 +46,8 @@ constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kPingInterval = 4s;
 constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
+constexpr double kFarBelow = 8;                   // times as fast as it is, a link was taken for what its socket took
+constexpr double kFarAbove = 4;                   // times as fast as it was, and no more, a link is taken to be
 constexpr std::uint32_t kSmallChunk = 64 * 1024;  // goes out together with others
 constexpr std::size_t kMostBegunChunks = 4;       // that a neighbour may send in alternating pieces
 constexpr std::size_t kMostUnsent = 64 * kMiB;    // of control messages to a neighbour
@@ -94,11 +96,13 @@ std::uint32_t piece_length(const PeerSession& session, std::uint32_t left) {
   return std::min(left, static_cast<std::uint32_t>(piece));
 }
 
-/// The system takes the first bytes at once, however slow the link is: pieces become large only little by little.
+/// A socket takes the first bytes at once, however slow the link is: pieces become large only little by little, and small at once.
 void update_rate(PeerSession& session, std::uint32_t bytes, Nanoseconds taken) {
-  session.most_in_piece = std::min(2 * session.most_in_piece, kChunkSize);
+  session.most_in_piece = std::max(session.most_in_piece, std::min(2 * bytes, kChunkSize));
   const double rate = bytes / std::max(Seconds(taken).count(), 1e-5);
-  session.upload_rate = session.upload_rate <= 0 ? rate : session.upload_rate + (rate - session.upload_rate) / 8;
+  const bool was_guessed = session.upload_rate <= 0 || rate < session.upload_rate / kFarBelow;
+  const double change = (std::min(rate, kFarAbove * session.upload_rate) - session.upload_rate) / 8;
+  session.upload_rate = was_guessed ? rate : session.upload_rate + change;
 }
 
 Task<> send_control(PeerSession& session) {

@@ -42,14 +42,15 @@ constexpr double kStuckAtFirst = 2;                // seconds, while nothing has
 constexpr std::uint64_t kBatchBytes = kChunkSize;  // small chunks go out together
 
 bool is_stuck(const Node& node, const Remote& remote) {
-  const double stuck_after = node.batch_seconds ? std::max(kStuckLeast, kStuckFactor * *node.batch_seconds) : kStuckAtFirst;
+  const double stuck_after = node.batch_seconds ? kStuckFactor * *node.batch_seconds : kStuckAtFirst;
   return Seconds(node.world.now() - remote.sending_since).count() > stuck_after;
 }
 
 /// What is stuck counts as the least that is: where all are slow, nobody is stuck before long.
 void learn_batch_time(Node& node, double seconds) {
-  if (!node.batch_seconds) node.batch_seconds = seconds;
-  *node.batch_seconds += (std::min(seconds, kStuckFactor * *node.batch_seconds) - *node.batch_seconds) / 16;
+  const double usual = node.batch_seconds.value_or(seconds);
+  const double learned = usual + (std::min(seconds, kStuckFactor * usual) - usual) / 16;
+  node.batch_seconds = std::max(learned, kStuckLeast / kStuckFactor);
 }
 
 std::size_t active_uploads(const Node& node) {

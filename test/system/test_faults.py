@@ -342,7 +342,7 @@ class Unread(SystemTest):
     def test_one_interrupt_stops_it_within_two_seconds(self):
         peer = self.start()
         peer.interrupt()
-        self.expect_exit(7, peer, seconds=2 * SLOWNESS)
+        self.expect_exit(7, peer, seconds=2.5 * SLOWNESS)
         self.assertIn("stopped without waiting longer", peer.stderr())
 
     def test_two_interrupts_stop_it_at_once(self):
