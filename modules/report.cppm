@@ -66,11 +66,15 @@ class Report {
   void event(std::string_view name, const Fields& fields = {});
   /// An event for the log alone, not for stdout: a chunk, a message.
   void detail(std::string_view name, const Fields& fields = {});
+  /// Whether an event, or a detail, is written anywhere. What comes by the ten thousand a second is spared the making of its fields.
+  bool wants_events() const;
+  bool wants_details() const;
 
   /// A line for a person on stderr: not with --quiet.
   void note(std::string_view line);
   /// A line with more detail: only with --verbose.
   void debug(std::string_view line);
+  bool wants_debug() const;
   /// Something is wrong but work goes on; on stderr always, and in the log.
   void warn(std::string_view line);
   /// The one line a failure; on stderr always, and in the log.

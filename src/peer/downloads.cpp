@@ -184,6 +184,14 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
   }
 }
 
+void report_chunk(const Node& node, const Content& content, const Arrival& arrival, const Remote& remote, Nanoseconds taken) {
+  node.report.detail("chunk", {{"root", to_hex(content.root).substr(0, 16)},
+                               {"chunk", std::uint64_t{chunk_of(content, arrival.slot)}},
+                               {"bytes", std::uint64_t{arrival.buffer.size()}},
+                               {"from", remote.id},
+                               {"seconds", Seconds(taken).count()}});
+}
+
 void on_arrival(Node& node, Arrival arrival) {
   const Instant now = node.world.now();
   const std::uint32_t length = arrival.buffer.size();
@@ -197,12 +205,7 @@ void on_arrival(Node& node, Arrival arrival) {
     if (const auto outstanding = remote->outstanding.find(arrival.slot); outstanding != remote->outstanding.end()) {
       was_given_up = outstanding->second.is_given_up;
       remote->rate.on_answer(outstanding->second.requested, now, length);
-      const double seconds = Seconds(now - outstanding->second.requested).count();
-      node.report.detail("chunk", {{"root", to_hex(content.root).substr(0, 16)},
-                                   {"chunk", std::uint64_t{chunk_of(content, arrival.slot)}},
-                                   {"bytes", std::uint64_t{length}},
-                                   {"from", remote->id},
-                                   {"seconds", seconds}});
+      if (node.report.wants_details()) report_chunk(node, content, arrival, *remote, now - outstanding->second.requested);
       remote->outstanding.erase(outstanding);
     }
   }

@@ -237,6 +237,19 @@ void drop_outdated(Node& node, const std::string& owner, const std::string& name
 
 namespace {
 
+void report_published(const Node& node, const Content& content, const Target& target) {
+  if (node.report.wants_events()) {
+    const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
+    node.report.event("file", {{"name", target.entry.name},
+                               {"bytes", content.size},
+                               {"md5", to_hex(target.entry.md5)},
+                               {"seconds", seconds},
+                               {"owner", target.owner}});
+  }
+  if (node.report.wants_debug())
+    node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
+}
+
 void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
   if (target.is_failed) return;
   if (!result) {
@@ -249,13 +262,7 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
   ++node.files_published;
   content.stage = Stage::complete;
   if (!content.served_as) content.served_as = target.entry;
-  const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
-  node.report.event("file", {{"name", target.entry.name},
-                             {"bytes", content.size},
-                             {"md5", to_hex(target.entry.md5)},
-                             {"seconds", seconds},
-                             {"owner", target.owner}});
-  node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
+  report_published(node, content, target);
 }
 
 /// Contents that are here under a name already get further names by copies.

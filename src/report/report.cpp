@@ -181,6 +181,8 @@ class EventStream {
     emit(event_line(name, seconds(), bound(), members), reach, level);
   }
 
+  bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && out_ != nullptr); }
+
   /// The last line on stdout.
   void close(const Fields& fields) {
     const std::string members = json_members(fields);
@@ -195,7 +197,6 @@ class EventStream {
   }
 
  private:
-  bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && out_ != nullptr); }
   double seconds() const { return clock_ ? clock_() : 0.0; }
   double bound() const { return bound_ ? bound_() : -1.0; }
 
@@ -353,12 +354,18 @@ void Report::event(std::string_view name, const Fields& fields) { state_->events
 
 void Report::detail(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::log_only); }
 
+bool Report::wants_events() const { return state_->events.is_read(EventStream::Reach::everywhere); }
+
+bool Report::wants_details() const { return state_->events.is_read(EventStream::Reach::log_only); }
+
+bool Report::wants_debug() const { return state_->options.verbosity == Verbosity::verbose; }
+
 void Report::note(std::string_view line) {
   if (state_->options.verbosity != Verbosity::quiet) state_->display.say(printable(line));
 }
 
 void Report::debug(std::string_view line) {
-  if (state_->options.verbosity == Verbosity::verbose) state_->display.say(printable(line));
+  if (wants_debug()) state_->display.say(printable(line));
 }
 
 void Report::warn(std::string_view line) {
