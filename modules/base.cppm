@@ -13,6 +13,7 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <unordered_map>
 
 export module shoal.base;
 
@@ -100,6 +101,16 @@ struct Index {
 using ChunkIndex = Index<struct ChunkTag>;  ///< A chunk within its file.
 using FileIndex = Index<struct FileTag>;    ///< A file within one node's table.
 using PeerId = Index<struct PeerTag>;       ///< A peer, as its tracker numbers it.
+
+// ---- maps by text -------------------------------------------------------------------------------------
+
+/// Lets a map of std::string be searched for a std::string_view.
+struct TextHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
+};
+template <class Value>
+using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>>;
 
 // ---- bytes --------------------------------------------------------------------------------------------
 

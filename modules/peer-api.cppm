@@ -62,11 +62,15 @@ class Names {
   };
   std::optional<Place> try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken);
   bool is_file(std::string_view name) const;
-  std::string without_file_parents(std::string name, const std::string& owner) const;
+  std::string without_file_parents(std::string name, const std::string& owner);
   bool is_alias(const std::string& owner, const FileEntry& entry) const;
   void take(const std::string& name, Taken taken);
+  void count_in_folders(std::string_view name);
+  void uncount_in_folders(std::string_view name);
 
-  std::map<std::string, Taken, std::less<>> taken_;
+  TextMap<Taken> taken_;
+  TextMap<std::uint32_t> folders_;  ///< Those that names are taken in: how many of these, and of such folders, are directly in it.
+  std::string clean_folder_;        ///< The last one of which no part was a file, as long as that holds.
   std::unordered_multimap<Sha256Digest, std::pair<std::string, std::string>> offers_;  ///< Owner and name, by content.
 };
 

@@ -3,11 +3,12 @@ module;
 #include <fmt/core.h>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 module shoal.peer;
@@ -28,7 +29,29 @@ std::string spelling(std::string_view name, const std::string& owner, int n) {
 
 }  // namespace
 
-void Names::take(const std::string& name, Taken taken) { taken_.insert_or_assign(name, std::move(taken)); }
+void Names::count_in_folders(std::string_view name) {
+  for (auto slash = name.rfind('/'); slash != std::string_view::npos; slash = name.rfind('/')) {
+    name = name.substr(0, slash);
+    const auto [folder, is_new] = folders_.try_emplace(std::string(name), 0);
+    ++folder->second;
+    if (!is_new) return;
+  }
+}
+
+void Names::uncount_in_folders(std::string_view name) {
+  for (auto slash = name.rfind('/'); slash != std::string_view::npos; slash = name.rfind('/')) {
+    name = name.substr(0, slash);
+    const auto folder = folders_.find(name);
+    if (--folder->second > 0) return;
+    folders_.erase(folder);
+  }
+}
+
+void Names::take(const std::string& name, Taken taken) {
+  if (taken.kind == EntryKind::file && clean_folder_.starts_with(name)) clean_folder_.clear();
+  const auto [place, is_new] = taken_.insert_or_assign(name, std::move(taken));
+  if (is_new) count_in_folders(name);
+}
 
 void Names::add_own(const std::string& self, const FileEntry& entry) {
   take(entry.name, {self, entry.name, entry.kind, entry.root, entry.size, true});
@@ -39,7 +62,9 @@ void Names::reserve(const std::string& name) { take(name, {{}, {}, EntryKind::fi
 
 void Names::remove_own(const std::string& name) {
   const auto taken = taken_.find(name);
-  if (taken != taken_.end() && taken->second.is_own) taken_.erase(taken);
+  if (taken == taken_.end() || !taken->second.is_own) return;
+  taken_.erase(taken);
+  uncount_in_folders(name);
 }
 
 /// A peer that came back offers what it once kept under a conflict name as a file of its own: that is no new file.
@@ -59,36 +84,39 @@ bool Names::is_file(std::string_view name) const {
 }
 
 /// Where a parent folder of `name` is a file here, that part of the name tells the owner.
-std::string Names::without_file_parents(std::string name, const std::string& owner) const {
+std::string Names::without_file_parents(std::string name, const std::string& owner) {
+  const auto folder = std::string_view(name).substr(0, std::min(name.rfind('/'), name.size()));
+  if (folder.size() == name.size() || folder == clean_folder_) return name;  // files come by the folder
+  bool is_clean = true;
   for (auto slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1)) {
     const std::string parent = name.substr(0, slash);
     if (!is_file(parent)) continue;
+    is_clean = false;
     std::string other = spelling(parent, owner, 1);
     for (int n = 2; n <= kMaxSpellings && is_file(other); ++n) other = spelling(parent, owner, n);
     name = other + name.substr(slash);
     slash = other.size();
   }
+  if (is_clean) clean_folder_ = name.substr(0, name.rfind('/'));
   // Where that made it too long, it moves to the top.
   return check_name(name) ? name : name.substr(name.rfind('/') + 1);
 }
 
 std::optional<Names::Place> Names::try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken) {
-  const Taken wanted{owner, entry.name, entry.kind, entry.root, entry.size, false};
-  const auto below = taken_.lower_bound(name + '/');
-  const bool is_parent = below != taken_.end() && below->first.starts_with(name + '/');
+  Taken wanted{owner, entry.name, entry.kind, entry.root, entry.size, false};
   const auto taken = taken_.find(name);
   is_taken = false;
   if (taken == taken_.end()) {
-    if (is_parent && entry.kind == EntryKind::folder) return std::nullopt;
-    if (is_parent) is_taken = true;
-    if (is_taken) return std::nullopt;
-    take(name, wanted);
+    const bool is_folder = folders_.contains(name);
+    is_taken = is_folder && entry.kind == EntryKind::file;
+    if (is_folder) return std::nullopt;
+    take(name, std::move(wanted));
     return Place{name};
   }
   if (taken->second.kind == entry.kind && taken->second.root == entry.root && taken->second.size == entry.size) return std::nullopt;
   const bool is_older = taken->second.owner == owner && taken->second.offered_as == entry.name && !taken->second.is_own;
   if (is_older && taken->second.kind == entry.kind) {
-    taken->second = wanted;
+    taken->second = std::move(wanted);
     return Place{name, false, true};
   }
   is_taken = true;

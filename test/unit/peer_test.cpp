@@ -197,6 +197,25 @@ TEST_CASE("A folder where there is a file tells its owner") {
   CHECK(name_for(names, "venus", folder("a")) == "a (from venus)");
 }
 
+TEST_CASE("A file of our own where others have a folder keeps its name, and what comes below it then tells its owner") {
+  Names names;
+  names.place("mars", file("a/b/c", 1));
+  names.add_own("me", file("a", 2));
+  CHECK(name_for(names, "mars", file("a/b/d", 3)) == "a (from mars)/b/d");
+}
+
+TEST_CASE("A name is free for a folder once nothing is below it any more") {
+  Names names;
+  names.add_own("me", file("a/b/c", 1));
+  names.add_own("me", file("a/d", 2));
+  names.remove_own("a/b/c");
+  CHECK_FALSE(names.place("mars", folder("a")));
+  CHECK(name_for(names, "mars", file("a/b", 3)) == "a/b");
+  names.remove_own("a/d");
+  CHECK(name_for(names, "venus", file("a", 4)) == "a (from venus)");
+  CHECK(name_for(names, "venus", file("a/d/e", 5)) == "a/d/e");
+}
+
 TEST_CASE("What is reserved is left alone") {
   Names names;
   names.reserve("a");
