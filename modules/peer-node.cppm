@@ -146,6 +146,7 @@ struct Content {
   std::vector<Sha256Digest> gathered;  ///< As far as spans came.
   std::vector<bool> spans;             ///< Which spans are in `gathered`.
   std::uint32_t have = 0;              ///< Chunks that are here.
+  bool is_count_told = true;           ///< Else it is in the node's counts_changed.
 
   // The MD5 follows the chunks as far as they are here without a gap.
   Md5Stream md5;
@@ -259,6 +260,32 @@ struct Unplaced {
   std::vector<ChunkRun> runs;
 };
 
+/// Some of the contents, as bits: neighbours have most of them.
+class ContentSet {
+ public:
+  bool contains(ContentIndex index) const { return index.value < bits_.size() && bits_[index.value]; }
+  /// Both return whether that changed anything.
+  bool insert(ContentIndex index);
+  bool erase(ContentIndex index);
+
+ private:
+  std::vector<bool> bits_;
+};
+
+/// What a neighbour calls the contents.
+class HandleTable {
+ public:
+  bool contains(ContentIndex index) const { return index.value < handles_.size() && handles_[index.value].has_value(); }
+  /// Of one that it contains.
+  std::uint32_t at(ContentIndex index) const { return handles_[index.value].value(); }
+  /// Returns what stands there now: `handle`, or what stood there before.
+  std::uint32_t try_set(ContentIndex index, std::uint32_t handle);
+  void erase(ContentIndex index);
+
+ private:
+  std::vector<std::optional<std::uint32_t>> handles_;
+};
+
 /// A span of hashes that was asked for.
 struct AskedHashes {
   Instant at;
@@ -284,9 +311,9 @@ struct Remote {
   std::size_t unplaced_runs = 0;
   bool has_let_go = false;  ///< There was more than is remembered.
   std::unordered_map<std::uint32_t, ContentIndex> their_handles;
-  std::unordered_map<ContentIndex, std::uint32_t> handle_of;
-  std::unordered_set<ContentIndex> complete;    ///< Contents that it has all of.
-  std::unordered_set<ContentIndex> introduced;  ///< Contents that we told it of.
+  HandleTable handle_of;
+  ContentSet complete;    ///< Contents that it has all of.
+  ContentSet introduced;  ///< Contents that we told it of.
   bool wants_everything = false;
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
@@ -403,9 +430,9 @@ struct Node {
   Names names;
   std::vector<std::unique_ptr<Content>> contents;  ///< By ContentIndex.
   std::unordered_map<ContentKey, ContentIndex, ContentKeyHash> by_root;
-  std::vector<std::uint32_t> first_slots;  ///< By ContentIndex; they rise.
-  std::map<std::string, FileEntry> own;    ///< What we offer.
-  std::deque<ContentIndex> to_open;        ///< Wanted contents of several chunks that some neighbour has.
+  std::vector<ContentIndex> content_by_slot;
+  std::map<std::string, FileEntry> own;  ///< What we offer.
+  std::deque<ContentIndex> to_open;      ///< Wanted contents of several chunks that some neighbour has.
   std::size_t open_contents = 0;
   std::unordered_set<ContentIndex> fetching;  ///< Contents of several chunks that are asked for now.
   bool has_lost = false;                      ///< A target was ever lost.
@@ -449,7 +476,7 @@ struct Node {
   std::uint64_t revision = 0;  ///< Of the catalogue, as far as it came.
   bool has_begun = false;
   std::optional<std::uint64_t> complete_told;
-  std::unordered_set<ContentIndex> counts_changed;
+  std::vector<ContentIndex> counts_changed;  ///< Contents of which more is here than the tracker was told.
   Instant last_report{};
 
   // The catalogue.
@@ -523,6 +550,8 @@ inline Slot slot_of(const Content& content, std::uint32_t chunk) { return Slot(c
 inline bool has_all(const Content& content) { return content.have == content.chunks; }
 /// The hash that chunk `chunk` has to have. Its span must have come.
 const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk);
+/// The tracker is to be told how many chunks of it are here.
+void note_count(Node& node, Content& content);
 /// Takes a chunk that is verified and written into account.
 void mark_have(Node& node, Content& content, std::uint32_t chunk);
 

@@ -46,15 +46,12 @@ Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
   content->chunks = static_cast<std::uint32_t>(chunk_count(size));
   content->first = node.picker.add_file(content->chunks);
   if (content->chunks > 1) content->spans.resize(span_count(content->chunks));
-  node.first_slots.push_back(content->first.value);
+  node.content_by_slot.resize(node.content_by_slot.size() + content->chunks, next);
   node.contents.push_back(std::move(content));
   return *node.contents.back();
 }
 
-Content& content_at(Node& node, Slot slot) {
-  const auto next = std::ranges::upper_bound(node.first_slots, slot.value);
-  return *node.contents[static_cast<std::size_t>(next - node.first_slots.begin()) - 1];
-}
+Content& content_at(Node& node, Slot slot) { return *node.contents[node.content_by_slot[slot.value].value]; }
 
 const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk) {
   if (content.chunks == 1) return content.root;
@@ -182,6 +179,10 @@ void on_retracted(Node& node, const std::string& owner, const std::string& name,
 
 // ---- chunks -------------------------------------------------------------------------------------------
 
+void note_count(Node& node, Content& content) {
+  if (std::exchange(content.is_count_told, false)) node.counts_changed.push_back(content.index);
+}
+
 void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
   if (node.picker.has(slot)) return;
@@ -189,7 +190,7 @@ void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   ++content.have;
   node.bytes_have += chunk_length(content.size, ChunkIndex(chunk));
   node.fresh_haves.push_back(slot);
-  node.counts_changed.insert(content.index);
+  note_count(node, content);
   node.last_chunk = node.world.now();
   // What is rare is waited for.
   if (content.chunks > 1 && node.picker.availability(slot) <= 1) flush_haves(node);

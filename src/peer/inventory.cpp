@@ -95,7 +95,7 @@ std::optional<ContentIndex> content_for(const Remote& remote, std::uint32_t hand
 void greet_with_inventory(Node& node, Remote& remote) {
   InventoryWriter writer(remote);
   for (const auto& content : node.contents) {
-    if (!is_shown(*content) || !is_interested(remote, *content) || !remote.introduced.insert(content->index).second) continue;
+    if (!is_shown(*content) || !is_interested(remote, *content) || !remote.introduced.insert(content->index)) continue;
     for (auto& holding : holdings_of(node, *content)) writer.add(std::move(holding));
   }
 }
@@ -103,7 +103,7 @@ void greet_with_inventory(Node& node, Remote& remote) {
 void introduce(Node& node, const Content& content) {
   if (!is_shown(content)) return;
   for (const auto& [source, remote] : node.remotes) {
-    if (!is_interested(*remote, content) || !remote->introduced.insert(content.index).second) continue;
+    if (!is_interested(*remote, content) || !remote->introduced.insert(content.index)) continue;
     InventoryWriter writer(*remote);
     for (auto& holding : holdings_of(node, content)) writer.add(std::move(holding));
   }
@@ -111,7 +111,7 @@ void introduce(Node& node, const Content& content) {
 
 void take_back(Node& node, const Content& content) {
   for (const auto& [source, remote] : node.remotes)
-    if (remote->introduced.erase(content.index) > 0) tell(*remote, Gone{{content.index.value}});
+    if (remote->introduced.erase(content.index)) tell(*remote, Gone{{content.index.value}});
 }
 
 void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe) {
@@ -144,7 +144,7 @@ void flush_haves(Node& node) {
     for (const Slot slot : fresh) {
       const Content& content = content_at(node, slot);
       if (!is_interested(*remote, content) || !is_shown(content) || node.picker.knows(source, slot)) continue;
-      if (remote->introduced.insert(content.index).second) {
+      if (remote->introduced.insert(content.index)) {
         for (auto& holding : holdings_of(node, content)) writer.add(std::move(holding));
         continue;
       }
@@ -204,17 +204,16 @@ Result<> note_runs(Node& node, Remote& remote, const Content& content, std::span
 /// A handle stands for one content and a content has one handle, until the neighbour takes it back.
 Result<> bind_handle(Remote& remote, std::uint32_t handle, const Content& content) {
   const auto [known, is_new] = remote.their_handles.try_emplace(handle, content.index);
-  const auto [back, is_first] = remote.handle_of.try_emplace(content.index, handle);
-  if (known->second != content.index || back->second != handle)
+  if (known->second != content.index || remote.handle_of.try_set(content.index, handle) != handle)
     return fail(Errc::malformed, fmt::format("handle {} does not stand for one content", handle));
   return {};
 }
 
 Result<> note_holding(Node& node, Remote& remote, Content& content, std::uint32_t handle, bool is_complete,
                       std::span<const ChunkRun> runs) {
-  const bool had_holder = has_holder(node, content);
+  const bool is_waited_for = content.stage == Stage::wanted && content.chunks > 1 && !has_holder(node, content);
   if (auto bound = bind_handle(remote, handle, content); !bound) return bound;
-  if (!had_holder && content.stage == Stage::wanted && content.chunks > 1) node.to_open.push_back(content.index);
+  if (is_waited_for) node.to_open.push_back(content.index);
   if (is_complete) {
     remote.complete.insert(content.index);
     const ChunkRun all{handle, 0, content.chunks};

@@ -53,7 +53,7 @@ void on_tracker_up(Node& node, std::shared_ptr<TrackerLink> link, const Register
   node.has_begun = false;
   node.complete_told.reset();
   for (const auto& content : node.contents)
-    if (content->have > 0) node.counts_changed.insert(content->index);
+    if (content->have > 0) note_count(node, *content);
   if (node.others_wanted > node.introduced) tell_tracker(node, Introduce{static_cast<std::uint32_t>(node.others_wanted)});
   node.report.event("registered", {{"peer", node.options.id}, {"tracker", to_string(node.options.tracker)}, {"epoch", registered.epoch}});
   node.report.note(fmt::format("{}: registered with the tracker at {}", node.options.id, to_string(node.options.tracker)));
@@ -143,8 +143,9 @@ void report_progress(Node& node) {
   if (!node.tracker) return;
   constexpr std::size_t kCountsPerMessage = 1500;
   Progress progress{node.bytes_have, node.bytes_wanted, load_of(node), {}};
-  for (const ContentIndex index : std::exchange(node.counts_changed, std::unordered_set<ContentIndex>())) {
-    const Content& content = *find_content(node, index);
+  for (const ContentIndex index : std::exchange(node.counts_changed, {})) {
+    Content& content = *find_content(node, index);
+    content.is_count_told = true;
     progress.counts.push_back({content.root, content.have});
     if (progress.counts.size() < kCountsPerMessage) continue;
     tell_tracker(node, progress);

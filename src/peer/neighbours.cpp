@@ -32,6 +32,30 @@ namespace asio = boost::asio;
 
 namespace shoal {
 
+bool ContentSet::insert(ContentIndex index) {
+  if (contains(index)) return false;
+  if (index.value >= bits_.size()) bits_.resize(index.value + std::size_t{1});
+  bits_[index.value] = true;
+  return true;
+}
+
+bool ContentSet::erase(ContentIndex index) {
+  if (!contains(index)) return false;
+  bits_[index.value] = false;
+  return true;
+}
+
+std::uint32_t HandleTable::try_set(ContentIndex index, std::uint32_t handle) {
+  if (index.value >= handles_.size()) handles_.resize(index.value + std::size_t{1});
+  auto& held = handles_[index.value];
+  if (!held) held = handle;
+  return *held;
+}
+
+void HandleTable::erase(ContentIndex index) {
+  if (contains(index)) handles_[index.value].reset();
+}
+
 Remote* find_remote(Node& node, Source source) {
   const auto remote = node.remotes.find(source);
   return remote == node.remotes.end() ? nullptr : remote->second.get();

@@ -116,8 +116,8 @@ Task<> store_chunk(Node& node, Arrival arrival) {
 // ---- files of a single chunk --------------------------------------------------------------------------
 
 /// So many of them, or so many bytes, are stored in one go: a worker's call costs more than a small file does.
-constexpr std::size_t kMostTogether = 32;
-constexpr std::uint64_t kMostBytesTogether = kMiB;
+constexpr std::size_t kMostTogether = 128;
+constexpr std::uint64_t kMostBytesTogether = 2 * kMiB;
 /// Several workers store where there is enough for each.
 constexpr std::size_t kMostStorers = 2;
 
