@@ -13,6 +13,7 @@ module;
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -317,6 +318,7 @@ class RecentFolders {
  public:
   using Folder = std::shared_ptr<const Fd>;
 
+  RecentFolders();
   /// Null where there is none. It was at that name at most kTrust ago; a folder may be moved any time.
   Folder find(std::string_view name);
   void keep(std::string_view name, Folder folder);
@@ -328,8 +330,28 @@ class RecentFolders {
     std::chrono::steady_clock::time_point opened;
   };
 
+  const std::size_t most_;
   std::mutex mutex_;
-  std::map<std::string, Entry, std::less<>> by_name_;
+  TextMap<Entry> by_name_;
+};
+
+/// The same as make_folder, and keeps the folder.
+Result<RecentFolders::Folder> make_recent_folder(const Root& root, std::string_view name, FreshFolders& fresh, RecentFolders& recent);
+
+/// The folder that was last looked for, and whether it was missing: then nothing can be in it. Any thread.
+class LastLookedFor {
+ public:
+  /// Nothing where that is another folder, or it was more than kTrust ago.
+  std::optional<bool> is_missing(std::string_view name) const;
+  void set(std::string_view name, bool is_missing);
+
+ private:
+  static constexpr std::chrono::milliseconds kTrust{100};
+
+  mutable std::mutex mutex_;
+  std::string name_;
+  bool is_missing_ = false;
+  std::chrono::steady_clock::time_point at_;
 };
 
 Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh,
@@ -351,8 +373,8 @@ class RecentSources {
 
   const std::size_t most_;
   std::mutex mutex_;
-  std::list<Entry> by_use_;  ///< The last used first.
-  std::unordered_map<std::string, std::list<Entry>::iterator> by_name_;
+  std::list<Entry> by_use_;                                                   ///< The last used first.
+  std::unordered_map<std::string_view, std::list<Entry>::iterator> by_name_;  ///< The names stand in by_use_.
 };
 
 // ---- publication (publish.cpp) ---------------------------------------------------------------------------
@@ -365,6 +387,6 @@ struct Publishing {
   FileStamp stamp;  ///< After its publication.
 };
 enum class Durability { none, disk };
-void publish_files(const Root& root, std::span<Publishing> files, FreshFolders& fresh, Durability durability);
+void publish_files(const Root& root, std::span<Publishing> files, FreshFolders& fresh, RecentFolders& recent, Durability durability);
 
 }  // namespace shoal

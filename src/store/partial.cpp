@@ -114,6 +114,14 @@ Result<Fd> make_folder(const Root& root, std::string_view name, FreshFolders& fr
   return at;
 }
 
+Result<RecentFolders::Folder> make_recent_folder(const Root& root, std::string_view name, FreshFolders& fresh, RecentFolders& recent) {
+  auto made = make_folder(root, name, fresh);
+  if (!made) return Failure(std::move(made).error());
+  auto folder = std::make_shared<const Fd>(std::move(*made));
+  recent.keep(name, folder);
+  return folder;
+}
+
 // ---- partial files --------------------------------------------------------------------------------------
 
 std::string part_name_of(const FileEntry& entry) {
@@ -151,11 +159,9 @@ Result<OpenedPart> open_part_in(const Root& root, const FileEntry& entry, const 
     OpenedPart part = open_part(folder->get(), base, entry.executable);
     if (part.error != ENOENT) return part;  // else the folder was removed a moment ago
   }
-  auto made = make_folder(root, name, fresh);
-  if (!made) return Failure(std::move(made).error());
-  const auto folder = std::make_shared<const Fd>(std::move(*made));
-  recent.keep(name, folder);
-  return open_part(folder->get(), base, entry.executable);
+  const auto folder = make_recent_folder(root, name, fresh, recent);
+  if (!folder) return Failure(folder.error());
+  return open_part((*folder)->get(), base, entry.executable);
 }
 
 /// Gives a new file its size; one of a single chunk gets it by being written. Nothing is written yet.

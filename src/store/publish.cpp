@@ -10,6 +10,7 @@ module;
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -62,10 +63,10 @@ void sync_data(const Root& root, std::span<Publishing> jobs) {
 /// Renames all files that belong into `folder`.
 class Renamer {
  public:
-  Renamer(const Root& root, FreshFolders& fresh) : root_(root), fresh_(fresh) {}
+  Renamer(const Root& root, FreshFolders& fresh, RecentFolders& recent) : root_(root), fresh_(fresh), recent_(recent) {}
 
-  void rename(Publishing& job) {
-    job.result = enter(folder_part(job.entry->name));
+  void rename(std::string_view folder, Publishing& job) {
+    job.result = enter(folder);
     if (job.result) job.result = rename_into(job);
     if (job.result) job.result = take_stamp(job);
     if (job.result && !std::exchange(is_dirty_, true)) dirty_.insert(folder_name_);
@@ -77,11 +78,16 @@ class Renamer {
   /// Jobs come by folder, so that one open folder is enough.
   Result<> enter(std::string_view name) {
     if (folder_ && folder_name_ == name) return {};
-    auto folder = make_folder(root_, name, fresh_);
+    is_dirty_ = false;
+    folder_name_ = name;
+    folder_ = recent_.find(name);
+    return folder_ ? Result<>() : enter_anew();
+  }
+
+  Result<> enter_anew() {
+    auto folder = make_recent_folder(root_, folder_name_, fresh_, recent_);
     if (!folder) return Failure(std::move(folder).error());
     folder_ = std::move(*folder);
-    folder_name_ = name;
-    is_dirty_ = false;
     return {};
   }
 
@@ -94,8 +100,8 @@ class Renamer {
       other = Fd(open_beneath(root_.fd.get(), std::string(folder_part(part)), O_RDONLY | O_DIRECTORY));
       if (!other) return io_failure("find", job.file->file()->path());
     }
-    const int from = other ? other.get() : folder_.get();
-    if (::renameat(from, base_part(part).data(), folder_.get(), target.c_str()) == 0) return {};
+    const int from = other ? other.get() : folder_->get();
+    if (::renameat(from, base_part(part).data(), folder_->get(), target.c_str()) == 0) return {};
     const int error = errno;
     return fail(std::error_code(error, std::generic_category()), fmt::format("cannot publish '{}'", root_.path_of(job.entry->name)),
                 error == EISDIR ? "a folder has that name; move it away" : "");
@@ -110,7 +116,8 @@ class Renamer {
 
   const Root& root_;
   FreshFolders& fresh_;
-  Fd folder_;
+  RecentFolders& recent_;
+  RecentFolders::Folder folder_;
   std::string folder_name_;
   bool is_dirty_ = false;  ///< The folder that is open is among the dirty ones.
   std::set<std::string> dirty_;
@@ -147,23 +154,23 @@ std::set<std::string> sync_folders(const Root& root, const std::set<std::string>
 
 }  // namespace
 
-void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& fresh, Durability durability) {
+void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& fresh, RecentFolders& recent, Durability durability) {
   for (Publishing& job : jobs)
     if (job.result) job.result = set_attributes(job);
   if (durability == Durability::disk) sync_data(root, jobs);
 
-  std::vector<Publishing*> by_folder;
+  std::vector<std::pair<std::string_view, Publishing*>> by_folder;
   for (Publishing& job : jobs)
-    if (job.result) by_folder.push_back(&job);
-  std::ranges::sort(by_folder, {}, [](const Publishing* job) { return folder_part(job->entry->name); });
-  Renamer renamer(root, fresh);
-  for (Publishing* const job : by_folder) renamer.rename(*job);
+    if (job.result) by_folder.emplace_back(folder_part(job.entry->name), &job);
+  std::ranges::sort(by_folder, {}, [](const auto& job) { return job.first; });
+  Renamer renamer(root, fresh, recent);
+  for (const auto& [folder, job] : by_folder) renamer.rename(folder, *job);
   if (durability == Durability::none) return;
 
   const auto failed = sync_folders(root, with_parents(renamer.dirty_folders(), fresh));
   if (failed.empty()) return;
-  for (Publishing* const job : by_folder)
-    if (job->result && failed.contains(std::string(folder_part(job->entry->name))))
+  for (const auto& [folder, job] : by_folder)
+    if (job->result && failed.contains(std::string(folder)))
       job->result = io_failure(EIO, "write folder of", root.path_of(job->entry->name));
 }
 

@@ -116,6 +116,7 @@ class FolderStore final : public Storage {
   }
 
  private:
+  bool has_folder(const std::string& name) const;
   void remember(std::span<const Publication> files, std::span<Publishing> jobs);
   Result<> make_empty_file(const FileEntry& entry);
   Result<> make_empty_folder(const FileEntry& entry);
@@ -132,6 +133,7 @@ class FolderStore final : public Storage {
   ActivePartials active_;
   FreshFolders fresh_;
   RecentFolders recent_folders_;
+  mutable LastLookedFor last_looked_for_;
 };
 
 Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
@@ -193,7 +195,7 @@ std::vector<Result<>> FolderStore::publish_with(std::span<const Publication> fil
     jobs[i].result = check_name(files[i].entry.name);
     if (!jobs[i].file) jobs[i].result = fail(std::make_error_code(std::errc::invalid_argument), "cannot publish a file of another store");
   }
-  publish_files(root_, jobs, fresh_, durability);
+  publish_files(root_, jobs, fresh_, recent_folders_, durability);
   remember(files, jobs);
   std::vector<Result<>> results;
   for (Publishing& job : jobs) results.push_back(std::move(job.result));
@@ -288,8 +290,20 @@ Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to, s
 }
 
 bool FolderStore::exists(const std::string& name) const {
+  // Names come by the folder, most of them for folders that are yet to be made.
+  if (const auto folder = folder_part(name); !folder.empty() && !has_folder(std::string(folder))) return false;
   struct stat status{};
   return ::fstatat(root_.fd.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+bool FolderStore::has_folder(const std::string& name) const {
+  auto is_missing = last_looked_for_.is_missing(name);
+  if (!is_missing) {
+    struct stat status{};
+    is_missing = ::fstatat(root_.fd.get(), name.c_str(), &status, 0) != 0 && (errno == ENOENT || errno == ENOTDIR);
+    last_looked_for_.set(name, *is_missing);
+  }
+  return !*is_missing;
 }
 
 Result<> FolderStore::make_empty(const FileEntry& entry) {
