@@ -43,10 +43,15 @@ std::optional<Sha256Digest> parse_sha256(std::string_view hex);
 
 Md5Digest md5(std::span<const std::byte> data);
 Sha256Digest sha256(std::span<const std::byte> data);
-/// The digests of messages of `length` bytes each, which stand one after another in `messages`: as many as `digests` has room for. Those in
-/// whole blocks of 64 bytes go side by side where the processor can (x86 with AVX-512 or with instructions for SHA-256), which is up
-/// to twice as fast as one after the other (docs/decisions/0020).
-void sha256_each(std::span<const std::byte> messages, std::size_t length, std::span<Sha256Digest> digests);
+
+/// A message among others, and where its digest goes: into no message's bytes.
+struct Sha256Message {
+  std::span<const std::byte> data;
+  Sha256Digest* digest = nullptr;
+};
+/// Sets the digests of messages of any lengths. They go side by side where the processor can (x86 with AVX-512 or with instructions for
+/// SHA-256), which is up to twice as fast as one after the other (docs/decisions/0024).
+void sha256_together(std::span<const Sha256Message> messages);
 
 struct Md5Piece;
 
@@ -97,6 +102,16 @@ std::uint32_t chunk_length(std::uint64_t size, ChunkIndex index);
 
 /// The hash of one chunk of a file of `file_size` bytes. `chunk` is all of that chunk's bytes, 1 to kChunkSize.
 Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size);
+
+/// A chunk of a file of `file_size` bytes, and what it hashes to.
+struct ChunkToHash {
+  std::span<const std::byte> chunk;  ///< All of that chunk's bytes, 1 to kChunkSize.
+  std::uint64_t file_size = 0;
+  Sha256Digest hash{};
+};
+/// Sets the hashes of chunks, of one file or of several. All their leaves go side by side, so that many small chunks are
+/// faster than one by one.
+void hash_chunks(std::span<ChunkToHash> chunks);
 
 /// The root over all chunk hashes of a file, in order. For one chunk it is that chunk's hash; for none, zeros.
 Sha256Digest merkle_root(std::span<const Sha256Digest> chunk_hashes);

@@ -1,5 +1,5 @@
-/// What MD5 costs, for streams one by one, for streams that advance together, and in OpenSSL; and what a chunk hash costs. Run:
-/// bin/digest_benchmark
+/// What MD5 costs, for streams one by one, for streams that advance together, and in OpenSSL; and what the hashes of chunks cost, one by
+/// one and together. Run: bin/digest_benchmark
 #include <benchmark/benchmark.h>
 #include <openssl/evp.h>
 
@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -58,6 +59,68 @@ void chunk_hash_of_one(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kChunkSize));
 }
 BENCHMARK(chunk_hash_of_one);
+
+/// Files of one chunk each, of so many bytes, which stand one after another.
+struct Files {
+  explicit Files(std::span<const std::size_t> sizes) : bytes(made_up_bytes(std::reduce(sizes.begin(), sizes.end()))) {
+    std::span<const std::byte> rest = bytes;
+    for (const std::size_t size : sizes) {
+      chunks.push_back({rest.first(size), size, {}});
+      rest = rest.subspan(size);
+    }
+  }
+
+  std::vector<std::byte> bytes;
+  std::vector<ChunkToHash> chunks;
+};
+
+template <std::size_t Size>
+Files many_of() {
+  return Files(std::vector<std::size_t>(128, Size));
+}
+
+Files mixed_files() {
+  std::vector<std::size_t> sizes(32);
+  std::uint32_t word = 7;
+  for (std::size_t& size : sizes) size = 1024 + ((word = word * 1664525u + 1013904223u) >> 8) % (59 * 1024);
+  return Files(sizes);
+}
+
+void chunk_hash_of_each(benchmark::State& state, Files (*make)()) {
+  Files files = make();
+  for (auto _ : state)
+    for (ChunkToHash& file : files.chunks) benchmark::DoNotOptimize(file.hash = chunk_hash(file.chunk, file.file_size));
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(files.bytes.size()));
+}
+
+void chunk_hashes_together(benchmark::State& state, Files (*make)()) {
+  Files files = make();
+  for (auto _ : state) hash_chunks(files.chunks);
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(files.bytes.size()));
+}
+
+BENCHMARK_CAPTURE(chunk_hash_of_each, 100_bytes, many_of<100>);
+BENCHMARK_CAPTURE(chunk_hashes_together, 100_bytes, many_of<100>);
+BENCHMARK_CAPTURE(chunk_hash_of_each, 3_6_KiB, many_of<3686>);
+BENCHMARK_CAPTURE(chunk_hashes_together, 3_6_KiB, many_of<3686>);
+BENCHMARK_CAPTURE(chunk_hash_of_each, 64_KiB, many_of<64 * 1024>);
+BENCHMARK_CAPTURE(chunk_hashes_together, 64_KiB, many_of<64 * 1024>);
+BENCHMARK_CAPTURE(chunk_hash_of_each, 200_KiB_and_100, many_of<200 * 1024 + 100>);
+BENCHMARK_CAPTURE(chunk_hashes_together, 200_KiB_and_100, many_of<200 * 1024 + 100>);
+BENCHMARK_CAPTURE(chunk_hash_of_each, 1_to_60_KiB, mixed_files);
+BENCHMARK_CAPTURE(chunk_hashes_together, 1_to_60_KiB, mixed_files);
+
+/// Messages of 4 KiB, so many side by side.
+void sha256_of_several(benchmark::State& state) {
+  const auto count = static_cast<std::size_t>(state.range(0));
+  const auto bytes = made_up_bytes(count * 4096);
+  std::vector<Sha256Digest> digests(count);
+  std::vector<Sha256Message> messages;
+  for (std::size_t i = 0; i < count; ++i) messages.push_back({std::span(bytes).subspan(i * 4096, 4096), &digests[i]});
+  for (auto _ : state) sha256_together(messages);
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(bytes.size()));
+}
+BENCHMARK(sha256_of_several)->DenseRange(1, 16)->Arg(128);
 
 void sha256_of_openssl(benchmark::State& state) {
   const auto bytes = made_up_bytes(kLeafSize);

@@ -17,7 +17,8 @@ namespace shoal {
 namespace {
 
 // Levels count from the leaves: a leaf is at level 0, a chunk at 4, a span at 14.
-constexpr unsigned kChunkLevel = std::countr_zero(kChunkSize / kLeafSize);
+constexpr std::size_t kChunkLeaves = kChunkSize / kLeafSize;
+constexpr unsigned kChunkLevel = std::countr_zero(kChunkLeaves);
 constexpr unsigned kSpanHeight = std::countr_zero(kSpanChunks);
 constexpr std::uint64_t kMaxChunks = std::numeric_limits<std::uint32_t>::max();
 
@@ -37,17 +38,6 @@ const Sha256Digest& empty_root(unsigned level) {
   return roots[level];
 }
 
-/// The root over as many nodes as stand under it when none is past the end. `nodes` must be a power of two.
-Sha256Digest full_root(std::span<const Sha256Digest> nodes) {
-  std::array<Sha256Digest, kChunkSize / kLeafSize> level;
-  std::ranges::copy(nodes, level.begin());
-  for (std::size_t count = nodes.size() / 2; count > 0; count /= 2) {
-    const auto children = level;
-    sha256_each(std::as_bytes(std::span(children).first(2 * count)), 2 * sizeof(Sha256Digest), std::span(level).first(count));
-  }
-  return level.front();
-}
-
 /// How many levels are above `nodes` nodes, up to the single root.
 unsigned height_over(std::uint64_t nodes) { return nodes < 2 ? 0 : static_cast<unsigned>(std::bit_width(nodes - 1)); }
 
@@ -57,6 +47,58 @@ Sha256Digest subtree_root(std::span<const Sha256Digest> nodes, unsigned level, u
   if (height == 0) return nodes.front();
   const std::size_t left = std::min(nodes.size(), std::size_t{1} << (height - 1));
   return parent_of(subtree_root(nodes.first(left), level, height - 1), subtree_root(nodes.subspan(left), level, height - 1));
+}
+
+/// What is known of a chunk's subtree, which goes from leaves to root for all chunks at once.
+struct ChunkTree {
+  std::size_t begin = 0;  ///< Where its nodes stand among those of all.
+  std::size_t nodes = 0;  ///< Those that are not past the end, at the level that has been reached.
+  std::size_t width = 0;  ///< With those that are.
+};
+
+/// A chunk without leaves counts as one whose first is past the end.
+ChunkTree tree_over(std::size_t leaves, std::uint64_t file_size, std::size_t begin) {
+  leaves = std::clamp(leaves, std::size_t{1}, kChunkLeaves);
+  return {begin, leaves, file_size <= kChunkSize ? std::bit_ceil(leaves) : kChunkLeaves};
+}
+
+/// Takes the trees that are not at their root up from `level`.
+void climb(std::span<ChunkTree> trees, unsigned level, std::vector<Sha256Digest>& nodes) {
+  std::vector<Sha256Digest> above = nodes;
+  std::vector<Sha256Message> parents;
+  for (ChunkTree& tree : trees) {
+    if (tree.width == 1) continue;
+    const auto below = std::span(nodes).subspan(tree.begin, tree.width);
+    if (tree.nodes % 2 != 0) below[tree.nodes++] = empty_root(level);
+    tree.nodes /= 2;
+    tree.width /= 2;
+    for (std::size_t i = 0; i < tree.nodes; ++i) parents.push_back({std::as_bytes(below.subspan(2 * i, 2)), &above[tree.begin + i]});
+  }
+  sha256_together(parents);
+  nodes.swap(above);
+}
+
+/// Has each tree's root stand at its begin. `nodes` is all leaf hashes, with room for those past the end.
+void climb_to_roots(std::span<ChunkTree> trees, std::vector<Sha256Digest>& nodes) {
+  const auto is_below_root = [](const ChunkTree& tree) { return tree.width > 1; };
+  for (unsigned level = 0; std::ranges::any_of(trees, is_below_root); ++level) climb(trees, level, nodes);
+}
+
+/// The hashes of all leaves, each tree's from its begin on.
+std::vector<Sha256Digest> hash_leaves(std::span<const ChunkToHash> chunks, std::span<const ChunkTree> trees) {
+  std::vector<Sha256Digest> nodes(trees.back().begin + trees.back().width);
+  std::vector<Sha256Message> leaves;
+  leaves.reserve(nodes.size());
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    auto rest = chunks[i].chunk.first(std::min<std::size_t>(chunks[i].chunk.size(), kChunkSize));
+    for (std::size_t at = trees[i].begin; !rest.empty(); ++at) {
+      const auto leaf = rest.first(std::min<std::size_t>(rest.size(), kLeafSize));
+      leaves.push_back({leaf, &nodes[at]});
+      rest = rest.subspan(leaf.size());
+    }
+  }
+  sha256_together(leaves);
+  return nodes;
 }
 
 /// The part of `chunk_hashes` under node `index` of those `height` levels above the chunks; may be empty.
@@ -79,8 +121,11 @@ bool has_valid_shape(const HashSpan& span, std::uint64_t chunks) {
 
 /// The hash of a chunk from the hashes of its leaves, 1 to 16 of them. Also what the FileHasher uses.
 Sha256Digest chunk_hash_over(std::span<const Sha256Digest> leaf_hashes, std::uint64_t file_size) {
-  if (leaf_hashes.size() == kChunkSize / kLeafSize) return full_root(leaf_hashes);
-  return subtree_root(leaf_hashes, 0, file_size <= kChunkSize ? height_over(leaf_hashes.size()) : kChunkLevel);
+  ChunkTree tree = tree_over(leaf_hashes.size(), file_size, 0);
+  std::vector<Sha256Digest> nodes(leaf_hashes.begin(), leaf_hashes.end());
+  nodes.resize(tree.width);
+  climb_to_roots(std::span(&tree, 1), nodes);
+  return nodes.front();
 }
 
 std::uint64_t chunk_count(std::uint64_t size) { return size / kChunkSize + (size % kChunkSize != 0 ? 1 : 0); }
@@ -90,13 +135,23 @@ std::uint32_t chunk_length(std::uint64_t size, ChunkIndex index) {
   return begin >= size ? 0 : static_cast<std::uint32_t>(std::min<std::uint64_t>(size - begin, kChunkSize));
 }
 
+void hash_chunks(std::span<ChunkToHash> chunks) {
+  if (chunks.empty()) return;
+  std::vector<ChunkTree> trees;
+  trees.reserve(chunks.size());
+  for (const ChunkToHash& chunk : chunks) {
+    const std::size_t leaves = (chunk.chunk.size() + kLeafSize - 1) / kLeafSize;
+    trees.push_back(tree_over(leaves, chunk.file_size, trees.empty() ? 0 : trees.back().begin + trees.back().width));
+  }
+  auto nodes = hash_leaves(chunks, trees);
+  climb_to_roots(trees, nodes);
+  for (std::size_t i = 0; i < chunks.size(); ++i) chunks[i].hash = nodes[trees[i].begin];
+}
+
 Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) {
-  std::array<Sha256Digest, kChunkSize / kLeafSize> leaves;
-  const std::size_t whole = std::min(chunk.size() / kLeafSize, leaves.size());
-  sha256_each(chunk, kLeafSize, std::span(leaves).first(whole));
-  std::size_t count = whole;
-  if (const auto rest = chunk.subspan(whole * kLeafSize); !rest.empty() && count < leaves.size()) leaves[count++] = sha256(rest);
-  return chunk_hash_over(std::span(leaves).first(count), file_size);
+  ChunkToHash only{chunk, file_size, {}};
+  hash_chunks(std::span(&only, 1));
+  return only.hash;
 }
 
 Sha256Digest merkle_root(std::span<const Sha256Digest> chunk_hashes) {

@@ -17,6 +17,7 @@ namespace shoal::sha256_lanes {
 
 using sha256_rounds::kBlockSize;
 using sha256_rounds::kRoots;
+using sha256_rounds::State;
 
 inline constexpr std::size_t kLanes = 16;
 
@@ -27,13 +28,6 @@ using Words = std::array<Word, kLanes>;
 using States = std::array<Word, 8>;  ///< A to H.
 
 static_assert(sizeof(Word) == kBlockSize && sizeof(Word) / sizeof(std::uint32_t) == kLanes);
-
-inline constexpr std::array<std::uint32_t, 8> kStart{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-
-[[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl")]] inline void fill(Word& words, std::uint32_t value) {
-  words = Word{} + value;
-}
 
 template <unsigned Bits>
 [[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl")]] inline void rotate(Word& to, const Word& from) {
@@ -121,28 +115,38 @@ template <std::size_t... I>
   for (std::size_t i = 0; i < states.size(); ++i) states[i] += before[i];
 }
 
-/// The digests of sixteen messages of `length` bytes each, in whole blocks, below 512 MiB. They may be the same ones.
-[[gnu::target("avx512f,avx512bw,avx512vl")]] inline void digest(std::span<const std::byte* const, kLanes> messages, std::size_t length,
-                                                                std::span<std::array<std::uint8_t, 32>, kLanes> digests) {
-  constexpr auto kRounds = std::make_index_sequence<kRoots.size()>();
-  States states;
-  for (std::size_t i = 0; i < states.size(); ++i) fill(states[i], kStart[i]);
-  Words words;
-  for (std::size_t offset = 0; offset < length; offset += kBlockSize) {
-    load_words(words, messages, offset);
-    all_rounds(states, words, kRounds);
+/// Sixteen lanes for sha256_runs.hpp.
+class Sixteen {
+ public:
+  static constexpr std::size_t kLanes = sha256_lanes::kLanes;
+
+  void set(std::size_t lane, const State& state) {
+    for (std::size_t i = 0; i < state.size(); ++i) letters_[i][lane] = state[i];
   }
-  words = {};  // what follows a message: a bit, zeros, and its length in bits
-  fill(words.front(), 0x80000000);
-  fill(words.back(), static_cast<std::uint32_t>(length * 8));
-  all_rounds(states, words, kRounds);
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    swap_bytes(states[i], std::make_index_sequence<sizeof(Word)>());
-    const auto letters = __builtin_bit_cast(Letters, states[i]);
-    for (std::size_t lane = 0; lane < kLanes; ++lane)
-      std::memcpy(&digests[lane][i * sizeof(std::uint32_t)], &letters[lane], sizeof(std::uint32_t));
+  State get(std::size_t lane) const {
+    State state;
+    for (std::size_t i = 0; i < state.size(); ++i) state[i] = letters_[i][lane];
+    return state;
   }
-}
+
+  /// Digests `count` blocks of each message. Where there are fewer messages than lanes, the last are null: those lanes repeat the first
+  /// one's blocks, for nobody.
+  [[gnu::target("avx512f,avx512bw,avx512vl")]] void advance(std::array<const std::byte*, kLanes> blocks, std::size_t count) {
+    for (const std::byte*& block : blocks)
+      if (block == nullptr) block = blocks.front();
+    States states;
+    std::memcpy(&states, &letters_, sizeof states);
+    Words words;
+    for (std::size_t offset = 0; offset < count * kBlockSize; offset += kBlockSize) {
+      load_words(words, blocks, offset);
+      all_rounds(states, words, std::make_index_sequence<kRoots.size()>());
+    }
+    std::memcpy(&letters_, &states, sizeof states);
+  }
+
+ private:
+  alignas(sizeof(Word)) std::array<Letters, 8> letters_{};
+};
 
 }  // namespace shoal::sha256_lanes
 

@@ -1,5 +1,5 @@
-// The compression of SHA-256 (FIPS 180-4) for two messages side by side, with the instructions that x86 has for it. Each of them waits for
-// the one before it: two rounds are ready after 4 cycles, while the unit can begin others after 2 or 3, as the processor may be.
+// The compression of SHA-256 (FIPS 180-4) for one message or two side by side, with the instructions that x86 has for it. Each of them
+// waits for the one before it: two rounds are ready after 4 cycles, while the unit can begin others after 2 or 3, as the processor may be.
 #pragma once
 
 #if defined(__x86_64__)
@@ -32,10 +32,14 @@ inline bool are_there() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_SHA) != 0;
 }
 
-/// The words A to H of a message, in the order in which the instructions take them; the first named is the highest.
-struct State {
-  __m128i abef = _mm_set_epi32(0x6a09e667, static_cast<int>(0xbb67ae85), 0x510e527f, static_cast<int>(0x9b05688c));
-  __m128i cdgh = _mm_set_epi32(0x3c6ef372, static_cast<int>(0xa54ff53a), 0x1f83d9ab, 0x5be0cd19);
+using State = std::array<std::uint32_t, 8>;  ///< A to H.
+
+inline constexpr State kStart{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+/// A State in the order in which the instructions take it; the first named is the highest.
+struct Packed {
+  __m128i abef;
+  __m128i cdgh;
 };
 
 /// The words of a message's schedule, four in each.
@@ -50,7 +54,7 @@ using Words = std::array<__m128i, 16>;
 
 /// Rounds 4 I to 4 I + 3.
 template <std::size_t I>
-[[gnu::always_inline, gnu::target("sha,sse4.1")]] inline void four_rounds(State& state, Words& words) {
+[[gnu::always_inline, gnu::target("sha,sse4.1")]] inline void four_rounds(Packed& state, Words& words) {
   if constexpr (I >= 4) {
     const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(words[I - 4], words[I - 3]), _mm_alignr_epi8(words[I - 1], words[I - 2], 4));
     words[I] = _mm_sha256msg2_epu32(sum, words[I - 1]);
@@ -60,38 +64,69 @@ template <std::size_t I>
   state.abef = _mm_sha256rnds2_epu32(state.abef, state.cdgh, _mm_shuffle_epi32(added, 0x0e));
 }
 
-template <std::size_t... I>
-[[gnu::always_inline, gnu::target("sha,sse4.1")]] inline void all_rounds(std::array<State, 2>& states, std::array<Words, 2>& words,
+template <std::size_t N, std::size_t... I>
+[[gnu::always_inline, gnu::target("sha,sse4.1")]] inline void all_rounds(std::array<Packed, N>& states, std::array<Words, N>& words,
                                                                          std::index_sequence<I...> /*fours*/) {
-  ((four_rounds<I>(states[0], words[0]), four_rounds<I>(states[1], words[1])), ...);
+  static_assert(N == 1 || N == 2);
+  if constexpr (N == 1)
+    (four_rounds<I>(states[0], words[0]), ...);
+  else
+    ((four_rounds<I>(states[0], words[0]), four_rounds<I>(states[1], words[1])), ...);
 }
 
-/// Digests `count` blocks of each of two messages.
-[[gnu::target("sha,sse4.1")]] inline void compress(std::array<State, 2>& states, std::array<const std::byte*, 2> blocks,
+/// Digests `count` blocks of each of `N` messages.
+template <std::size_t N>
+[[gnu::target("sha,sse4.1")]] inline void compress(std::array<Packed, N>& states, std::array<const std::byte*, N> blocks,
                                                    std::size_t count) {
   for (; count > 0; --count) {
     const auto before = states;
-    std::array<Words, 2> words;
-    for (std::size_t message = 0; message < 2; ++message) {
+    std::array<Words, N> words;
+    for (std::size_t message = 0; message < N; ++message) {
       for (std::size_t i = 0; i < 4; ++i) words[message][i] = swap_bytes(load(blocks[message] + i * sizeof(__m128i)));
       blocks[message] += kBlockSize;
     }
     all_rounds(states, words, std::make_index_sequence<16>());
-    for (std::size_t message = 0; message < 2; ++message) {
+    for (std::size_t message = 0; message < N; ++message) {
       states[message].abef = _mm_add_epi32(states[message].abef, before[message].abef);
       states[message].cdgh = _mm_add_epi32(states[message].cdgh, before[message].cdgh);
     }
   }
 }
 
-/// The digest that a state stands for: A to H, each with its highest byte first.
-[[gnu::target("sha,sse4.1")]] inline void store(const State& state, std::span<std::uint8_t, 32> digest) {
-  const __m128i abcd = _mm_unpackhi_epi64(state.cdgh, state.abef);  // lowest first: D, C, B, A
-  const __m128i efgh = _mm_unpacklo_epi64(state.cdgh, state.abef);  // H, G, F, E
-  const __m128i last_byte_first = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(digest.data()), _mm_shuffle_epi8(abcd, last_byte_first));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(digest.data() + 16), _mm_shuffle_epi8(efgh, last_byte_first));
+inline Packed pack(const State& state) {
+  const __m128i abcd = _mm_shuffle_epi32(load(&state[0]), 0x1b);  // the lowest first: D, C, B, A
+  const __m128i efgh = _mm_shuffle_epi32(load(&state[4]), 0x1b);  // H, G, F, E
+  return {_mm_unpackhi_epi64(efgh, abcd), _mm_unpacklo_epi64(efgh, abcd)};
 }
+
+inline State unpack(const Packed& packed) {
+  const __m128i abcd = _mm_unpackhi_epi64(packed.cdgh, packed.abef);  // the lowest first: D, C, B, A
+  const __m128i efgh = _mm_unpacklo_epi64(packed.cdgh, packed.abef);  // H, G, F, E
+  State state;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(&state[0]), _mm_shuffle_epi32(abcd, 0x1b));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(&state[4]), _mm_shuffle_epi32(efgh, 0x1b));
+  return state;
+}
+
+/// Two lanes for sha256_runs.hpp.
+class Pair {
+ public:
+  static constexpr std::size_t kLanes = 2;
+
+  void set(std::size_t lane, const State& state) { states_[lane] = pack(state); }
+  State get(std::size_t lane) const { return unpack(states_[lane]); }
+
+  /// Digests `count` blocks of each message; the second is null where there is only one.
+  void advance(const std::array<const std::byte*, kLanes>& blocks, std::size_t count) {
+    if (blocks[1] != nullptr) return compress(states_, blocks, count);
+    std::array<Packed, 1> state{states_[0]};
+    compress(state, std::array{blocks[0]}, count);
+    states_[0] = state[0];
+  }
+
+ private:
+  std::array<Packed, kLanes> states_;
+};
 
 }  // namespace shoal::sha256_rounds
 

@@ -69,6 +69,22 @@ Hashes leaf_hashes(std::span<const std::byte> file) {
   return leaves;
 }
 
+/// The hash of a chunk as BEP 52 words it.
+Sha256Digest plain_chunk_hash(const ChunkToHash& chunk) {
+  Hashes leaves = leaf_hashes(chunk.chunk);
+  if (chunk.file_size > kChunkSize) leaves.resize(kChunkSize / kLeafSize);
+  return plain_root(leaves);
+}
+
+/// Of chunks: those of one to sixteen whole leaves, a byte less, and a byte more.
+std::vector<std::size_t> sizes_around_leaves() {
+  std::vector<std::size_t> sizes{1};
+  for (std::size_t size = kLeafSize; size <= kChunkSize; size += kLeafSize)
+    for (const std::size_t near : {size - 1, size, size + 1})
+      if (near <= kChunkSize) sizes.push_back(near);
+  return sizes;
+}
+
 /// The hash that stands above 16 leaves past the end.
 Sha256Digest empty_chunk() { return plain_root(Hashes(16)); }
 
@@ -250,6 +266,39 @@ TEST_CASE("A chunk hashes alone as it does within its file") {
   for (std::size_t begin = 0; begin < size; begin += kChunkSize)
     alone.push_back(chunk_hash(std::span(file).subspan(begin, std::min<std::size_t>(kChunkSize, size - begin)), size));
   CHECK(alone == digest_of(file).chunks);
+}
+
+TEST_CASE("Chunks hash together as they do alone") {
+  const Bytes file = content(kChunkSize + 1);
+  std::vector<ChunkToHash> chunks;
+  Hashes expected;
+  for (const std::size_t size : sizes_around_leaves()) {
+    for (const std::uint64_t file_size : {std::uint64_t{size}, std::uint64_t{kChunkSize} + size}) {
+      chunks.push_back({std::span(file).subspan(chunks.size() % 2, size), file_size, {}});
+      expected.push_back(plain_chunk_hash(chunks.back()));
+      CHECK(chunk_hash(chunks.back().chunk, file_size) == expected.back());
+    }
+  }
+  hash_chunks(chunks);
+  CHECK(std::ranges::equal(chunks, expected, {}, &ChunkToHash::hash));
+}
+
+TEST_CASE("A chunk may be hashed twice at once, and none, too") {
+  const Bytes file = content(3 * kLeafSize + 1);
+  std::vector<ChunkToHash> chunks(2, {file, file.size(), {}});
+  hash_chunks(chunks);
+  CHECK((chunks[0].hash == plain_chunk_hash(chunks[0]) && chunks[1].hash == chunks[0].hash));
+  hash_chunks({});
+}
+
+TEST_CASE("Any number of small chunks is hashed at once") {
+  const Bytes file = content(100 * 40);
+  for (std::size_t count = 1; count <= 40; ++count) {
+    std::vector<ChunkToHash> chunks;
+    for (std::size_t i = 0; i < count; ++i) chunks.push_back({std::span(file).subspan(i, 100 * (count - i)), 100 * (count - i), {}});
+    hash_chunks(chunks);
+    CHECK(std::ranges::all_of(chunks, [](const ChunkToHash& chunk) { return chunk.hash == sha256(chunk.chunk); }));
+  }
 }
 
 TEST_CASE("The root of a file of one chunk is that chunk's hash") {
