@@ -263,8 +263,9 @@ class RecordFolder {
 class Digester {
  public:
   virtual ~Digester() = default;
-  /// chunk_hash of shoal.digest.
-  virtual Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) const;
+  /// hash_chunks of shoal.digest, and chunk_hash, which is the same for one.
+  virtual void hash_chunks(std::span<ChunkToHash> chunks) const;
+  Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) const;
   /// Goes on with a file's MD5 by the bytes from `offset` on. No call crosses a chunk's end.
   virtual void update(Md5Stream& md5, std::uint64_t offset, std::span<const std::byte> bytes) const;
   /// The same for several files side by side; a piece an offset.

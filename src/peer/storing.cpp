@@ -130,6 +130,14 @@ struct SmallFile {
   Md5Stream md5;
 };
 
+/// On a worker: which of them are right.
+void check_small(const Digester& digester, std::span<SmallFile> files) {
+  std::vector<ChunkToHash> chunks;
+  for (const SmallFile& file : files) chunks.push_back({file.arrival.buffer.span(), file.content.size, {}});
+  digester.hash_chunks(chunks);
+  for (std::size_t i = 0; i < files.size(); ++i) files[i].stored.is_right = chunks[i].hash == files[i].content.root;
+}
+
 /// On a worker: the MD5s of those that are right, side by side.
 void digest_small(const Digester& digester, std::span<SmallFile> files) {
   std::vector<Md5Piece> pieces;
@@ -153,10 +161,9 @@ void write_small(Storage& storage, SmallFile& file) {
   }
 }
 
-/// On a worker: each is opened, digested and written.
+/// On a worker: they are digested, and each that is right is written.
 void store_together(const Digester& digester, Storage& storage, std::span<SmallFile> files) {
-  for (SmallFile& file : files)
-    file.stored.is_right = digester.chunk_hash(file.arrival.buffer.span(), file.content.size) == file.content.root;
+  check_small(digester, files);
   digest_small(digester, files);
   for (SmallFile& file : files)
     if (file.stored.is_right) write_small(storage, file);

@@ -34,7 +34,9 @@ Sha256Digest mark_of(std::span<const std::byte> chunk) {
 
 class MarkDigester final : public Digester {
  public:
-  Sha256Digest chunk_hash(std::span<const std::byte> chunk, std::uint64_t) const override { return mark_of(chunk); }
+  void hash_chunks(std::span<ChunkToHash> chunks) const override {
+    for (ChunkToHash& each : chunks) each.hash = mark_of(each.chunk);
+  }
   void update(Md5Stream& md5, std::uint64_t offset, std::span<const std::byte> bytes) const override {
     if (offset % kChunkSize == 0) md5.update(bytes.first(std::min(bytes.size(), kMarkSize)));
   }

@@ -123,9 +123,9 @@ Result<Hashed> hash_file(const Root& root, const std::string& name, std::span<st
 
 namespace {
 
-/// Files of at most one chunk are digested together, so many or of so many bytes: their MD5s advance side by side.
-constexpr std::size_t kTogether = 64;
-constexpr std::uint64_t kBytesTogether = 3 * kChunkSize;
+/// Files of at most one chunk are digested together, so many or of so many bytes: they advance side by side.
+constexpr std::size_t kTogether = 128;
+constexpr std::uint64_t kBytesTogether = 7 * kChunkSize;
 constexpr std::uint64_t kRoomTogether = kBytesTogether + kChunkSize;  // the last one may go beyond
 
 /// A small file as it was read.
@@ -135,6 +135,7 @@ struct SmallFile {
   bool is_settled = false;
   std::span<const std::byte> bytes;
   Md5Stream md5;
+  Sha256Digest root;
 };
 
 /// False where it is not what it was when it was listed, or becomes something else meanwhile.
@@ -157,13 +158,17 @@ void digest_together(std::span<SmallFile> files) {
   // The largest first, so that none of them is left to be digested alone.
   std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
   Md5Stream::update_together(pieces);
+  std::vector<ChunkToHash> chunks;
+  for (const SmallFile& file : files) chunks.push_back({file.bytes, file.bytes.size(), {}});
+  hash_chunks(chunks);
+  for (std::size_t i = 0; i < files.size(); ++i) files[i].root = chunks[i].hash;
 }
 
 Hashed to_hashed(SmallFile& file) {
   FileDigest digest;
   digest.size = file.bytes.size();
   digest.md5 = file.md5.finish();
-  digest.root = chunk_hash(file.bytes, file.bytes.size());
+  digest.root = file.root;
   return to_hashed(file.status, file.is_settled, std::move(digest));
 }
 
@@ -220,7 +225,7 @@ class HashWorker {
     std::vector<HashJob> others;
     std::span<std::byte> room(together_.get(), kRoomTogether);
     for (const HashJob& job : jobs) {
-      SmallFile file{job.index, {}, false, {}, {}};
+      SmallFile file{job.index, {}, false, {}, {}, {}};
       if (!read_small(root_, listing_.found[job.index].name, room.first(job.size), file)) {
         others.push_back(job);
         continue;

@@ -27,8 +27,12 @@ namespace asio = boost::asio;
 
 namespace shoal {
 
+void Digester::hash_chunks(std::span<ChunkToHash> chunks) const { shoal::hash_chunks(chunks); }
+
 Sha256Digest Digester::chunk_hash(std::span<const std::byte> chunk, std::uint64_t file_size) const {
-  return shoal::chunk_hash(chunk, file_size);
+  ChunkToHash only{chunk, file_size, {}};
+  hash_chunks({&only, 1});
+  return only.hash;
 }
 
 void Digester::update(Md5Stream& md5, std::uint64_t, std::span<const std::byte> bytes) const { md5.update(bytes); }
