@@ -227,7 +227,9 @@ std::string_view literal_end(std::string_view pattern) {
 }  // namespace
 
 void NameIndex::add(const std::string& name, PeerId peer) {
-  const auto [place, is_new] = names_.try_emplace(name);
+  const std::size_t before = names_.size();
+  const auto place = names_.try_emplace(names_.end(), name);  // most come in their order
+  const bool is_new = names_.size() > before;
   auto& peers = place->second;
   if (std::ranges::find(peers, peer) != peers.end()) return;
   peers.push_back(peer);

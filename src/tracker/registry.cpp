@@ -14,6 +14,8 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -144,6 +146,7 @@ void Registry::gone(PeerId peer, std::uint64_t session, bool left, Instant now) 
   if (!member || member->session != session || !member->is_here) return;
   member->was_done = is_done(*member);
   set_present(*member, false, member->has_offered);
+  if (outcome_) return;  // nobody is left to be told
   member->gone_since = now;
   for (auto& [root, holders] : counts_) holders.erase(peer);
   tell_of(*member);
@@ -196,7 +199,9 @@ Result<> Registry::offer(PeerId peer, const Offer& offer, Instant now) {
       return fail(Errc::too_large, fmt::format("'{}' offers more than {} files", member->id, kMaxOffers));
     const bool was_forgotten = member->unconfirmed.erase(entry.name) > 0 && !member->is_kept;
     if (const std::uint64_t chunks = chunk_count(entry.size); chunks > 0) counts_[entry.root][peer] = static_cast<std::uint32_t>(chunks);
-    const auto [place, is_new] = member->offers.try_emplace(entry.name, entry);
+    const std::size_t before = member->offers.size();
+    const auto place = member->offers.try_emplace(member->offers.end(), entry.name, entry);  // most come in the order of their names
+    const bool is_new = member->offers.size() > before;
     if (is_new || was_forgotten || place->second != entry) note_offered(*member, entry);
     if (!is_new && place->second == entry) continue;
     if (is_new || place->second.root != entry.root) {
@@ -255,8 +260,11 @@ Result<> Registry::progress(PeerId peer, const Progress& progress) {
   if (!member) return no_member(peer);
   member->bytes_have = progress.bytes_have;
   member->bytes_wanted = progress.bytes_wanted;
-  for (const auto& count : progress.counts)
-    if (counts_.contains(count.root) || counts_.size() < kMaxOffers) counts_[count.root][peer] = count.chunks;
+  for (const auto& count : progress.counts) {
+    auto known = counts_.find(count.root);
+    if (known == counts_.end() && counts_.size() < kMaxOffers) known = counts_.try_emplace(count.root).first;
+    if (known != counts_.end()) known->second[peer] = count.chunks;
+  }
   return {};
 }
 
@@ -315,18 +323,19 @@ void Registry::begin() {
 /// How near the swarm came to the best that its links allow (see lower_bound in shoal.schedule), 0 when that cannot be told. A peer
 /// that was never busy does not show what its link can do, so all are taken to be as fast as the fastest was seen to be.
 double Registry::percent_of_lower_bound(Nanoseconds total) const {
-  std::map<Sha256Digest, std::set<PeerId>> owners;
+  std::unordered_map<Sha256Digest, std::size_t> owners;
   for (const Member& member : members_)
-    for (const auto& [name, entry] : member.offers) owners[entry.root].insert(member.peer);
+    for (const auto& [root, names] : member.names_of) ++owners[root];
   std::uint64_t fastest = 0;
   for (const Member& member : members_) fastest = std::max({fastest, member.upload_rate, member.download_rate});
   std::vector<BoundPeer> peers;
   for (const Member& member : members_) {
     if (member.is_claim) continue;
     BoundPeer peer{0, member.bytes_fetched, static_cast<double>(fastest), static_cast<double>(fastest)};
-    std::set<Sha256Digest> counted;
+    std::unordered_set<Sha256Digest> counted;
     for (const auto& [name, entry] : member.offers)
-      if (owners.at(entry.root).size() == 1 && counted.insert(entry.root).second) peer.offers += entry.size;
+      if (owners.at(entry.root) == 1 && (member.names_of.at(entry.root) == 1 || counted.insert(entry.root).second))
+        peer.offers += entry.size;
     peers.push_back(peer);
   }
   const auto bound = lower_bound(peers);
@@ -337,7 +346,7 @@ double Registry::percent_of_lower_bound(Nanoseconds total) const {
 // ---- news ---------------------------------------------------------------------------------------------
 
 void Registry::tell(Item item) {
-  news_.emplace(++revision_, std::move(item));
+  news_.emplace_hint(news_.end(), ++revision_, std::move(item));
   catalogue_revision_ = revision_;
   concerned_.all = true;
   if (news_.size() > 1024 && news_.size() > 4 * live_news_) compact();
