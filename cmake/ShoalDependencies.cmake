@@ -23,6 +23,7 @@ add_library(shoal_allocator INTERFACE)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT SHOAL_SANITIZE)
   find_library(SHOAL_JEMALLOC_LIBRARY jemalloc REQUIRED)
   target_link_libraries(shoal_allocator INTERFACE ${SHOAL_JEMALLOC_LIBRARY})
+  target_sources(shoal_allocator INTERFACE ${PROJECT_SOURCE_DIR}/apps/common/allocator.cpp)
 endif()
 
 add_library(shoal_flags INTERFACE)
