@@ -277,7 +277,7 @@ class HandleTable {
  public:
   bool contains(ContentIndex index) const { return index.value < handles_.size() && handles_[index.value].has_value(); }
   /// Of one that it contains.
-  std::uint32_t at(ContentIndex index) const { return handles_[index.value].value(); }
+  std::uint32_t at(ContentIndex index) const { return handles_.at(index.value).value(); }
   /// Returns what stands there now: `handle`, or what stood there before.
   std::uint32_t try_set(ContentIndex index, std::uint32_t handle);
   void erase(ContentIndex index);

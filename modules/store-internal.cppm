@@ -346,7 +346,7 @@ class LastLookedFor {
   void set(std::string_view name, bool is_missing);
 
  private:
-  static constexpr std::chrono::milliseconds kTrust{100};
+  static constexpr std::chrono::milliseconds kTrust{5};  ///< Somebody else may make it any time.
 
   mutable std::mutex mutex_;
   std::string name_;

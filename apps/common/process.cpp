@@ -2,7 +2,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -23,6 +25,9 @@ void raise_descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
+#ifdef __APPLE__
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_cur, OPEN_MAX);  // it refuses more, whatever it says is the most
+#endif
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 

@@ -46,7 +46,7 @@ Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
   content->chunks = static_cast<std::uint32_t>(chunk_count(size));
   content->first = node.picker.add_file(content->chunks);
   if (content->chunks > 1) content->spans.resize(span_count(content->chunks));
-  node.content_by_slot.resize(node.content_by_slot.size() + content->chunks, next);
+  node.content_by_slot.resize(std::size_t{content->first.value} + content->chunks, next);
   node.contents.push_back(std::move(content));
   return *node.contents.back();
 }

@@ -120,6 +120,7 @@ constexpr std::size_t kMostTogether = 128;
 constexpr std::uint64_t kMostBytesTogether = 2 * kMiB;
 /// Several workers store where there is enough for each.
 constexpr std::size_t kMostStorers = 2;
+constexpr std::size_t kWorthAnother = 32;
 
 struct SmallFile {
   Arrival arrival;
@@ -210,7 +211,7 @@ Task<> store_small(Node& node) {
 void store(Node& node, Arrival arrival) {
   if (content_at(node, arrival.slot).chunks > 1) return node.tasks.spawn(node.strand, "storing", store_chunk(node, std::move(arrival)));
   node.to_store.push_back(std::move(arrival));
-  const bool is_worth_another = node.storers == 0 || node.to_store.size() >= kMostTogether;
+  const bool is_worth_another = node.storers == 0 || node.to_store.size() >= kWorthAnother;
   if (!is_worth_another || node.storers == kMostStorers) return;
   ++node.storers;
   node.tasks.spawn(node.strand, "storing small files", store_small(node));

@@ -125,6 +125,7 @@ namespace {
 
 /// Files of at most one chunk are digested together, so many or of so many bytes: they advance side by side.
 constexpr std::size_t kTogether = 128;
+constexpr std::size_t kLeastTogether = 16;  // where there would not be enough for all threads
 constexpr std::uint64_t kBytesTogether = 7 * kChunkSize;
 constexpr std::uint64_t kRoomTogether = kBytesTogether + kChunkSize;  // the last one may go beyond
 
@@ -173,12 +174,13 @@ Hashed to_hashed(SmallFile& file) {
 }
 
 /// The jobs in runs, each for one thread: small files together, others alone.
-std::vector<std::span<const HashJob>> group(std::span<const HashJob> jobs) {
+std::vector<std::span<const HashJob>> group(std::span<const HashJob> jobs, std::size_t threads) {
+  const std::size_t most = std::clamp(jobs.size() / threads, kLeastTogether, kTogether);
   std::vector<std::span<const HashJob>> groups;
   while (!jobs.empty()) {
     std::size_t count = 0;
     std::uint64_t bytes = 0;
-    for (; count < std::min(jobs.size(), kTogether) && jobs[count].size <= kChunkSize && bytes <= kBytesTogether; ++count)
+    for (; count < std::min(jobs.size(), most) && jobs[count].size <= kChunkSize && bytes <= kBytesTogether; ++count)
       bytes += jobs[count].size;
     count = std::max(count, std::size_t{1});
     groups.push_back(jobs.first(count));
@@ -256,14 +258,14 @@ class HashWorker {
 Result<> hash_all(const Root& root, const Listing& listing, std::vector<HashJob> jobs, unsigned threads, ProgressMeter& meter,
                   const OnHashed& done) {
   order_jobs(jobs);
-  const auto groups = group(jobs);
+  const std::size_t wanted = threads > 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
+  const auto groups = group(jobs, wanted);
   std::atomic<std::size_t> next = 0;
   std::atomic<bool> is_stopped = false;
   const auto work = [&] {
     HashWorker worker(root, listing, meter, done, is_stopped);
     for (std::size_t i = next++; i < groups.size() && !is_stopped; i = next++) worker.work(groups[i]);
   };
-  const std::size_t wanted = threads > 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
   {
     std::vector<std::jthread> helpers;
     for (std::size_t i = 1; i < std::min(wanted, groups.size()); ++i) helpers.emplace_back(work);

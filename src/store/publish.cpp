@@ -81,10 +81,12 @@ class Renamer {
     is_dirty_ = false;
     folder_name_ = name;
     folder_ = recent_.find(name);
-    return folder_ ? Result<>() : enter_anew();
+    is_recent_ = folder_ != nullptr;
+    return is_recent_ ? Result<>() : enter_anew();
   }
 
   Result<> enter_anew() {
+    is_recent_ = false;
     auto folder = make_recent_folder(root_, folder_name_, fresh_, recent_);
     if (!folder) return Failure(std::move(folder).error());
     folder_ = std::move(*folder);
@@ -100,9 +102,16 @@ class Renamer {
       other = Fd(open_beneath(root_.fd.get(), std::string(folder_part(part)), O_RDONLY | O_DIRECTORY));
       if (!other) return io_failure("find", job.file->file()->path());
     }
-    const int from = other ? other.get() : folder_->get();
-    if (::renameat(from, base_part(part).data(), folder_->get(), target.c_str()) == 0) return {};
-    const int error = errno;
+    const auto rename = [&] {
+      return ::renameat(other ? other.get() : folder_->get(), base_part(part).data(), folder_->get(), target.c_str());
+    };
+    if (rename() == 0) return {};
+    int error = errno;
+    if (error == ENOENT && is_recent_) {  // the folder may have been removed a moment ago
+      if (auto entered = enter_anew(); !entered) return entered;
+      if (rename() == 0) return {};
+      error = errno;
+    }
     return fail(std::error_code(error, std::generic_category()), fmt::format("cannot publish '{}'", root_.path_of(job.entry->name)),
                 error == EISDIR ? "a folder has that name; move it away" : "");
   }
@@ -119,7 +128,8 @@ class Renamer {
   RecentFolders& recent_;
   RecentFolders::Folder folder_;
   std::string folder_name_;
-  bool is_dirty_ = false;  ///< The folder that is open is among the dirty ones.
+  bool is_recent_ = false;  ///< The folder that is open was opened before.
+  bool is_dirty_ = false;   ///< The folder that is open is among the dirty ones.
   std::set<std::string> dirty_;
 };
 

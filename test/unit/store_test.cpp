@@ -794,6 +794,17 @@ TEST_CASE("a file may be published under another name than it was fetched for") 
   CHECK((read_file(scratch.folder() / "b/file (from mars)") == "content" && !store->exists("a/file")));
 }
 
+TEST_CASE("a file moves into a folder that was removed a moment ago: it is made anew") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  auto publication = fetched(*store, entry_for("a/file", "content"), "content");
+  must(store->open_partial(entry_for("b/other", "other")).map([](const auto&) {}));
+  fs::remove_all(scratch.folder() / "b");
+  publication.entry.name = "b/file";
+  REQUIRE(store->publish({&publication, 1}).front());
+  CHECK(read_file(scratch.folder() / "b/file") == "content");
+}
+
 TEST_CASE("a published file is served, by the source from before and by a new one") {
   const Scratch scratch;
   const auto store = opened(scratch.options());
@@ -912,6 +923,17 @@ TEST_CASE("a folder that is there already is no failure, and a file there is one
   const auto store = opened(scratch.options());
   CHECK(store->make_empty({"folder", EntryKind::folder, 0, kMay2020, false, {}, {}}));
   CHECK(!store->make_empty({"file", EntryKind::folder, 0, kMay2020, false, {}, {}}));
+}
+
+TEST_CASE("what is made in a folder that was missing a moment ago exists soon") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  REQUIRE_FALSE(store->exists("a/b/one"));
+  REQUIRE_FALSE(store->exists("a/b/two"));
+  write_file(scratch.folder() / "a/b/two", "x");
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (!store->exists("a/b/two") && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  CHECK((store->exists("a/b/two") && !store->exists("a/b/one")));
 }
 
 TEST_CASE("whatever has a name exists") {
