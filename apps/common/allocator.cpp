@@ -1,7 +1,7 @@
-// What jemalloc is told, in every program that is linked with it: docs/decisions/0016. MALLOC_CONF in the environment goes first.
+// What jemalloc is told, in every program that is linked with it: docs/decisions/0026. MALLOC_CONF in the environment goes first.
 
 extern "C" {
-/// Memory comes in huge pages where the system gives them to who asks (transparent_hugepage: madvise): a thirtieth of the page faults.
+/// Memory comes in huge pages where the system gives them to who asks (transparent_hugepage: madvise): a seventh of the page faults.
 extern const char* malloc_conf;
 const char* malloc_conf = "thp:always";
 }
