@@ -55,7 +55,7 @@ void sha256_together(std::span<const Sha256Message> messages);
 
 struct Md5Piece;
 
-/// As many streams advance side by side; more than that take turns.
+/// As many streams at least advance side by side; where there are more than that, or than twice as many with AVX-512, they take turns.
 inline constexpr std::size_t kMd5Lanes = 8;
 
 /// MD5 of bytes that come piece by piece.

@@ -1,6 +1,7 @@
 module;
 
 #include "avx512.hpp"
+#include "md5_lanes.hpp"
 #include "md5_rounds.hpp"
 
 #include <algorithm>
@@ -45,17 +46,26 @@ constexpr std::size_t kWorthLanes = 32;
 void compress_with_avx512(std::span<const Lane> lanes, std::size_t count) {
   if (lanes.size() == 1 && count < kWorthLanes) return compress_padded<std::uint32_t, 1>(lanes, count);
   if (lanes.size() <= md5_rounds::kLanesOf<Quad>) return compress_with_avx512<1>(lanes, count);
-  compress_with_avx512<2>(lanes, count);
+  if (lanes.size() <= 2 * md5_rounds::kLanesOf<Quad>) return compress_with_avx512<2>(lanes, count);
+  md5_lanes::compress(lanes, count);
 }
 
 #endif
 
-/// Digests `count` blocks of each of 1 to kMd5Lanes messages.
+constexpr std::size_t kMostLanes = 16;  ///< With AVX-512.
+
+/// How many messages go side by side here.
+std::size_t lanes_here() {
+  static const std::size_t lanes = has_avx512() ? kMostLanes : kMd5Lanes;
+  return lanes;
+}
+
+/// Digests `count` blocks of each of 1 to lanes_here() messages.
 void compress(std::span<const Lane> lanes, std::size_t count) {
   static_assert(kMd5Lanes == 2 * md5_rounds::kLanesOf<Quad>);
 #if defined(__x86_64__)
-  static const bool has_lanes = has_avx512();
-  if (has_lanes) return compress_with_avx512(lanes, count);
+  static_assert(kMostLanes == md5_lanes::kLanes);
+  if (lanes_here() == kMostLanes) return compress_with_avx512(lanes, count);
 #endif
   if (lanes.size() == 1) return compress_padded<std::uint32_t, 1>(lanes, count);
   if (lanes.size() == 2) return compress_padded<std::uint32_t, 2>(lanes, count);
@@ -98,7 +108,7 @@ Md5Digest Md5Stream::finish() {
 class Md5Stream::Lanes {
  public:
   bool is_empty() const { return taken_ == 0; }
-  bool is_full() const { return taken_ == kMd5Lanes; }
+  bool is_full() const { return taken_ == most_; }
 
   /// Takes a lane for the whole blocks of a piece, where it has such.
   void take(const Md5Piece& piece) {
@@ -111,7 +121,7 @@ class Md5Stream::Lanes {
   void advance() {
     const auto runs = std::span(runs_).first(taken_);
     const std::size_t count = std::ranges::min(runs, {}, &Run::blocks).blocks();
-    std::array<Lane, kMd5Lanes> lanes;
+    std::array<Lane, kMostLanes> lanes;
     for (std::size_t i = 0; i < taken_; ++i) lanes[i] = {&runs[i].stream->state_, runs[i].data.data()};
     compress(std::span(lanes).first(taken_), count);
     for (Run& run : runs) run.advance(count);
@@ -138,7 +148,8 @@ class Md5Stream::Lanes {
     }
   }
 
-  std::array<Run, kMd5Lanes> runs_;
+  const std::size_t most_ = lanes_here();
+  std::array<Run, kMostLanes> runs_;
   std::size_t taken_ = 0;
 };
 

@@ -58,7 +58,7 @@ template <class Word>
 [[gnu::always_inline]] inline void hold(Word& value) {
   if constexpr (sizeof(Word) == sizeof(std::uint32_t)) {
     asm("" : "+r"(value));
-  } else {
+  } else if constexpr (sizeof(Word) == sizeof(Quad)) {
 #if defined(__SSE2__)
     asm("" : "+v"(value));
 #elif defined(__aarch64__)

@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 
 #include "sha256_rounds.hpp"
+#include "sixteen.hpp"
 
 #include <array>
 #include <cstddef>
@@ -19,15 +20,12 @@ using sha256_rounds::kBlockSize;
 using sha256_rounds::kRoots;
 using sha256_rounds::State;
 
-inline constexpr std::size_t kLanes = 16;
+inline constexpr std::size_t kLanes = sixteen::kLanes;
 
-/// A word of each message. As the words of one message it is a block.
-using Word = std::uint32_t __attribute__((vector_size(64)));
-using Letters = std::array<std::uint32_t, kLanes>;  ///< A Word's, one by one.
-using Words = std::array<Word, kLanes>;
+using sixteen::Letters;
+using sixteen::Word;
+using sixteen::Words;
 using States = std::array<Word, 8>;  ///< A to H.
-
-static_assert(sizeof(Word) == kBlockSize && sizeof(Word) / sizeof(std::uint32_t) == kLanes);
 
 template <unsigned Bits>
 [[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl")]] inline void rotate(Word& to, const Word& from) {
@@ -53,33 +51,6 @@ template <std::size_t... I>
   using Bytes = std::uint8_t __attribute__((vector_size(sizeof(Word))));
   const auto bytes = __builtin_bit_cast(Bytes, words);
   words = __builtin_bit_cast(Word, __builtin_shufflevector(bytes, bytes, (I ^ 3)...));
-}
-
-/// Has columns and rows change places where a column's number has bit `Bit` and its row's has not.
-template <std::size_t Bit, std::size_t... Column>
-[[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl")]] inline void exchange(Words& rows,
-                                                                                      std::index_sequence<Column...> /*columns*/) {
-  for (std::size_t row = 0; row < kLanes; ++row) {
-    if ((row & Bit) != 0) continue;
-    Word& first = rows[row];
-    Word& second = rows[row + Bit];
-    const Word kept = __builtin_shufflevector(first, second, ((Column & Bit) == 0 ? Column : kLanes + Column - Bit)...);
-    second = __builtin_shufflevector(first, second, ((Column & Bit) == 0 ? Column + Bit : kLanes + Column)...);
-    first = kept;
-  }
-}
-
-/// Loads a block of each message, and turns them so that word i of all messages stands together.
-[[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl")]] inline void load_words(Words& words,
-                                                                                        std::span<const std::byte* const, kLanes> messages,
-                                                                                        std::size_t offset) {
-  constexpr auto kColumns = std::make_index_sequence<kLanes>();
-  for (std::size_t i = 0; i < kLanes; ++i) std::memcpy(&words[i], messages[i] + offset, sizeof(Word));
-  exchange<1>(words, kColumns);
-  exchange<2>(words, kColumns);
-  exchange<4>(words, kColumns);
-  exchange<8>(words, kColumns);
-  for (Word& word : words) swap_bytes(word, std::make_index_sequence<sizeof(Word)>());
 }
 
 /// Round `I`. Of the schedule, the last sixteen words are kept, each where the one sixteen before it stood.
@@ -138,7 +109,8 @@ class Sixteen {
     std::memcpy(&states, &letters_, sizeof states);
     Words words;
     for (std::size_t offset = 0; offset < count * kBlockSize; offset += kBlockSize) {
-      load_words(words, blocks, offset);
+      sixteen::load_words(words, blocks, offset);
+      for (Word& word : words) swap_bytes(word, std::make_index_sequence<sizeof(Word)>());
       all_rounds(states, words, std::make_index_sequence<kRoots.size()>());
     }
     std::memcpy(&letters_, &states, sizeof states);
