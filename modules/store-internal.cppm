@@ -122,6 +122,7 @@ struct Listed {
 struct Listing {
   std::vector<Listed> found;  ///< By name, bytewise.
   std::vector<std::string> symlinks;
+  std::vector<std::string> partials;  ///< Partial files, by name.
   std::vector<Error> problems;
   bool is_complete = true;  ///< Nothing was left out by a pattern or a failure.
 };
@@ -185,7 +186,8 @@ Result<> hash_all(const Root& root, const Listing& listing, std::vector<HashJob>
 /// Everything that a scan of the folder finds, with what the digests were taken of.
 struct Scan {
   ScanReport report;
-  std::vector<FileStamp> stamps;  ///< Of report.files, in the same order.
+  std::vector<FileStamp> stamps;                     ///< Of report.files, in the same order.
+  std::optional<std::vector<std::string>> partials;  ///< The names of all partial files, where the folder was looked at as a whole.
 };
 Result<Scan> scan_folder(const Root& root, DigestCache& cache, unsigned threads, const ScanOptions& options);
 

@@ -230,10 +230,12 @@ void DigestCache::record_soon(std::vector<CacheRecord> records) {
 
 void DigestCache::write_waiting(State& state) {
   if (waiting_.empty()) return;
-  const std::vector<CacheRecord> records = std::exchange(waiting_, {});
+  std::vector<CacheRecord> records = std::exchange(waiting_, {});
   waiting_bytes_ = 0;
   last_written_ = std::chrono::steady_clock::now();
   write_records(state.database, records);
+  records.clear();
+  waiting_ = std::move(records);  // the room is needed again
 }
 
 void DigestCache::forget(std::span<const std::string> paths) {

@@ -123,65 +123,93 @@ Result<Hashed> hash_file(const Root& root, const std::string& name, std::span<st
 
 namespace {
 
-/// Files of at most one chunk are digested together, so many or of so many bytes: they advance side by side.
+/// Files are digested side by side: those of at most one chunk as a whole, so many or of so many bytes together; those of up to
+/// kMostBeside bytes chunk by chunk, kMd5Lanes of them. Larger ones are worth a thread, and a disk, of their own.
+constexpr std::uint64_t kMostBeside = 8 * kMiB;
 constexpr std::size_t kTogether = 128;
 constexpr std::size_t kLeastTogether = 16;  // where there would not be enough for all threads
 constexpr std::uint64_t kBytesTogether = 7 * kChunkSize;
-constexpr std::uint64_t kRoomTogether = kBytesTogether + kChunkSize;  // the last one may go beyond
+constexpr std::uint64_t kRoomTogether = std::max<std::uint64_t>(kBytesTogether + kChunkSize, kMd5Lanes* kChunkSize);
 
-/// A small file as it was read.
-struct SmallFile {
-  std::size_t index = 0;  ///< In the listing.
+/// One of several files that are read and digested together.
+struct FileAmongOthers {
+  HashJob job;
+  Fd fd;  ///< Of a file of several chunks.
   struct stat status{};
   bool is_settled = false;
-  std::span<const std::byte> bytes;
+  std::span<const std::byte> chunk;  ///< The one that was read last.
   Md5Stream md5;
-  Sha256Digest root;
+  std::vector<Sha256Digest> chunks;
+  bool is_good = false;  ///< It is what it was when it was listed, and was read so far.
 };
 
-/// False where it is not what it was when it was listed, or becomes something else meanwhile.
-bool read_small(const Root& root, const std::string& name, std::span<std::byte> into, SmallFile& file) {
-  const Fd fd = open_to_hash(root, name);
-  if (!fd || ::fstat(fd.get(), &file.status) != 0 || !S_ISREG(file.status.st_mode)) return false;
-  const FileStamp stamp = stamp_of(file.status);
-  if (stamp.size != into.size()) return false;
-  wait_until_settled(stamp.ctime_ns);
-  file.is_settled = is_settled(stamp.ctime_ns);
-  if (read_fully(fd.get(), 0, into) != static_cast<std::int64_t>(into.size())) return false;
-  file.bytes = into;
+/// It is what it was when it was opened.
+bool is_unchanged(const FileAmongOthers& file, int fd) {
   struct stat after{};
-  return ::fstat(fd.get(), &after) == 0 && stamp_of(after) == stamp;
+  return ::fstat(fd, &after) == 0 && stamp_of(after) == stamp_of(file.status);
 }
 
-void digest_together(std::span<SmallFile> files) {
+/// Reads its next chunk to the front of `room`.
+void read_chunk(FileAmongOthers& file, int fd, std::span<std::byte> room) {
+  const auto index = static_cast<std::uint32_t>(file.chunks.size());
+  const auto into = room.first(chunk_length(file.job.size, ChunkIndex(index)));
+  file.is_good = read_fully(fd, std::uint64_t{index} * kChunkSize, into) == static_cast<std::int64_t>(into.size());
+  if (index + 1 == chunk_count(file.job.size)) file.is_good = file.is_good && is_unchanged(file, fd);
+  file.chunk = into;
+}
+
+/// Opens it and reads its first chunk to the front of `room`.
+FileAmongOthers begin_file(const Root& root, const std::string& name, const HashJob& job, std::span<std::byte> room) {
+  FileAmongOthers file{job, {}, {}, false, {}, {}, {}, false};
+  Fd fd = open_to_hash(root, name);
+  if (!fd || ::fstat(fd.get(), &file.status) != 0 || !S_ISREG(file.status.st_mode)) return file;
+  const FileStamp stamp = stamp_of(file.status);
+  if (stamp.size != job.size) return file;
+  wait_until_settled(stamp.ctime_ns);
+  file.is_settled = is_settled(stamp.ctime_ns);
+  read_chunk(file, fd.get(), room);
+  if (job.size > kChunkSize) file.fd = std::move(fd);
+  return file;
+}
+
+/// Digests the chunks that were read last.
+void digest_together(std::span<FileAmongOthers* const> files) {
   std::vector<Md5Piece> pieces;
-  for (SmallFile& file : files) pieces.push_back({&file.md5, file.bytes});
+  for (FileAmongOthers* const file : files) pieces.push_back({&file->md5, file->chunk});
   // The largest first, so that none of them is left to be digested alone.
   std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
   Md5Stream::update_together(pieces);
   std::vector<ChunkToHash> chunks;
-  for (const SmallFile& file : files) chunks.push_back({file.bytes, file.bytes.size(), {}});
+  for (const FileAmongOthers* const file : files) chunks.push_back({file->chunk, file->job.size, {}});
   hash_chunks(chunks);
-  for (std::size_t i = 0; i < files.size(); ++i) files[i].root = chunks[i].hash;
+  for (std::size_t i = 0; i < files.size(); ++i) files[i]->chunks.push_back(chunks[i].hash);
 }
 
-Hashed to_hashed(SmallFile& file) {
+Hashed to_hashed(FileAmongOthers& file) {
   FileDigest digest;
-  digest.size = file.bytes.size();
+  digest.size = file.job.size;
   digest.md5 = file.md5.finish();
-  digest.root = file.root;
+  digest.root = merkle_root(file.chunks);
+  digest.chunks = std::move(file.chunks);
   return to_hashed(file.status, file.is_settled, std::move(digest));
 }
 
-/// The jobs in runs, each for one thread: small files together, others alone.
+/// The jobs in runs, each for one thread: those that are digested side by side, and large ones alone. In the order of order_jobs.
 std::vector<std::span<const HashJob>> group(std::span<const HashJob> jobs, std::size_t threads) {
-  const std::size_t most = std::clamp(jobs.size() / threads, kLeastTogether, kTogether);
+  const auto is_small = [](const HashJob& job) { return job.size <= kChunkSize; };
+  const auto is_large = [](const HashJob& job) { return job.size > kMostBeside; };
+  const auto small = static_cast<std::size_t>(std::ranges::count_if(jobs, is_small));
+  const auto large = static_cast<std::size_t>(std::ranges::count_if(jobs, is_large));
+  const std::size_t most_small = std::clamp(small / threads, kLeastTogether, kTogether);
+  const std::size_t most_beside = std::clamp((jobs.size() - small - large + threads - 1) / threads, std::size_t{1}, kMd5Lanes);
   std::vector<std::span<const HashJob>> groups;
   while (!jobs.empty()) {
     std::size_t count = 0;
     std::uint64_t bytes = 0;
-    for (; count < std::min(jobs.size(), most) && jobs[count].size <= kChunkSize && bytes <= kBytesTogether; ++count)
-      bytes += jobs[count].size;
+    if (is_small(jobs.front()))
+      for (; count < std::min(jobs.size(), most_small) && bytes <= kBytesTogether; ++count) bytes += jobs[count].size;
+    else if (!is_large(jobs.front()))
+      while (count < std::min(jobs.size(), most_beside) && !is_small(jobs[count])) ++count;
     count = std::max(count, std::size_t{1});
     groups.push_back(jobs.first(count));
     jobs = jobs.subspan(count);
@@ -223,26 +251,36 @@ class HashWorker {
   /// What is not as it was listed is digested alone: there it is tried again, and said what is wrong with it.
   void work_together(std::span<const HashJob> jobs) {
     if (!together_) together_ = std::make_unique_for_overwrite<std::byte[]>(kRoomTogether);
-    std::vector<SmallFile> files;
-    std::vector<HashJob> others;
     std::span<std::byte> room(together_.get(), kRoomTogether);
+    std::vector<FileAmongOthers> files;
     for (const HashJob& job : jobs) {
-      SmallFile file{job.index, {}, false, {}, {}, {}};
-      if (!read_small(root_, listing_.found[job.index].name, room.first(job.size), file)) {
-        others.push_back(job);
-        continue;
-      }
-      room = room.subspan(job.size);
-      files.push_back(file);
+      files.push_back(begin_file(root_, listing_.found[job.index].name, job, room));
+      room = room.subspan(files.back().chunk.size());
     }
-    digest_together(files);
-    for (SmallFile& file : files) {
-      done_(file.index, to_hashed(file));
-      if (!meter_.add(1, file.bytes.size())) is_stopped_ = true;
-    }
-    for (const HashJob& job : others)
-      if (!is_stopped_) work_alone(job);
+    digest_all(files);
+    for (FileAmongOthers& file : files)
+      if (!is_stopped_ && !file.is_good) work_alone(file.job);
   }
+
+  /// Digests the chunks that are read, and goes on with the next ones where there are more.
+  void digest_all(std::vector<FileAmongOthers>& files) {
+    std::vector<FileAmongOthers*> open;
+    for (FileAmongOthers& file : files)
+      if (file.is_good) open.push_back(&file);
+    while (!open.empty() && !is_stopped_) {
+      digest_together(open);
+      for (FileAmongOthers* const file : open)
+        if (!meter_.add(is_over(*file) ? 1 : 0, file->chunk.size())) is_stopped_ = true;
+      const auto over = std::ranges::partition(open, [](const FileAmongOthers* file) { return !is_over(*file); });
+      for (FileAmongOthers* const file : over) done_(file->job.index, to_hashed(*file));
+      open.erase(over.begin(), over.end());
+      for (std::size_t i = 0; i < open.size(); ++i)
+        read_chunk(*open[i], open[i]->fd.get(), std::span(together_.get() + i * kChunkSize, kChunkSize));
+      std::erase_if(open, [](const FileAmongOthers* file) { return !file->is_good; });
+    }
+  }
+
+  static bool is_over(const FileAmongOthers& file) { return file.chunks.size() == chunk_count(file.job.size); }
 
   const Root& root_;
   const Listing& listing_;

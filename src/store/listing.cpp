@@ -59,6 +59,26 @@ bool any_matches(const std::vector<std::string>& patterns, std::string_view name
   return std::ranges::any_of(patterns, [&](const std::string& pattern) { return matches(pattern, name); });
 }
 
+bool is_partial_name(std::string_view base) {
+  constexpr std::size_t kDigits = 32;
+  if (base.size() != kReservedPrefix.size() + kDigits + kPartialSuffix.size()) return false;
+  if (!base.starts_with(kReservedPrefix) || !base.ends_with(kPartialSuffix)) return false;
+  const auto digits = base.substr(kReservedPrefix.size(), kDigits);
+  return digits.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+enum class Kind { file, folder, other };
+
+/// Most file systems tell with the name.
+Kind kind_of(DIR* dir, const dirent& entry) {
+  if (entry.d_type == DT_REG) return Kind::file;
+  if (entry.d_type == DT_DIR) return Kind::folder;
+  struct stat status{};
+  if (entry.d_type != DT_UNKNOWN || ::fstatat(::dirfd(dir), entry.d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) return Kind::other;
+  if (S_ISREG(status.st_mode)) return Kind::file;
+  return S_ISDIR(status.st_mode) ? Kind::folder : Kind::other;
+}
+
 class Lister {
  public:
   Lister(const Root& root, const ScanOptions& options) : root_(root), options_(options) {
@@ -85,10 +105,15 @@ class Lister {
     while (!is_stopped_) {
       const dirent* const entry = next_entry(dir);
       if (!entry) break;
-      if (std::string_view(entry->d_name).starts_with(kReservedPrefix)) continue;
+      const bool is_reserved = std::string_view(entry->d_name).starts_with(kReservedPrefix);
+      const bool is_partial = is_reserved && is_partial_name(entry->d_name) && kind_of(dir, *entry) == Kind::file;
+      if (is_reserved && !is_partial) continue;
       if (length > 0) name += '/';
       name += entry->d_name;
-      if (visit(::dirfd(dir), name)) ++members;
+      if (is_partial)
+        listing_.partials.push_back(name);
+      else if (visit(::dirfd(dir), name))
+        ++members;
       name.resize(length);
     }
     if (!is_stopped_ && errno != 0) add_problem(io_failure("read", root_.path_of(name)).value());
@@ -151,26 +176,6 @@ class Lister {
   Listing listing_;
   bool is_stopped_ = false;
 };
-
-bool is_partial_name(std::string_view base) {
-  constexpr std::size_t kDigits = 32;
-  if (base.size() != kReservedPrefix.size() + kDigits + kPartialSuffix.size()) return false;
-  if (!base.starts_with(kReservedPrefix) || !base.ends_with(kPartialSuffix)) return false;
-  const auto digits = base.substr(kReservedPrefix.size(), kDigits);
-  return digits.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-enum class Kind { file, folder, other };
-
-/// Most file systems tell with the name.
-Kind kind_of(DIR* dir, const dirent& entry) {
-  if (entry.d_type == DT_REG) return Kind::file;
-  if (entry.d_type == DT_DIR) return Kind::folder;
-  struct stat status{};
-  if (entry.d_type != DT_UNKNOWN || ::fstatat(::dirfd(dir), entry.d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) return Kind::other;
-  if (S_ISREG(status.st_mode)) return Kind::file;
-  return S_ISDIR(status.st_mode) ? Kind::folder : Kind::other;
-}
 
 void find_partials(DIR* dir, const std::string& prefix, std::vector<std::string>& out) {
   while (const dirent* const entry = next_entry(dir)) {

@@ -146,6 +146,9 @@ class Scanner {
 
   Scan finish() {
     Scan scan;
+    scan.report.files.reserve(files_.size());
+    scan.stamps.reserve(files_.size());
+    if (listing_.is_complete) scan.partials = std::move(listing_.partials);
     for (std::size_t i = 0; i < files_.size(); ++i) {
       if (!is_done_[i]) continue;
       scan.report.files.push_back(std::move(files_[i]));

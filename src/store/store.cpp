@@ -16,6 +16,7 @@ module;
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -91,6 +92,8 @@ class ActivePartials {
   std::unordered_set<std::string> names_;
 };
 
+constexpr std::size_t kCopyRoom = 2 * kMiB;  ///< For copies that are verified together.
+
 class FolderStore final : public Storage {
  public:
   FolderStore(Root root, StoreOptions options)
@@ -120,8 +123,16 @@ class FolderStore final : public Storage {
   void remember(std::span<const Publication> files, std::span<Publishing> jobs);
   Result<> make_empty_file(const FileEntry& entry);
   Result<> make_empty_folder(const FileEntry& entry);
-  Result<std::shared_ptr<DiskPartial>> make_copy(const Copying& copying, std::span<std::byte> buffer);
-  Result<> fill_copy(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const;
+  /// A copy that is to be published.
+  struct Copy {
+    std::size_t index = 0;  ///< Of those that were asked for.
+    std::shared_ptr<DiskPartial> partial;
+    std::span<const std::byte> unverified;  ///< What is in it.
+  };
+  Result<> make_copy(const Copying& copying, std::span<std::byte> buffer, Copy& copy);
+  Result<> copy_chunk(const StoredFile& from, Copy& copy, std::span<std::byte> buffer);
+  Result<> copy_chunks(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const;
+  void verify_copies(std::span<Copy> waiting, std::span<const Copying> copies, std::span<Result<>> results);
   void discard(const DiskPartial& partial);
   std::vector<Result<>> publish_with(std::span<const Publication> files, Durability durability);
 
@@ -134,6 +145,7 @@ class FolderStore final : public Storage {
   FreshFolders fresh_;
   RecentFolders recent_folders_;
   mutable LastLookedFor last_looked_for_;
+  std::optional<std::vector<std::string>> found_partials_;  ///< By the last scan, where it saw all. For remove_stale_partials.
 };
 
 Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
@@ -143,6 +155,7 @@ Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
     const FileEntry& entry = scan->report.files[i].entry;
     if (entry.kind == EntryKind::file) known_.set_unless_older(entry.name, {scan->stamps[i], entry.root});
   }
+  found_partials_ = std::move(scan->partials);
   return std::move(scan->report);
 }
 
@@ -223,40 +236,66 @@ Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {
   return copy_all({&copying, 1}).front();
 }
 
+/// Files of one chunk are verified side by side, as many as there is room for; larger ones as they are copied.
 std::vector<Result<>> FolderStore::copy_all(std::span<const Copying> copies) {
-  const auto memory = std::make_unique_for_overwrite<std::byte[]>(kHashBuffer);
+  const auto memory = std::make_unique_for_overwrite<std::byte[]>(kCopyRoom);
   std::vector<Result<>> results(copies.size());
-  std::vector<std::size_t> made;  // of `copies`
-  std::vector<Publication> files;
+  std::vector<Copy> waiting;
+  std::vector<Copy> made;
+  std::span<std::byte> room(memory.get(), kCopyRoom);
+  const auto verify_waiting = [&] {
+    verify_copies(waiting, copies, results);
+    for (Copy& copy : waiting)
+      if (copy.partial) made.push_back(std::move(copy));
+    waiting.clear();
+    room = {memory.get(), kCopyRoom};
+  };
   for (std::size_t i = 0; i < copies.size(); ++i) {
-    auto partial = make_copy(copies[i], {memory.get(), kHashBuffer});
-    if (partial) {
-      made.push_back(i);
-      files.push_back({std::move(*partial), copies[i].to, copies[i].from.chunks});
-    } else {
-      results[i] = Failure(std::move(partial).error());
-    }
+    if (room.size() < kHashBuffer) verify_waiting();
+    Copy copy{i, {}, {}};
+    results[i] = make_copy(copies[i], room.first(kHashBuffer), copy);
+    if (!results[i]) continue;
+    room = room.subspan(copy.unverified.size());
+    (copy.unverified.empty() ? made : waiting).push_back(std::move(copy));
   }
+  verify_waiting();
+  std::vector<Publication> files;
+  files.reserve(made.size());
+  for (Copy& copy : made) files.push_back({copy.partial, copies[copy.index].to, copies[copy.index].from.chunks});
   auto published = publish(files);
   for (std::size_t i = 0; i < made.size(); ++i) {
-    if (!published[i]) discard(static_cast<const DiskPartial&>(*files[i].file));
-    results[made[i]] = std::move(published[i]);
+    if (!published[i]) discard(*made[i].partial);
+    results[made[i].index] = std::move(published[i]);
   }
   return results;
 }
 
-Result<std::shared_ptr<DiskPartial>> FolderStore::make_copy(const Copying& copying, std::span<std::byte> buffer) {
+/// Bytes of that root were found to have that MD5 before.
+Result<> FolderStore::make_copy(const Copying& copying, std::span<std::byte> buffer, Copy& copy) {
   const auto& [from, to] = copying;
   if (from.entry.root != to.root || from.entry.md5 != to.md5 || from.entry.size != to.size)
     return fail(Errc::wrong_digest, fmt::format("cannot copy '{}' to '{}'", from.entry.name, to.name));
   auto partial = open_partial_file(root_, to, fresh_, recent_folders_);
-  if (!partial) return partial;
-  active_.add((*partial)->part_name());
-  if (auto copied = fill_copy(from, **partial, buffer); !copied) {
-    discard(**partial);
-    return Failure(std::move(copied).error());
+  if (!partial) return Failure(std::move(partial).error());
+  copy.partial = std::move(*partial);
+  active_.add(copy.partial->part_name());
+  auto copied = to.size <= kChunkSize ? copy_chunk(from, copy, buffer) : copy_chunks(from, *copy.partial, buffer);
+  if (!copied) discard(*copy.partial);
+  return copied;
+}
+
+/// Discards those that are not what they should be.
+void FolderStore::verify_copies(std::span<Copy> waiting, std::span<const Copying> copies, std::span<Result<>> results) {
+  std::vector<ChunkToHash> chunks;
+  for (const Copy& copy : waiting) chunks.push_back({copy.unverified, copies[copy.index].to.size, {}});
+  hash_chunks(chunks);
+  for (std::size_t i = 0; i < waiting.size(); ++i) {
+    const FileEntry& from = copies[waiting[i].index].from.entry;
+    if (chunks[i].hash == from.root) continue;
+    discard(*waiting[i].partial);
+    waiting[i].partial.reset();
+    results[waiting[i].index] = fail(Errc::changed, fmt::format("cannot copy '{}'", root_.path_of(from.name)));
   }
-  return partial;
 }
 
 void FolderStore::discard(const DiskPartial& partial) {
@@ -264,9 +303,29 @@ void FolderStore::discard(const DiskPartial& partial) {
   active_.remove(partial.part_name());
 }
 
-/// Copies, or shares blocks where the file system can, and holds what was copied against the root: the source may be changing. Bytes
-/// of that root were found to have that MD5 before.
-Result<> FolderStore::fill_copy(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const {
+/// Copies a file of one chunk, or shares its blocks where the file system can. What was copied is left to be verified.
+Result<> FolderStore::copy_chunk(const StoredFile& from, Copy& copy, std::span<std::byte> buffer) {
+  const std::string source_path = root_.path_of(from.entry.name);
+  // It was published a moment ago, as a rule.
+  const auto recent = recent_.find(from.entry.name);
+  const Fd opened(recent ? -1 : open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
+  if (!recent && !opened) return io_failure("open", source_path);
+  const int source = recent ? recent->descriptor() : opened.get();
+  const int target = copy.partial->file()->descriptor();
+  const auto chunk = buffer.first(copy.partial->size());
+  const bool is_shared = share_blocks(source, target);
+  struct stat status{};
+  const bool is_whole = read_fully(is_shared ? target : source, 0, chunk) == static_cast<std::int64_t>(chunk.size());
+  if (is_whole && !is_shared && !write_fully(target, 0, chunk)) return io_failure("write", copy.partial->file()->path());
+  if (::fstat(target, &status) != 0) return io_failure("look at", copy.partial->file()->path());
+  if (!is_whole || static_cast<std::uint64_t>(status.st_size) != chunk.size())
+    return fail(Errc::changed, fmt::format("cannot copy '{}'", source_path));
+  copy.unverified = chunk;
+  return {};
+}
+
+/// The same for a larger one. It is held against the root, as its source may be changing.
+Result<> FolderStore::copy_chunks(const StoredFile& from, const DiskPartial& to, std::span<std::byte> buffer) const {
   static_assert(kHashBuffer >= kChunkSize);
   const std::string source_path = root_.path_of(from.entry.name);
   const Fd source(open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
@@ -328,7 +387,7 @@ Result<> FolderStore::make_empty_file(const FileEntry& entry) {
 
 std::size_t FolderStore::remove_stale_partials() {
   std::size_t removed = 0;
-  for (const std::string& name : list_partials(root_)) {
+  for (const std::string& name : found_partials_ ? *found_partials_ : list_partials(root_)) {
     if (active_.contains(name)) continue;
     if (::unlinkat(root_.fd.get(), name.c_str(), 0) == 0) ++removed;
   }

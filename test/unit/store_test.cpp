@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
@@ -668,6 +669,27 @@ TEST_CASE("a file in place of a parent folder is refused") {
   CHECK((!partial && partial.error().message().find("/file'") != std::string::npos));
 }
 
+TEST_CASE("files that a scan digests side by side have the digests that each has alone") {
+  const Scratch scratch;
+  const std::vector<std::size_t> sizes{1,       5000,           kChunkSize, kChunkSize + 1, 2 * kChunkSize, 3 * kChunkSize + 77,
+                                       700'000, 5 * kChunkSize, 9 * kMiB};
+  for (const std::size_t size : sizes)
+    for (const char* const which : {"a", "b"}) write_file(scratch.folder() / (std::to_string(size) + which), which + pattern(size - 1));
+  StoreOptions options = scratch.options();
+  options.threads = GENERATE(1U, 2U, 16U);
+  options.cache_file.clear();
+  const auto store = opened(options);
+  const auto scanned = store->scan({}).value();
+  REQUIRE(scanned.files.size() == 2 * sizes.size());
+  for (const StoredFile& file : scanned.files) {
+    const StoredFile alone = store->digest(file.entry.name).value();
+    CAPTURE(file.entry.name);
+    CHECK(file.entry == alone.entry);
+    CHECK((file.chunks == nullptr) == (alone.chunks == nullptr));
+    if (file.chunks && alone.chunks) CHECK(*file.chunks == *alone.chunks);
+  }
+}
+
 TEST_CASE("only partial files that nobody opened in this run are stale") {
   const Scratch scratch;
   {
@@ -677,6 +699,13 @@ TEST_CASE("only partial files that nobody opened in this run are stale") {
   }
   write_file(scratch.folder() / ".shoal-notes", "not ours");
   const auto store = opened(scratch.options());
+  ScanOptions options;
+  SECTION("without a scan") {}
+  SECTION("after a scan") { store->scan({}).value(); }
+  SECTION("after a scan of some of it") {
+    options.exclude = {"a/"};
+    store->scan(options).value();
+  }
   store->open_partial(entry_for("b/kept", "kept")).value();
   CHECK(store->remove_stale_partials() == 1);
   CHECK(partials_in(scratch.folder()).size() == 2);
