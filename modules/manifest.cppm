@@ -4,6 +4,7 @@ module;
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,9 @@ struct FileEntry {
 
   friend bool operator==(const FileEntry&, const FileEntry&) = default;
 };
+
+/// One that several hold: there may be millions.
+using EntryPtr = std::shared_ptr<const FileEntry>;
 
 inline constexpr std::size_t kMaxNamePart = 255;   ///< Bytes in one part of a name.
 inline constexpr std::size_t kMaxNameDepth = 100;  ///< Parts in a name.

@@ -37,14 +37,14 @@ export namespace shoal {
 class Names {
  public:
   /// Something of our own folder.
-  void add_own(const std::string& self, const FileEntry& entry);
+  void add_own(const std::string& self, EntryPtr entry);
   void remove_own(const std::string& name);
   /// Something is in the folder under that name that is not offered: it is to be left alone.
   void reserve(const std::string& name);
   bool is_taken(std::string_view name) const { return taken_.contains(name); }
 
   struct Place {
-    std::string name;          ///< Where to keep it.
+    EntryPtr entry;            ///< With the name that it is kept under.
     bool is_conflict = false;  ///< It could not have the name that it was offered under.
     bool is_newer = false;     ///< It replaces what the same owner offered before under that name.
   };
@@ -52,26 +52,33 @@ class Names {
   std::optional<Place> place(const std::string& owner, const FileEntry& entry);
 
  private:
+  using OwnerIndex = Index<struct OwnerTag>;
   struct Taken {
-    std::string owner;
-    std::string offered_as;  ///< The owner's name for it.
-    EntryKind kind = EntryKind::file;
-    Sha256Digest root;
-    std::uint64_t size = 0;
+    EntryPtr entry;       ///< With the name that is taken.
+    EntryPtr offered_as;  ///< With the owner's name for it.
+    OwnerIndex owner;
     bool is_own = false;
   };
-  std::optional<Place> try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken);
+  struct Offered {
+    EntryPtr entry;  ///< With the owner's name for it.
+    OwnerIndex owner;
+  };
+  OwnerIndex index_of(const std::string& owner);
+  std::optional<Place> try_name(const std::string& name, const Offered& offered, bool& is_taken);
   bool is_file(std::string_view name) const;
   std::string without_file_parents(std::string name, const std::string& owner);
-  bool is_alias(const std::string& owner, const FileEntry& entry) const;
-  void take(const std::string& name, Taken taken);
+  bool is_alias(const std::string& owner, const FileEntry& entry);
+  void take(Taken taken);
   void count_in_folders(std::string_view name);
   void uncount_in_folders(std::string_view name);
 
-  TextMap<Taken> taken_;
+  std::unordered_map<std::string_view, Taken> taken_;  ///< The names stand in the entries.
   TextMap<std::uint32_t> folders_;  ///< Those that names are taken in: how many of these, and of such folders, are directly in it.
   std::string clean_folder_;        ///< The last one of which no part was a file, as long as that holds.
-  std::unordered_multimap<Sha256Digest, std::pair<std::string, std::string>> offers_;  ///< Owner and name, by content.
+  std::vector<Offered> offers_;     ///< All that ever came.
+  std::unordered_multimap<Sha256Digest, std::size_t> offers_by_root_;  ///< Of the first of them, as far as anybody asked.
+  std::vector<std::string> owners_;
+  TextMap<OwnerIndex> owner_indices_;
 };
 
 // ---- the MD5s of what is being fetched ----------------------------------------------------------------
@@ -89,8 +96,9 @@ struct WaitingMd5s {
 bool is_worth_a_worker(const WaitingMd5s& waiting);
 
 /// Whether an MD5 that is so many chunks behind can wait no longer: it would end after the last chunk of its content has come, at the rate
-/// at which the first `have` of its `chunks` came in `elapsed`; or what waits may soon have to be read from the disk again.
-bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed);
+/// at which the first `have` of its `chunks` came in `elapsed`; or what waits may soon have to be read from the disk again. One whose
+/// chunks are all here, for `whole_for` now, may be a tenth of a second late, for as long as others are being fetched.
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for);
 
 // ---- what a person runs -------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ module;
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <unordered_map>
 #include <unordered_set>
@@ -47,6 +48,7 @@ using ContentIndex = Index<struct ContentTag>;  ///< A content in the node's tab
 inline constexpr std::uint32_t kMostWrongChunks = 3;  ///< A peer that sends this many is dropped.
 inline constexpr std::size_t kMostNeighbours = 128;
 inline constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 28;  ///< Chunks of all contents together: 64 TiB.
+inline constexpr std::size_t kFilesTogether = 512;                   ///< Of our own, taken in or offered at a time.
 inline constexpr std::size_t kMostOpenContents = 96;                 ///< Contents of several chunks that are fetched at once.
 inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;             ///< Received data that is not on disk yet.
 inline constexpr std::uint64_t kMostStoring = 4;        ///< Chunks that the workers are given at a time, to be verified and written.
@@ -92,7 +94,7 @@ class ChunkBuffer {
 
 /// A name that a content is to be published under.
 struct Target {
-  FileEntry entry;  ///< With the name that it gets here.
+  EntryPtr entry;  ///< With the name that it gets here.
   std::string owner;
   bool is_publishing = false;  ///< Verified, and handed on.
   bool is_published = false;
@@ -130,6 +132,19 @@ enum class Stage : std::uint8_t {
   failed,
 };
 
+/// What only a content of several chunks needs.
+struct Chunks {
+  std::vector<Sha256Digest> gathered;  ///< Hashes, as far as spans came.
+  std::vector<bool> spans;             ///< Which spans are in `gathered`.
+
+  // The MD5 follows the chunks as far as they are here without a gap.
+  Md5Stream md5;
+  std::uint32_t md5_next = 0;  ///< Chunks before it are digested, ...
+  std::uint32_t md5_end = 0;   ///< ... and those from there up to here can be.
+  bool is_hashing = false;     ///< A worker has it in hand.
+  Instant whole_since{};       ///< When the last of its chunks came.
+};
+
 struct Content {
   ContentIndex index;
   Sha256Digest root;
@@ -139,20 +154,13 @@ struct Content {
   Stage stage = Stage::known;
   std::vector<Target> targets;
 
-  std::optional<FileEntry> served_as;  ///< The published file that its bytes are served from.
+  EntryPtr served_as;  ///< The published file that its bytes are served from; or null.
   std::shared_ptr<PartialFile> partial;
-  Budget::Share descriptor;            ///< Of the node's, while a small file is open.
-  ChunkHashes hashes;                  ///< All of them; null while incomplete, and for a single chunk.
-  std::vector<Sha256Digest> gathered;  ///< As far as spans came.
-  std::vector<bool> spans;             ///< Which spans are in `gathered`.
-  std::uint32_t have = 0;              ///< Chunks that are here.
-  bool is_count_told = true;           ///< Else it is in the node's counts_changed.
-
-  // The MD5 follows the chunks as far as they are here without a gap.
-  Md5Stream md5;
-  std::uint32_t md5_next = 0;  ///< Chunks before it are digested, ...
-  std::uint32_t md5_end = 0;   ///< ... and those from there up to here can be.
-  bool is_hashing = false;     ///< A worker has it in hand.
+  Budget::Share descriptor;         ///< Of the node's, while a small file is open.
+  ChunkHashes hashes;               ///< All of them; null while incomplete, and for a single chunk.
+  std::unique_ptr<Chunks> several;  ///< Null for a single chunk.
+  std::uint32_t have = 0;           ///< Chunks that are here.
+  bool is_count_told = true;        ///< Else it is in the node's counts_changed.
   std::optional<Md5Digest> md5_found;
 
   std::shared_ptr<Asked> asked;  ///< By a command.
@@ -170,7 +178,7 @@ struct UploadJob {
   std::uint64_t file_offset = 0;
   ContentIndex content;
   std::shared_ptr<const ChunkSource> source;
-  std::optional<FileEntry> served_as;
+  EntryPtr served_as;
   bool is_sent = false;
   bool is_cancelled = false;  ///< The neighbour no longer wanted it.
   bool is_changed = false;    ///< The file is not what it was.
@@ -404,6 +412,14 @@ struct Question {
   bool is_answered = false;
 };
 
+/// Orders entries by name, and finds them by it.
+struct ByName {
+  using is_transparent = void;
+  static std::string_view name_of(const EntryPtr& entry) { return entry->name; }
+  static std::string_view name_of(std::string_view name) { return name; }
+  bool operator()(const auto& a, const auto& b) const { return name_of(a) < name_of(b); }
+};
+
 struct ToPublish {
   ContentIndex content;
   std::size_t target = 0;
@@ -431,8 +447,8 @@ struct Node {
   std::vector<std::unique_ptr<Content>> contents;  ///< By ContentIndex.
   std::unordered_map<ContentKey, ContentIndex, ContentKeyHash> by_root;
   std::vector<ContentIndex> content_by_slot;
-  std::map<std::string, FileEntry> own;  ///< What we offer.
-  std::deque<ContentIndex> to_open;      ///< Wanted contents of several chunks that some neighbour has.
+  std::set<EntryPtr, ByName> own;    ///< What we offer.
+  std::deque<ContentIndex> to_open;  ///< Wanted contents of several chunks that some neighbour has.
   std::size_t open_contents = 0;
   std::unordered_set<ContentIndex> fetching;  ///< Contents of several chunks that are asked for now.
   bool has_lost = false;                      ///< A target was ever lost.
@@ -443,6 +459,7 @@ struct Node {
   std::vector<ContentIndex> to_follow;  ///< Contents with chunks for their MD5, which no worker has in hand.
   std::size_t followers = 0;            ///< Tasks that hand them to workers.
   std::deque<Arrival> to_store;         ///< Contents of one chunk, which no worker has in hand.
+  std::uint64_t to_store_bytes = 0;     ///< Of them.
   std::size_t storers = 0;              ///< Tasks that hand them to workers.
   std::deque<ToPublish> to_publish;
   Signal publish_signal;
@@ -482,6 +499,7 @@ struct Node {
   // The catalogue.
   std::map<std::uint32_t, std::shared_ptr<Question>> questions;
   std::uint32_t next_question = 1;
+  bool is_taking_in = false;                     ///< What the scan found is becoming what we offer.
   bool is_announcing = false;                    ///< All that we offer is being sent.
   std::uint64_t announced_epoch = 0;             ///< Of the tracker that knows what we offer.
   std::atomic<bool> is_interrupted{false};       ///< The command that runs is to stop. Any thread.
@@ -535,7 +553,7 @@ void post_to(Node& node, F f) {
 
 // ---- the folder: src/peer/contents.cpp, targets.cpp ---------------------------------------------------
 
-void add_own(Node& node, const StoredFile& file);
+void add_own(Node& node, StoredFile file);
 /// Somebody offers a file; `owner` is a peer's name. Bad entries are refused with a warning.
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry);
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost);
@@ -587,6 +605,8 @@ Task<> digest_again(Node& node, FileEntry entry);
 
 /// More chunks of a content came, so that its MD5 may go on.
 void follow_md5(Node& node, Content& content);
+/// Some may have waited long enough.
+void follow_waiting(Node& node);
 void forget_md5(Node& node, Content& content);
 
 // ---- neighbours: src/peer/neighbours.cpp, inventory.cpp -----------------------------------------------
@@ -707,6 +727,9 @@ ListNews take_listing(Node& node, std::vector<StoredFile> files);
 /// A file of ours is not there any more, or not what it was.
 void forget_own(Node& node, const FileEntry& entry);
 bool is_left_out(const Node& node, const std::string& name);
+/// Makes what the scan found what we offer, then calls `begin`. The tracker hears of the first files while the others are taken in;
+/// what it says of others' files waits until all are. Any executor.
+Task<> take_in(Node& node, std::vector<StoredFile> files, std::function<void(Node&)> begin);
 void start_watching(Node& node);
 Task<> follow_folder(Node& node);
 Task<ListChange> update_list(Node& node);

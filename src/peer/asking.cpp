@@ -348,14 +348,13 @@ Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::
 namespace {
 
 /// The file that a wanted content would be served from.
-std::optional<FileEntry> served_for(const Node& node, const Wanted& wanted) {
-  if (const auto own = node.own.find(wanted.name);
-      own != node.own.end() && own->second.root == wanted.root && own->second.size == wanted.size)
-    return own->second;
+EntryPtr served_for(const Node& node, const Wanted& wanted) {
+  if (const auto own = node.own.find(wanted.name); own != node.own.end() && (*own)->root == wanted.root && (*own)->size == wanted.size)
+    return *own;
   const auto known = node.by_root.find({wanted.root, wanted.size});
-  if (known == node.by_root.end()) return std::nullopt;
+  if (known == node.by_root.end()) return nullptr;
   const Content& content = *node.contents[known->second.value];
-  return has_all(content) ? content.served_as : std::nullopt;
+  return has_all(content) ? content.served_as : nullptr;
 }
 
 /// On a worker: whether it is still there, and what it was.
@@ -367,7 +366,7 @@ bool is_there(Storage& storage, const FileEntry& entry) {
 }  // namespace
 
 Task<> answer_probe(Node& node, Probe probe) {
-  std::vector<std::optional<FileEntry>> served;
+  std::vector<EntryPtr> served;
   for (const Wanted& wanted : probe.wanted) served.push_back(served_for(node, wanted));
   ProbeReply reply{probe.probe, 0, std::vector<std::uint8_t>((served.size() + 7) / 8)};
   co_await run_on(node.world.workers(), [&] {

@@ -45,7 +45,10 @@ Content& content_of(Node& node, const Sha256Digest& root, std::uint64_t size) {
   content->size = size;
   content->chunks = static_cast<std::uint32_t>(chunk_count(size));
   content->first = node.picker.add_file(content->chunks);
-  if (content->chunks > 1) content->spans.resize(span_count(content->chunks));
+  if (content->chunks > 1) {
+    content->several = std::make_unique<Chunks>();
+    content->several->spans.resize(span_count(content->chunks));
+  }
   node.content_by_slot.resize(std::size_t{content->first.value} + content->chunks, next);
   node.contents.push_back(std::move(content));
   return *node.contents.back();
@@ -55,7 +58,7 @@ Content& content_at(Node& node, Slot slot) { return *node.contents[node.content_
 
 const Sha256Digest& hash_of(const Content& content, std::uint32_t chunk) {
   if (content.chunks == 1) return content.root;
-  return content.hashes ? (*content.hashes)[chunk] : content.gathered[chunk];
+  return content.hashes ? (*content.hashes)[chunk] : content.several->gathered[chunk];
 }
 
 void begin_anew(Node& node, Content& content) {
@@ -74,16 +77,21 @@ void begin_anew(Node& node, Content& content) {
 
 // ---- our own files ------------------------------------------------------------------------------------
 
-void add_own(Node& node, const StoredFile& file) {
-  node.own.insert_or_assign(file.entry.name, file.entry);
-  node.names.add_own(node.options.id, file.entry);
-  if (chunk_count(file.entry.size) == 0) return;
-  Content& content = content_of(node, file.entry.root, file.entry.size);
+void add_own(Node& node, StoredFile file) {
+  const auto entry = std::make_shared<const FileEntry>(std::move(file.entry));
+  // Most come in the order of their names.
+  if (const auto place = node.own.insert(node.own.end(), entry); *place != entry) {
+    node.own.erase(place);
+    node.own.insert(entry);
+  }
+  node.names.add_own(node.options.id, entry);
+  if (chunk_count(entry->size) == 0) return;
+  Content& content = content_of(node, entry->root, entry->size);
   place_holdings(node, content);
   if (content.stage != Stage::known) return;  // complete, or being fetched under another name
   content.stage = Stage::complete;
-  content.served_as = file.entry;
-  content.hashes = file.chunks;
+  content.served_as = entry;
+  content.hashes = std::move(file.chunks);
   for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.set_have(slot_of(content, chunk));
   content.have = content.chunks;
 }
@@ -108,9 +116,10 @@ Task<> digest_again(Node& node, FileEntry entry) {
       node.report.warn(file.error().message());
       co_return tell_tracker(node, Withdraw{{entry.name}});
     }
-    add_own(node, *file);
-    tell_tracker(node, Offer{{file->entry}});
-    if (chunk_count(file->entry.size) > 0) introduce(node, content_of(node, file->entry.root, file->entry.size));
+    const FileEntry fresh = file->entry;
+    add_own(node, std::move(*file));
+    tell_tracker(node, Offer{{fresh}});
+    if (chunk_count(fresh.size) > 0) introduce(node, content_of(node, fresh.root, fresh.size));
     co_return;
   }
   node.report.warn(fmt::format("{}: does not stop changing; it is not shared any more", entry.name));
@@ -122,8 +131,8 @@ Task<> digest_again(Node& node, FileEntry entry) {
 namespace {
 
 /// Folders and empty files have no bytes to fetch.
-Task<> make_empty_target(Node& node, FileEntry entry) {
-  const auto made = co_await offload(node.world, [&] { return node.storage.make_empty(entry); });
+Task<> make_empty_target(Node& node, EntryPtr entry) {
+  const auto made = co_await offload(node.world, [&] { return node.storage.make_empty(*entry); });
   --node.unfinished;
   if (!made) {
     ++node.failed_targets;
@@ -149,23 +158,21 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   const auto place = node.names.place(owner, entry);
   if (!place) return want_again(node, entry);
   if (place->is_conflict && entry.kind == EntryKind::file)
-    node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->name));
-  if (place->is_newer) drop_outdated(node, owner, place->name);
-  FileEntry kept = entry;
-  kept.name = place->name;
+    node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->entry->name));
+  if (place->is_newer) drop_outdated(node, owner, place->entry->name);
   if (chunk_count(entry.size) == 0) {
     ++node.unfinished;
-    node.tasks.spawn(node.strand, "making " + place->name, make_empty_target(node, std::move(kept)));
+    node.tasks.spawn(node.strand, "making " + place->entry->name, make_empty_target(node, place->entry));
     return;
   }
-  want(node, content_of(node, entry.root, entry.size), {std::move(kept), owner});
+  want(node, content_of(node, entry.root, entry.size), {place->entry, owner});
 }
 
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost) {
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
       if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing || content->asked) continue;
-      if (target.entry.name != name && target.entry.name != conflict_name(name, owner)) continue;
+      if (target.entry->name != name && target.entry->name != conflict_name(name, owner)) continue;
       target.is_lost = true;
       node.has_lost = true;
       want_others(node, kMostNeighbours);  // that nobody has it can only be said of those that are connected
@@ -196,7 +203,7 @@ void mark_have(Node& node, Content& content, std::uint32_t chunk) {
   if (content.chunks > 1 && node.picker.availability(slot) <= 1) flush_haves(node);
   if (has_all(content))
     on_all_chunks(node, content);
-  else if (content.chunks > 1 && chunk == content.md5_end)
+  else if (content.chunks > 1 && chunk == content.several->md5_end)
     follow_md5(node, content);
 }
 
@@ -204,6 +211,7 @@ void on_all_chunks(Node& node, Content& content) {
   content.stage = Stage::checking;
   node.fetching.erase(content.index);
   if (content.chunks > 1) {
+    content.several->whole_since = node.world.now();
     --node.open_contents;
     open_contents(node);
   }

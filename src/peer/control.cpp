@@ -66,7 +66,7 @@ class NodeControl final : public PeerControl {
     PeerStatus status{
         node_.options.id,      node_.listening,      node_.options.tracker, node_.tracker != nullptr, node_.epoch, node_.own.size(), 0,
         shoal::load_of(node_), node_.remotes.size(), node_.down.total(),    node_.up.total()};
-    for (const auto& [name, entry] : node_.own) status.bytes += entry.size;
+    for (const EntryPtr& entry : node_.own) status.bytes += entry->size;
     return status;
   }
 
@@ -82,7 +82,7 @@ class NodeControl final : public PeerControl {
 
   std::vector<std::string> known_names() override {
     std::vector<std::string> names;
-    for (const auto& [name, entry] : node_.own) names.push_back(name);
+    for (const EntryPtr& entry : node_.own) names.push_back(entry->name);
     for (const auto& name : found_)
       if (!node_.own.contains(name)) names.push_back(name);
     return names;

@@ -37,6 +37,8 @@ namespace {
 
 /// With so many neighbours that have what we need, none has to be kept busy by itself.
 constexpr std::size_t kManySources = 4;
+/// While more than this waits to be stored, more would wait, too, and in memory that nothing has used yet.
+constexpr std::uint64_t kMostToStore = 4 * kMiB;
 /// By then somebody else should have what a neighbour would not give us at once.
 constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
 /// Between two pieces of a chunk, however slowly they come.
@@ -98,7 +100,7 @@ void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator ou
 }  // namespace
 
 void refill(Node& node, Remote& remote) {
-  if (node.outcome || !node.picker.is_interesting(remote.source)) return;
+  if (node.outcome || node.to_store_bytes > kMostToStore || !node.picker.is_interesting(remote.source)) return;
   const Instant now = node.world.now();
   const Random random = random_of(node);
   const bool in_order = fetches_in_order(node);

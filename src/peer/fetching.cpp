@@ -202,7 +202,7 @@ class CalledSources {
 /// The target of an earlier command under that name, which failed, is wanted again.
 bool revive(Node& node, Content& content, const FileEntry& entry) {
   for (Target& target : content.targets) {
-    if (target.entry.name != entry.name || !target.is_failed) continue;
+    if (target.entry->name != entry.name || !target.is_failed) continue;
     target.is_failed = target.is_lost = target.is_publishing = target.is_published = false;
     --node.failed_targets;
     ++node.unfinished;
@@ -228,11 +228,9 @@ std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::
   const auto place = node.names.place(owner, entry);
   if (!place) return revive(node, content, entry) ? std::optional(entry.name) : std::nullopt;
   if (place->is_conflict)
-    node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", entry.name, place->name));
-  FileEntry kept = entry;
-  kept.name = place->name;
-  want(node, content, {std::move(kept), owner});
-  return place->name;
+    node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", entry.name, place->entry->name));
+  want(node, content, {place->entry, owner});
+  return place->entry->name;
 }
 
 /// Whether it is here, or somebody is who it may come from.
@@ -290,8 +288,7 @@ void abandon(Node& node, Content& content, const std::shared_ptr<Asked>& asked) 
 Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool from_one) {
   co_await look_at_folder(node, file.entry);
   const auto own = node.own.find(file.entry.name);
-  if (own != node.own.end() && own->second.root == file.entry.root && own->second.size == file.entry.size)
-    co_return Fetched{own->second, true, {}, {}};
+  if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return Fetched{**own, true, {}, {}};
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file.entry);
   const Instant begun = node.world.now();
   const auto asked = plan(node, file, all, from_one);

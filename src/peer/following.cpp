@@ -30,8 +30,9 @@ namespace {
 constexpr std::uint32_t kMostChunks = 16;     // of each content, that a worker digests in one go
 constexpr std::size_t kCompany = 4;           // contents, that one waits for
 constexpr std::uint32_t kMostWaiting = 2048;  // chunks of a content, that wait for others to go along: they are likely still in memory
-constexpr std::chrono::milliseconds kChunkTime(1);  // to digest a chunk, where others need the processors, too
-constexpr std::size_t kPieceSize = 32 * 1024;       // of each content at a time: those of all lanes stay in the nearer caches
+constexpr std::chrono::milliseconds kChunkTime(1);                 // to digest a chunk, where others need the processors, too
+constexpr Nanoseconds kMostLate = std::chrono::milliseconds(100);  // for company
+constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
 
 /// What a worker is to digest of one content.
 struct Followed {
@@ -45,14 +46,15 @@ struct Followed {
   Result<> digested;
 };
 
-std::uint32_t backlog_of(const Content& content) { return content.md5_end - content.md5_next; }
+std::uint32_t backlog_of(const Content& content) { return content.several->md5_end - content.several->md5_next; }
 
 WaitingMd5s waiting_md5s(const Node& node) {
   WaitingMd5s waiting{.contents = node.to_follow.size(), .fetching = node.fetching.size(), .workers = node.followers};
   for (const ContentIndex index : node.to_follow) {
     const Content& content = *node.contents[index.value];
     const Nanoseconds elapsed = content.began ? node.world.now() - *content.began : Nanoseconds(0);
-    if (is_pressing(backlog_of(content), content.have, content.chunks, elapsed)) waiting.is_one_pressing = true;
+    const Nanoseconds whole_for = has_all(content) ? node.world.now() - content.several->whole_since : Nanoseconds(0);
+    if (is_pressing(backlog_of(content), content.have, content.chunks, elapsed, whole_for)) waiting.is_one_pressing = true;
   }
   return waiting;
 }
@@ -61,16 +63,17 @@ WaitingMd5s waiting_md5s(const Node& node) {
 void sort_by_need(Node& node) {
   const auto need = [&](ContentIndex index) {
     const Content& content = *node.contents[index.value];
-    return std::tuple(content.md5_end == content.chunks, backlog_of(content));
+    return std::tuple(content.several->md5_end == content.chunks, backlog_of(content));
   };
   std::ranges::sort(node.to_follow, std::greater(), need);
 }
 
 Followed hand_out(Content& content, std::uint32_t chunks) {
-  content.is_hashing = true;
-  const std::uint32_t end = content.md5_next + chunks;
+  content.several->is_hashing = true;
+  const std::uint64_t begin = content.several->md5_next;
+  const std::uint32_t end = content.several->md5_next + chunks;
   const std::uint64_t stop = std::min<std::uint64_t>(content.size, std::uint64_t{end} * kChunkSize);
-  return {content.index, content.life, content.partial, std::uint64_t{content.md5_next} * kChunkSize, stop, end, content.md5, {}};
+  return {content.index, content.life, content.partial, begin * kChunkSize, stop, end, content.several->md5, {}};
 }
 
 /// What another worker is to digest, if any is worth it: as many contents as there are lanes, and as many chunks of each as the one
@@ -117,19 +120,19 @@ void digest_together(const Digester& digester, std::span<Followed> batch) {
 /// Queues a content where there is something to be digested.
 void queue_up(Node& node, Content& content) {
   const bool is_queued = std::ranges::find(node.to_follow, content.index) != node.to_follow.end();
-  if (!content.is_hashing && !content.md5_found && !is_queued && backlog_of(content) > 0) node.to_follow.push_back(content.index);
+  if (!content.several->is_hashing && !content.md5_found && !is_queued && backlog_of(content) > 0) node.to_follow.push_back(content.index);
 }
 
 /// Takes back what a worker had in hand.
 void take_in(Node& node, Followed& followed) {
   Content& content = *find_content(node, followed.content);
   if (content.life != followed.life) return;  // it was given up meanwhile
-  content.is_hashing = false;
+  content.several->is_hashing = false;
   if (!followed.digested) return finish(node, Failure(followed.digested.error()));
-  content.md5 = followed.md5;
-  content.md5_next = followed.next_chunk;
-  if (content.md5_next < content.chunks) return queue_up(node, content);
-  content.md5_found = content.md5.finish();
+  content.several->md5 = followed.md5;
+  content.several->md5_next = followed.next_chunk;
+  if (content.several->md5_next < content.chunks) return queue_up(node, content);
+  content.md5_found = content.several->md5.finish();
   if (has_all(content)) on_md5(node, content, *content.md5_found);
 }
 
@@ -152,26 +155,31 @@ bool is_worth_a_worker(const WaitingMd5s& waiting) {
   return waiting.is_one_pressing || waiting.contents >= std::min(waiting.fetching, kCompany);
 }
 
-bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed) {
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for) {
   if (behind == 0 || have == 0) return false;
-  const Nanoseconds remaining = elapsed / have * (chunks - have);
+  const Nanoseconds remaining = have < chunks ? elapsed / have * (chunks - have) : kMostLate - whole_for;
   return behind >= kMostWaiting || behind * kChunkTime > remaining;
 }
 
 void follow_md5(Node& node, Content& content) {
-  while (content.md5_end < content.chunks && node.picker.has(slot_of(content, content.md5_end))) ++content.md5_end;
+  while (content.several->md5_end < content.chunks && node.picker.has(slot_of(content, content.several->md5_end)))
+    ++content.several->md5_end;
   queue_up(node, content);
+  follow_waiting(node);
+}
+
+void follow_waiting(Node& node) {
   auto batch = next_batch(node);
   if (!batch.empty()) node.tasks.spawn(node.strand, "md5", follow_contents(node, std::move(batch)));
 }
 
 void forget_md5(Node& node, Content& content) {
-  std::erase(node.to_follow, content.index);
-  content.md5 = {};
-  content.md5_next = 0;
-  content.md5_end = 0;
   content.md5_found.reset();
-  content.is_hashing = false;
+  if (!content.several) return;
+  std::erase(node.to_follow, content.index);
+  content.several->md5 = {};
+  content.several->md5_next = content.several->md5_end = 0;
+  content.several->is_hashing = false;
 }
 
 }  // namespace shoal

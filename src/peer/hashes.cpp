@@ -58,10 +58,11 @@ Task<> send_hashes(Node& node, Source source, std::uint32_t handle, std::uint32_
 
 /// Asks for the spans that are missing and not asked for, a few at a time. Called again as answers come, and by the clock.
 void ask_for_hashes(Node& node, Content& content) {
+  const std::vector<bool>& spans = content.several->spans;
   const Instant now = node.world.now();
   std::size_t under_way = 0;
-  for (std::uint32_t span = 0; span < content.spans.size() && under_way < kSpansAtOnce; ++span) {
-    if (content.spans[span]) continue;
+  for (std::uint32_t span = 0; span < spans.size() && under_way < kSpansAtOnce; ++span) {
+    if (spans[span]) continue;
     ++under_way;
     const auto asked = node.hash_requests.find({content.index, span});
     if (asked != node.hash_requests.end() && now - asked->second.at < kPatience) continue;
@@ -88,12 +89,14 @@ Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply) {
     remote.complete.erase(*index);  // it cannot help with hashes; ask somebody else first
     return {};
   }
-  if (reply.span >= content.spans.size() || content.spans[reply.span]) return {};
+  auto& gathered = content.several->gathered;
+  auto& spans = content.several->spans;
+  if (reply.span >= spans.size() || spans[reply.span]) return {};
   if (!span_is_valid({reply.span, reply.hashes, reply.proof}, content.root, content.size))
     return fail(Errc::wrong_digest, "chunk hashes that do not lead to the root");
-  std::ranges::copy(reply.hashes, content.gathered.begin() + std::ptrdiff_t{reply.span} * kSpanChunks);
-  content.spans[reply.span] = true;
-  if (std::ranges::all_of(content.spans, [](bool is_here) { return is_here; }))
+  std::ranges::copy(reply.hashes, gathered.begin() + std::ptrdiff_t{reply.span} * kSpanChunks);
+  spans[reply.span] = true;
+  if (std::ranges::all_of(spans, [](bool is_here) { return is_here; }))
     on_hashes_complete(node, content);
   else
     ask_for_hashes(node, content);

@@ -79,7 +79,7 @@ class InventoryWriter {
 };
 
 bool is_shown(const Content& content) {
-  return content.have > 0 && (content.stage == Stage::complete || content.partial != nullptr || content.served_as.has_value());
+  return content.have > 0 && (content.stage == Stage::complete || content.partial != nullptr || content.served_as != nullptr);
 }
 
 }  // namespace

@@ -11,10 +11,12 @@ module;
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -60,15 +62,14 @@ bool is_left_out(const Node& node, const std::string& name) {
 }
 
 void forget_own(Node& node, const FileEntry& entry) {
-  node.own.erase(entry.name);
+  if (const auto own = node.own.find(entry.name); own != node.own.end()) node.own.erase(own);
   node.names.remove_own(entry.name);
   const auto known = node.by_root.find({entry.root, entry.size});
   Content* const content = known == node.by_root.end() ? nullptr : find_content(node, known->second);
   if (!content || content->stage != Stage::complete || !content->served_as || content->served_as->name != entry.name) return;
-  const auto twin =
-      std::ranges::find_if(node.own, [&](const auto& own) { return own.second.root == entry.root && own.second.size == entry.size; });
+  const auto twin = std::ranges::find_if(node.own, [&](const EntryPtr& own) { return own->root == entry.root && own->size == entry.size; });
   if (twin != node.own.end()) {
-    content->served_as = twin->second;  // an equal file of ours goes on being served
+    content->served_as = *twin;  // an equal file of ours goes on being served
   } else {
     begin_anew(node, *content);
     take_back(node, *content);
@@ -80,9 +81,9 @@ namespace {
 /// Makes a file what we offer; says whether that is news.
 void take_file(Node& node, const StoredFile& file, ListNews& news) {
   const auto known = node.own.find(file.entry.name);
-  if (known != node.own.end() && known->second == file.entry) return;
+  if (known != node.own.end() && **known == file.entry) return;
   const bool is_new = known == node.own.end();
-  if (!is_new && known->second.root != file.entry.root) forget_own(node, FileEntry(known->second));
+  if (!is_new && (*known)->root != file.entry.root) forget_own(node, FileEntry(**known));
   ++(is_new ? news.change.added : news.change.changed);
   news.fresh.push_back(file.entry);
   add_own(node, file);
@@ -94,7 +95,7 @@ void drop_file(Node& node, const std::string& name, ListNews& news) {
   if (known == node.own.end()) return;
   ++news.change.removed;
   news.gone.push_back(name);
-  forget_own(node, FileEntry(known->second));
+  forget_own(node, FileEntry(**known));
 }
 
 void tell_of_news(Node& node, ListNews news) {
@@ -104,8 +105,10 @@ void tell_of_news(Node& node, ListNews news) {
 
 void count_all(const Node& node, ListChange& change) {
   change.files = node.own.size();
-  for (const auto& [name, entry] : node.own) change.bytes += entry.size;
+  for (const EntryPtr& entry : node.own) change.bytes += entry->size;
 }
+
+bool is_busy_listing(const Node& node) { return node.is_taking_in || node.is_listing || node.is_announcing; }
 
 /// One comparison at a time.
 class ListingTurn {
@@ -126,12 +129,24 @@ ListNews take_listing(Node& node, std::vector<StoredFile> files) {
   std::set<std::string, std::less<>> listed;
   for (const StoredFile& file : files) listed.insert(file.entry.name);
   std::vector<std::string> gone;
-  for (const auto& [name, entry] : node.own)
-    if (!listed.contains(name)) gone.push_back(name);
+  for (const EntryPtr& entry : node.own)
+    if (!listed.contains(entry->name)) gone.push_back(entry->name);
   for (const auto& name : gone) drop_file(node, name, news);
   for (const StoredFile& file : files) take_file(node, file, news);
   count_all(node, news.change);
   return news;
+}
+
+Task<> take_in(Node& node, std::vector<StoredFile> files, std::function<void(Node&)> begin) {
+  for (std::size_t next = 0; next < files.size(); next += kFilesTogether)
+    co_await run_on(node.strand, [&] {
+      for (StoredFile& file : std::span(files).subspan(next, std::min(kFilesTogether, files.size() - next))) add_own(node, std::move(file));
+    });
+  co_await run_on(node.strand, [&] {
+    node.is_taking_in = false;
+    for (const auto& [source, remote] : node.remotes) greet_with_inventory(node, *remote);
+    begin(node);
+  });
 }
 
 namespace {
@@ -148,7 +163,7 @@ Task<ScanReport> scan_for_list(Node& node) {
 void announce_news(Node& node, ListNews news) {
   if (node.announced_epoch == node.epoch) return tell_of_news(node, std::move(news));
   std::vector<FileEntry> all;
-  for (const auto& [name, entry] : node.own) all.push_back(entry);
+  for (const EntryPtr& entry : node.own) all.push_back(*entry);
   const std::uint64_t count = all.size();
   for (Message& message : split_offers(std::move(all))) tell_tracker(node, std::move(message));
   tell_tracker(node, OfferEnd{count});
@@ -158,7 +173,7 @@ void announce_news(Node& node, ListNews news) {
 }  // namespace
 
 Task<ListChange> update_list(Node& node) {
-  while (node.is_listing || node.is_announcing) co_await node.world.sleep(5ms);
+  while (is_busy_listing(node)) co_await node.world.sleep(5ms);
   ListChange change;
   {
     const ListingTurn turn(node);
@@ -196,7 +211,7 @@ bool is_being_fetched(const Node& node, const std::string& name) {
   if (node.own.contains(name) || !node.names.is_taken(name)) return false;
   return std::ranges::any_of(node.contents, [&](const auto& content) {
     return content->asked && std::ranges::any_of(content->targets, [&](const Target& target) {
-             return target.entry.name == name && !target.is_failed && !target.is_published;
+             return target.entry->name == name && !target.is_failed && !target.is_published;
            });
   });
 }
@@ -207,7 +222,7 @@ bool concerns_folders(const Node& node, const ListNews& news) {
   const auto is_left_empty = [&](const std::string& name) {
     const std::string parent = parent_of(name);
     const auto next = node.own.lower_bound(parent);
-    return !parent.empty() && (next == node.own.end() || !next->first.starts_with(parent));
+    return !parent.empty() && (next == node.own.end() || !(*next)->name.starts_with(parent));
   };
   const auto was_empty = [&](const FileEntry& entry) {
     for (auto slash = entry.name.find('/'); slash != std::string::npos; slash = entry.name.find('/', slash + 1))
@@ -223,7 +238,7 @@ Task<ListNews> take_names(Node& node, std::set<std::string> names) {
   for (const std::string& name : names) {
     if (!check_name(name) || is_left_out(node, name) || is_being_fetched(node, name)) continue;
     std::optional<FileEntry> known;
-    if (const auto own = node.own.find(name); own != node.own.end()) known = own->second;
+    if (const auto own = node.own.find(name); own != node.own.end()) known = **own;
     auto file = co_await offload(node.world, [&]() -> Result<std::optional<StoredFile>> {
       if (known && node.storage.open(*known)) return std::nullopt;  // it is what it was
       auto digested = node.storage.digest(name);
@@ -241,7 +256,7 @@ Task<ListNews> take_names(Node& node, std::set<std::string> names) {
 }
 
 Task<> take_changes(Node& node, FolderChanges changes) {
-  while (node.is_listing || node.is_announcing) co_await node.world.sleep(5ms);
+  while (is_busy_listing(node)) co_await node.world.sleep(5ms);
   const ListingTurn turn(node);
   ListNews news;
   if (!changes.is_anything) {

@@ -4,15 +4,19 @@ module;
 #include <tl/expected.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 module shoal.peer;
 
+import shoal.base;
 import shoal.digest;
 import shoal.manifest;
 
@@ -47,40 +51,63 @@ void Names::uncount_in_folders(std::string_view name) {
   }
 }
 
-void Names::take(const std::string& name, Taken taken) {
-  if (taken.kind == EntryKind::file && clean_folder_.starts_with(name)) clean_folder_.clear();
-  const auto [place, is_new] = taken_.insert_or_assign(name, std::move(taken));
-  if (is_new) count_in_folders(name);
+Names::OwnerIndex Names::index_of(const std::string& owner) {
+  if (!owners_.empty() && owners_.back() == owner) return OwnerIndex(static_cast<std::uint32_t>(owners_.size() - 1));
+  const auto [place, is_new] = owner_indices_.try_emplace(owner, OwnerIndex(static_cast<std::uint32_t>(owners_.size())));
+  if (is_new) owners_.push_back(owner);
+  return place->second;
 }
 
-void Names::add_own(const std::string& self, const FileEntry& entry) {
-  take(entry.name, {self, entry.name, entry.kind, entry.root, entry.size, true});
-  offers_.emplace(entry.root, std::pair(self, entry.name));
+void Names::take(Taken taken) {
+  const std::string& name = taken.entry->name;
+  if (taken.entry->kind == EntryKind::file && clean_folder_.starts_with(name)) clean_folder_.clear();
+  auto known = taken_.extract(std::string_view(name));
+  if (known.empty()) {
+    count_in_folders(name);
+    taken_.emplace(std::string_view(name), std::move(taken));
+    return;
+  }
+  known.key() = name;
+  known.mapped() = std::move(taken);
+  taken_.insert(std::move(known));
 }
 
-void Names::reserve(const std::string& name) { take(name, {{}, {}, EntryKind::file, {}, ~std::uint64_t{0}, true}); }
+void Names::add_own(const std::string& self, EntryPtr entry) {
+  const OwnerIndex owner = index_of(self);
+  offers_.push_back({entry, owner});
+  take({entry, entry, owner, true});
+}
+
+void Names::reserve(const std::string& name) {
+  auto entry = std::make_shared<FileEntry>();
+  entry->name = name;
+  entry->size = ~std::uint64_t{0};
+  take({entry, entry, index_of({}), true});
+}
 
 void Names::remove_own(const std::string& name) {
   const auto taken = taken_.find(name);
   if (taken == taken_.end() || !taken->second.is_own) return;
+  const Taken removed = std::move(taken->second);  // its name is the key
   taken_.erase(taken);
   uncount_in_folders(name);
 }
 
 /// A peer that came back offers what it once kept under a conflict name as a file of its own: that is no new file.
-bool Names::is_alias(const std::string& owner, const FileEntry& entry) const {
+bool Names::is_alias(const std::string& owner, const FileEntry& entry) {
   if (entry.name.find(" (from ") == std::string::npos) return false;
-  const auto [begin, end] = offers_.equal_range(entry.root);
-  for (auto offer = begin; offer != end; ++offer) {
-    const auto& [other, name] = offer->second;
-    if (other != owner && conflict_name(name, other) == entry.name) return true;
-  }
-  return false;
+  for (std::size_t next = offers_by_root_.size(); next < offers_.size(); ++next) offers_by_root_.emplace(offers_[next].entry->root, next);
+  const auto [begin, end] = offers_by_root_.equal_range(entry.root);
+  return std::any_of(begin, end, [&](const auto& place) {
+    const Offered& offered = offers_[place.second];
+    const std::string& other = owners_[offered.owner.value];
+    return other != owner && conflict_name(offered.entry->name, other) == entry.name;
+  });
 }
 
 bool Names::is_file(std::string_view name) const {
   const auto taken = taken_.find(name);
-  return taken != taken_.end() && taken->second.kind == EntryKind::file;
+  return taken != taken_.end() && taken->second.entry->kind == EntryKind::file;
 }
 
 /// Where a parent folder of `name` is a file here, that part of the name tells the owner.
@@ -102,35 +129,40 @@ std::string Names::without_file_parents(std::string name, const std::string& own
   return check_name(name) ? name : name.substr(name.rfind('/') + 1);
 }
 
-std::optional<Names::Place> Names::try_name(const std::string& name, const std::string& owner, const FileEntry& entry, bool& is_taken) {
-  Taken wanted{owner, entry.name, entry.kind, entry.root, entry.size, false};
+std::optional<Names::Place> Names::try_name(const std::string& name, const Offered& offered, bool& is_taken) {
+  const FileEntry& entry = *offered.entry;
   const auto taken = taken_.find(name);
   is_taken = false;
+  bool is_newer = false;
   if (taken == taken_.end()) {
     const bool is_folder = folders_.contains(name);
     is_taken = is_folder && entry.kind == EntryKind::file;
     if (is_folder) return std::nullopt;
-    take(name, std::move(wanted));
-    return Place{name};
+  } else {
+    const auto& [known, known_as, owner, is_own] = taken->second;
+    if (known->kind == entry.kind && known->root == entry.root && known->size == entry.size) return std::nullopt;
+    is_newer = owner == offered.owner && known_as->name == entry.name && !is_own && known->kind == entry.kind;
+    is_taken = !is_newer;
+    if (is_taken) return std::nullopt;
   }
-  if (taken->second.kind == entry.kind && taken->second.root == entry.root && taken->second.size == entry.size) return std::nullopt;
-  const bool is_older = taken->second.owner == owner && taken->second.offered_as == entry.name && !taken->second.is_own;
-  if (is_older && taken->second.kind == entry.kind) {
-    taken->second = std::move(wanted);
-    return Place{name, false, true};
+  EntryPtr kept = offered.entry;
+  if (name != entry.name) {
+    auto renamed = std::make_shared<FileEntry>(entry);
+    renamed->name = name;
+    kept = std::move(renamed);
   }
-  is_taken = true;
-  return std::nullopt;
+  take({kept, offered.entry, offered.owner, false});
+  return Place{kept, kept != offered.entry, is_newer};
 }
 
 std::optional<Names::Place> Names::place(const std::string& owner, const FileEntry& entry) {
   if (is_alias(owner, entry)) return std::nullopt;
-  if (entry.kind == EntryKind::file) offers_.emplace(entry.root, std::pair(owner, entry.name));
+  const Offered offered{std::make_shared<const FileEntry>(entry), index_of(owner)};
+  if (entry.kind == EntryKind::file) offers_.push_back(offered);
   const std::string name = without_file_parents(entry.name, owner);
   bool is_taken = false;
-  auto place = try_name(name, owner, entry, is_taken);
-  for (int n = 1; n <= kMaxSpellings && is_taken; ++n) place = try_name(spelling(name, owner, n), owner, entry, is_taken);
-  if (place) place->is_conflict = place->name != entry.name;
+  auto place = try_name(name, offered, is_taken);
+  for (int n = 1; n <= kMaxSpellings && is_taken; ++n) place = try_name(spelling(name, owner, n), offered, is_taken);
   return place;
 }
 

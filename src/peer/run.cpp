@@ -40,7 +40,8 @@ namespace shoal {
 namespace {
 
 /// Tasks that a run cannot go on without.
-const std::set<std::string> kVital{"accepting", "connecting", "md5", "publishing", "storing small files", "ticking", "tracker"};
+const std::set<std::string> kVital{"accepting",           "connecting",           "md5",     "publishing",
+                                   "storing small files", "taking in the folder", "ticking", "tracker"};
 
 }  // namespace
 
@@ -100,6 +101,7 @@ void tick(Node& node) {
   resume_postponed(node);
   expire_requests(node);
   duplicate_slow(node);
+  follow_waiting(node);
   serve_next(node);
 }
 
@@ -125,7 +127,7 @@ void draw_progress(Node& node) {
   for (const ContentIndex index : node.fetching) {
     const Content& content = *find_content(node, index);
     const std::uint64_t done = std::min(content.size, std::uint64_t{content.have} * kChunkSize);
-    lines.push_back({content.targets.front().entry.name, done, content.size, 0, sources_of(content)});
+    lines.push_back({content.targets.front().entry->name, done, content.size, 0, sources_of(content)});
   }
   const auto active = std::ranges::count_if(node.remotes, [](const auto& remote) { return !remote.second->outstanding.empty(); });
   node.report.progress(lines,
@@ -178,14 +180,14 @@ Result<std::shared_ptr<Listener>> listen(Node& node) {
   return std::shared_ptr<Listener>(std::move(*listening));
 }
 
-/// Says goodbye, and gives it a moment to get through.
+/// Says goodbye, and gives it a moment to get through: hardly one where the swarm is over, and all others leave as well.
 Task<> say_goodbye(Node& node, ExitCode exit) {
   co_await run_on(node.strand, [&] {
     const Leave leave{static_cast<std::uint8_t>(exit)};
     for (const auto& [source, remote] : node.remotes) tell(*remote, leave);
     tell_tracker(node, leave);
   });
-  co_await node.world.sleep(50ms);
+  co_await node.world.sleep(node.swarm_time ? 5ms : 50ms);
 }
 
 /// Ends all tasks; after this nothing refers to the node any more.
@@ -244,11 +246,10 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
   }
   co_await run_on(node.strand, [&] {
     tell_of_scan(node, *scanned);
-    for (const auto& file : scanned->files) add_own(node, file);
-    scanned->files = {};
+    node.is_taking_in = true;
     if (node.options.watches) start_watching(node);
-    begin(node);
   });
+  node.tasks.spawn(make_strand(world), "taking in the folder", take_in(node, std::exchange(scanned->files, {}), std::move(begin)));
   co_return co_await run_node(node, *listener, follow_tracker(node));
 }
 

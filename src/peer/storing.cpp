@@ -125,7 +125,7 @@ constexpr std::size_t kWorthAnother = 32;
 struct SmallFile {
   Arrival arrival;
   const Content& content;
-  FileEntry entry;
+  EntryPtr entry;
   Budget::Share descriptor;
   Stored stored;
   Md5Stream md5;
@@ -153,7 +153,7 @@ void digest_small(const Digester& digester, std::span<SmallFile> files) {
 
 /// On a worker.
 void write_small(Storage& storage, SmallFile& file) {
-  auto opened = storage.open_partial(file.entry);
+  auto opened = storage.open_partial(*file.entry);
   if (opened) {
     file.stored.partial = std::move(*opened);
     file.stored.written = file.stored.partial->write(0, file.arrival.buffer.span());
@@ -177,18 +177,11 @@ std::vector<SmallFile> next_small(Node& node) {
     Arrival& arrival = node.to_store.front();
     const Content& content = content_at(node, arrival.slot);
     bytes += content.size;
+    node.to_store_bytes -= content.size;
     files.push_back({std::move(arrival), content, content.targets.front().entry, {}, {}, {}});
     node.to_store.pop_front();
   }
   return files;
-}
-
-void refill_from(Node& node, std::span<const SmallFile> files) {
-  std::vector<SessionPtr> sessions;
-  for (const SmallFile& file : files)
-    if (std::ranges::find(sessions, file.arrival.session) == sessions.end()) sessions.push_back(file.arrival.session);
-  for (const SessionPtr& session : sessions)
-    if (Remote* remote = remote_of(node, session)) refill(node, *remote);
 }
 
 Task<> store_small(Node& node) {
@@ -201,7 +194,7 @@ Task<> store_small(Node& node) {
       if (file.stored.partial && content.stage == Stage::fetching) content.descriptor = std::move(file.descriptor);
       on_stored(node, file.arrival, std::move(file.stored));
     }
-    refill_from(node, files);
+    refill_all(node);
   }
   --node.storers;
 }
@@ -210,6 +203,7 @@ Task<> store_small(Node& node) {
 
 void store(Node& node, Arrival arrival) {
   if (content_at(node, arrival.slot).chunks > 1) return node.tasks.spawn(node.strand, "storing", store_chunk(node, std::move(arrival)));
+  node.to_store_bytes += arrival.buffer.size();
   node.to_store.push_back(std::move(arrival));
   const bool is_worth_another = node.storers == 0 || node.to_store.size() >= kWorthAnother;
   if (!is_worth_another || node.storers == kMostStorers) return;

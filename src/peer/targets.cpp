@@ -104,8 +104,8 @@ void open_contents(Node& node) {
     if (content.stage != Stage::wanted || !has_holder(node, content)) continue;
     content.stage = Stage::opening;
     ++node.open_contents;
-    content.gathered.resize(content.chunks);
-    if (content.hashes || std::ranges::all_of(content.spans, [](bool is_here) { return is_here; }))
+    content.several->gathered.resize(content.chunks);
+    if (content.hashes || std::ranges::all_of(content.several->spans, [](bool is_here) { return is_here; }))
       on_hashes_complete(node, content);
     else
       ask_for_hashes(node, content);
@@ -113,8 +113,8 @@ void open_contents(Node& node) {
 }
 
 void on_hashes_complete(Node& node, Content& content) {
-  if (!content.hashes) content.hashes = std::make_shared<const std::vector<Sha256Digest>>(std::move(content.gathered));
-  content.gathered = {};
+  if (!content.hashes) content.hashes = std::make_shared<const std::vector<Sha256Digest>>(std::move(content.several->gathered));
+  content.several->gathered = {};
   node.tasks.spawn(node.strand, "opening", open_content(node, content.index));
 }
 
@@ -138,10 +138,10 @@ std::vector<std::uint32_t> right_chunks(const Digester& digester, const PartialF
 /// Opens the partial file, verifies what is in it, and asks for the rest.
 Task<> open_content(Node& node, ContentIndex index) {
   Content& content = *find_content(node, index);
-  const FileEntry entry = content.targets.front().entry;
+  const EntryPtr entry = content.targets.front().entry;
   const std::uint32_t life = content.life;
   const auto is_given_up = [&] { return content.life != life || content.stage == Stage::failed; };
-  auto opened = co_await offload(node.world, [&] { return node.storage.open_partial(entry); });
+  auto opened = co_await offload(node.world, [&] { return node.storage.open_partial(*entry); });
   if (is_given_up()) co_return;
   if (!opened) {
     if (exit_code_of(opened.error()) == ExitCode::disk_full) co_return finish(node, Failure(opened.error()));
@@ -168,7 +168,7 @@ Task<> open_content(Node& node, ContentIndex index) {
   }
   if (resumed > 0)
     node.report.note(
-        fmt::format("{}: {} of {} are here from an earlier run", entry.name, format_bytes(resumed), format_bytes(content.size)));
+        fmt::format("{}: {} of {} are here from an earlier run", entry->name, format_bytes(resumed), format_bytes(content.size)));
   introduce(node, content);
   if (has_all(content)) co_return;
   content.stage = Stage::fetching;
@@ -184,9 +184,9 @@ void on_md5(Node& node, Content& content, const Md5Digest& md5) {
   for (std::size_t i = 0; i < content.targets.size(); ++i) {
     Target& target = content.targets[i];
     if (target.is_published || target.is_failed || target.is_publishing) continue;
-    if (target.entry.md5 != md5) {
+    if (target.entry->md5 != md5) {
       const std::string what =
-          fmt::format("{}: MD5 is {}, but {} said {}", target.entry.name, to_hex(md5), target.owner, to_hex(target.entry.md5));
+          fmt::format("{}: MD5 is {}, but {} said {}", target.entry->name, to_hex(md5), target.owner, to_hex(target.entry->md5));
       fail_target(node, content, target, {make_error_code(Errc::wrong_digest), what, {}});
       continue;
     }
@@ -231,7 +231,7 @@ void drop_outdated(Node& node, const std::string& owner, const std::string& name
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
       const bool is_open = !target.is_published && !target.is_failed && !target.is_publishing;
-      if (is_open && target.owner == owner && target.entry.name == name) give_up_target(node, *content, target);
+      if (is_open && target.owner == owner && target.entry->name == name) give_up_target(node, *content, target);
     }
 }
 
@@ -240,14 +240,14 @@ namespace {
 void report_published(const Node& node, const Content& content, const Target& target) {
   if (node.report.wants_events()) {
     const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
-    node.report.event("file", {{"name", target.entry.name},
+    node.report.event("file", {{"name", target.entry->name},
                                {"bytes", content.size},
-                               {"md5", to_hex(target.entry.md5)},
+                               {"md5", to_hex(target.entry->md5)},
                                {"seconds", seconds},
                                {"owner", target.owner}});
   }
   if (node.report.wants_debug())
-    node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry.name, to_hex(target.entry.md5)));
+    node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry->name, to_hex(target.entry->md5)));
 }
 
 void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
@@ -270,7 +270,7 @@ Task<> publish_copies(Node& node, std::vector<ToPublish> jobs) {
   std::vector<Copying> copies;
   for (const ToPublish& job : jobs) {
     const Content& content = *find_content(node, job.content);
-    copies.push_back({{*content.served_as, content.hashes}, content.targets[job.target].entry});
+    copies.push_back({{*content.served_as, content.hashes}, *content.targets[job.target].entry});
   }
   const auto results = co_await offload(node.world, [&] { return node.storage.copy_all(copies); });
   for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -283,7 +283,7 @@ Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
   std::vector<Publication> files;
   for (const ToPublish& job : jobs) {
     Content& content = *find_content(node, job.content);
-    files.push_back({content.partial, content.targets[job.target].entry, content.hashes});
+    files.push_back({content.partial, *content.targets[job.target].entry, content.hashes});
   }
   const auto results = co_await offload(node.world, [&] { return node.storage.publish(files); });
   for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -311,7 +311,7 @@ Task<> publish_further(Node& node, std::span<const ToPublish> jobs) {
     else
       fail_target(node, content, target,
                   {make_error_code(Errc::changed),
-                   fmt::format("cannot copy to {}: the first file of that content is gone", target.entry.name),
+                   fmt::format("cannot copy to {}: the first file of that content is gone", target.entry->name),
                    {}});
   }
   if (!copies.empty()) co_await publish_copies(node, std::move(copies));
@@ -366,7 +366,7 @@ void give_up_lost(Node& node) {
       if (!target.is_lost) continue;
       fail_target(
           node, *content, target,
-          {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry.name, target.owner),
+          {make_error_code(Errc::partial), fmt::format("{}: {} left, and nobody else has all of it", target.entry->name, target.owner),
            "run again when it is back; what was fetched is kept"});
     }
   }

@@ -45,8 +45,9 @@ constexpr Nanoseconds kFirstBackoff = 100ms;
 constexpr Nanoseconds kLongestBackoff = 1s;
 constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kPollInterval = 2s;
-constexpr int kQuickPings = 6;     // at first, for a clock that is good at once
-constexpr int kMostRefusals = 20;  // a connection of ours that died may still be known as here
+constexpr Nanoseconds kMoreToOffer = 1ms;  // until more of the folder is taken in
+constexpr int kQuickPings = 6;             // at first, for a clock that is good at once
+constexpr int kMostRefusals = 20;          // a connection of ours that died may still be known as here
 
 using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
@@ -96,20 +97,39 @@ Register registration(const Node& node) {
   return request;
 }
 
-/// Says what we offer, as fast as the tracker takes it.
+/// What comes next of what we offer. On the node's strand.
+struct Slice {
+  std::vector<FileEntry> entries;
+  bool is_last = false;
+};
+
+Slice next_slice(const Node& node, const std::optional<std::string>& after) {
+  Slice slice;
+  auto own = after ? node.own.upper_bound(*after) : node.own.begin();
+  for (; own != node.own.end() && slice.entries.size() < kFilesTogether; ++own) slice.entries.push_back(**own);
+  slice.is_last = own == node.own.end() && !node.is_taking_in;
+  return slice;
+}
+
+/// Says what we offer, as fast as the tracker takes it, in the order of the names, in which it is taken in, too.
 Task<> announce(Node& node, TrackerLinkPtr tracker) {
-  auto entries = co_await in_node(node, [&] {
+  co_await run_on(node.strand, [&] {
     node.announced_epoch = node.epoch;
     node.is_announcing = true;
-    std::vector<FileEntry> all;
-    for (const auto& [name, entry] : node.own) all.push_back(entry);
-    return all;
   });
-  const std::size_t count = entries.size();
-  auto offers = split_offers(std::move(entries));
-  for (Message& offer : offers) {
-    co_await tracker->outbox.wait_for_room();
-    tracker->outbox.push(std::move(offer));
+  std::uint64_t count = 0;
+  std::optional<std::string> last;
+  for (bool is_all = false; !is_all && !tracker->is_over;) {
+    Slice slice = co_await in_node(node, [&] { return next_slice(node, last); });
+    is_all = slice.is_last;
+    if (slice.entries.empty() && !is_all) co_await node.world.sleep(kMoreToOffer);
+    if (slice.entries.empty()) continue;
+    count += slice.entries.size();
+    last = slice.entries.back().name;
+    for (Message& offer : split_offers(std::move(slice.entries))) {
+      co_await tracker->outbox.wait_for_room();
+      tracker->outbox.push(std::move(offer));
+    }
   }
   tracker->outbox.push(OfferEnd{count});
   co_await run_on(node.strand, [&] {
@@ -131,14 +151,20 @@ Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
   node.tasks.spawn(strand, "writer to the tracker", write_to(tracker));
   if (is_first || node.options.announces_again) node.tasks.spawn(strand, "announcing", announce(node, tracker));
   node.tasks.spawn(strand, "pings to the tracker", ping_regularly(node, tracker));
-  for (;;) {
+  for (bool is_taken_in = false;;) {
     const Incoming incoming = co_await step(tracker->link->receive(kIdlePatience));
     const auto* message = std::get_if<Message>(&incoming);
     if (!message) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from the tracker", {}});
-    if (const auto* pong = std::get_if<Pong>(message))
+    if (const auto* pong = std::get_if<Pong>(message)) {
       on_pong(node, *pong);
-    else
-      unwrap(co_await in_node(node, [&] { return on_tracker_message(node, *message); }));
+      continue;
+    }
+    // Others' files find their places among ours.
+    while (!is_taken_in) {
+      is_taken_in = co_await in_node(node, [&] { return !node.is_taking_in; });
+      if (!is_taken_in) co_await node.world.sleep(kMoreToOffer);
+    }
+    unwrap(co_await in_node(node, [&] { return on_tracker_message(node, *message); }));
   }
 }
 
@@ -236,8 +262,9 @@ Task<> look_at_folder(Node& node, FileEntry entry) {
   const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
   co_await run_on(node.strand, [&] {
     if (!here) return node.names.reserve(entry.name);
+    const bool is_same = here->entry.root == entry.root;
     add_own(node, *here);
-    if (here->entry.root == entry.root) node.report.note(fmt::format("{}: already here", entry.name));
+    if (is_same) node.report.note(fmt::format("{}: already here", entry.name));
   });
 }
 

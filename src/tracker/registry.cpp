@@ -315,8 +315,11 @@ void Registry::update(Instant now) {
 void Registry::begin() {
   has_begun_ = concerned_.all = true;
   std::vector<PeerId> here;
-  for (const Member& member : members_)
-    if (member.is_here) here.push_back(member.peer);
+  for (Member& member : members_) {
+    if (!member.is_here) continue;
+    here.push_back(member.peer);
+    member.changed = ++revision_;
+  }
   introduce(introductions_.begin(here));
 }
 
@@ -453,8 +456,9 @@ void Registry::add_item(Batch& batch, PeerId reader, std::uint64_t revision, con
 
 std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const {
   const Member* reader = member(peer);
-  if (!reader || (options_.expect != 0 && !has_begun_)) return std::nullopt;
-  const auto roster = roster_news(*reader, revision);
+  if (!reader) return std::nullopt;
+  const bool waits = options_.expect != 0 && !has_begun_;
+  const auto roster = waits ? std::vector<RosterItem>() : roster_news(*reader, revision);
   auto person = roster.begin();
   auto file = news_.upper_bound(revision);
   if (person == roster.end() && file == news_.end()) return std::nullopt;

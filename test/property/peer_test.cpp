@@ -57,12 +57,12 @@ struct Folder {
   std::map<std::string, Kept> kept;
 
   void follow(const Names::Place& place, const std::string& owner, const FileEntry& entry) {
-    RC_ASSERT(check_name(place.name).has_value());
-    RC_ASSERT(place.is_conflict == (place.name != entry.name));
-    const auto old = kept.find(place.name);
+    RC_ASSERT(check_name(place.entry->name).has_value());
+    RC_ASSERT(place.is_conflict == (place.entry->name != entry.name));
+    const auto old = kept.find(place.entry->name);
     RC_ASSERT(place.is_newer == (old != kept.end()));
     if (old != kept.end()) RC_ASSERT((old->second.owner == owner && old->second.offered == entry.name));
-    kept.insert_or_assign(place.name, Kept{content_of(entry), owner, entry.name});
+    kept.insert_or_assign(place.entry->name, Kept{content_of(entry), owner, entry.name});
   }
   bool has(const Content& content) const {
     return std::ranges::any_of(kept, [&](const auto& item) { return item.second.content == content; });

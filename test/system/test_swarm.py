@@ -17,6 +17,13 @@ class ClosedSwarm(SystemTest):
         self.expect_equal_trees(*folders.values())
         self.assertEqual(len(tree(folders["a"])), 4)
 
+    def test_what_another_offers_before_all_of_a_large_folder_is_taken_in_finds_its_place_there(self):
+        everything = {f"{i:05}": str(i).encode() for i in range(10_000)}
+        last = dict(list(everything.items())[-50:])
+        _, _, folders = self.swarm({"a": everything, "b": last})
+        self.expect_equal_trees(*folders.values(), with_times=False)
+        self.assertEqual(len(tree(folders["a"])), len(everything))
+
     def test_the_tracker_says_the_total_swarm_time(self):
         tracker, _, _ = self.start_classic()
         over = tracker.events("swarm_complete")

@@ -313,15 +313,18 @@ TEST_CASE("A peer that is refused does not close the swarm") {
   CHECK(swarm.registry.expect() == 0);
 }
 
-TEST_CASE("A closed swarm holds its news until all are here and have offered") {
+TEST_CASE("A closed swarm tells of files at once, and of peers when all are here and have offered") {
   Swarm swarm(2);
   const PeerId a = swarm.join_with({"a"}, {file("x", 1)});
-  CHECK_FALSE(swarm.registry.news_for(a, 0, kPlenty));
   const PeerId b = swarm.join({"b"});
-  CHECK_FALSE(swarm.registry.news_for(a, 0, kPlenty));
+  RegistryClient early(b);
+  early.read_all(swarm.registry, kPlenty);
+  CHECK((early.files.contains({a, "x"}) && early.roster.empty()));
+  CHECK_FALSE(swarm.registry.has_begun());
   REQUIRE(swarm.registry.offer_end(b, swarm.now));
   CHECK(swarm.registry.has_begun());
-  CHECK(swarm.names_for(b) == Names{"x"});
+  early.read_all(swarm.registry, kPlenty);
+  CHECK((early.files.size() == 1 && early.roster.contains(a) && early.roster.contains(b)));
 }
 
 TEST_CASE("A peer that left before all were here does not count") {
