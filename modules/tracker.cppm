@@ -192,8 +192,8 @@ class Registry {
   void even_out();
 
   /// The next news for a member that has reached `revision`, at most about `max_bytes` of them, and the new revision.
-  /// Nothing where there is none. The roster is of those only that the member was introduced to, and of itself; as long as a closed
-  /// swarm waits for its peers, nobody is told of it.
+  /// Nothing where there is none, or as long as not all peers of a closed swarm are here. The roster is of those only that the member
+  /// was introduced to, and of itself; in a closed swarm nobody is told of it before all have offered.
   struct News {
     std::vector<Message> messages;
     std::uint64_t revision = 0;

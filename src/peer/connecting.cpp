@@ -67,7 +67,7 @@ void choose_neighbours(Node& node) {
 /// Where nothing came for a while, those that have what we want are not among our neighbours.
 void widen_if_starved(Node& node) {
   const Instant now = node.world.now();
-  if (node.unfinished == 0 || node.last_chunk == Instant{}) node.last_chunk = now;
+  if (node.unfinished == 0 || !node.has_begun || node.last_chunk == Instant{}) node.last_chunk = now;
   if (now - node.last_chunk < kStarved || node.others_wanted == kMostNeighbours) return;
   node.last_chunk = now;
   want_others(node, 2 * std::max<std::size_t>(others_here(node), 1));

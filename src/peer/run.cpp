@@ -182,12 +182,13 @@ Result<std::shared_ptr<Listener>> listen(Node& node) {
 
 /// Says goodbye, and gives it a moment to get through: hardly one where the swarm is over, and all others leave as well.
 Task<> say_goodbye(Node& node, ExitCode exit) {
-  co_await run_on(node.strand, [&] {
+  const bool is_over = co_await in_node(node, [&] {
     const Leave leave{static_cast<std::uint8_t>(exit)};
     for (const auto& [source, remote] : node.remotes) tell(*remote, leave);
     tell_tracker(node, leave);
+    return node.swarm_time.has_value();
   });
-  co_await node.world.sleep(node.swarm_time ? 5ms : 50ms);
+  co_await node.world.sleep(is_over ? 5ms : 50ms);
 }
 
 /// Ends all tasks; after this nothing refers to the node any more.

@@ -131,8 +131,10 @@ Task<> announce(Node& node, TrackerLinkPtr tracker) {
       tracker->outbox.push(std::move(offer));
     }
   }
+  if (tracker->is_over) co_return;
   tracker->outbox.push(OfferEnd{count});
   co_await run_on(node.strand, [&] {
+    if (node.tracker != tracker) return;
     node.is_announcing = false;
     report_progress(node);
   });
@@ -160,7 +162,7 @@ Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
       continue;
     }
     // Others' files find their places among ours.
-    while (!is_taken_in) {
+    while (!is_taken_in && std::holds_alternative<Catalogue>(*message)) {
       is_taken_in = co_await in_node(node, [&] { return !node.is_taking_in; });
       if (!is_taken_in) co_await node.world.sleep(kMoreToOffer);
     }

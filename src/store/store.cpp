@@ -307,7 +307,8 @@ void FolderStore::discard(const DiskPartial& partial) {
 Result<> FolderStore::copy_chunk(const StoredFile& from, Copy& copy, std::span<std::byte> buffer) {
   const std::string source_path = root_.path_of(from.entry.name);
   // It was published a moment ago, as a rule.
-  const auto recent = recent_.find(from.entry.name);
+  auto recent = recent_.find(from.entry.name);
+  if (recent && !recent->check()) recent = nullptr;
   const Fd opened(recent ? -1 : open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
   if (!recent && !opened) return io_failure("open", source_path);
   const int source = recent ? recent->descriptor() : opened.get();

@@ -316,9 +316,8 @@ void Registry::begin() {
   has_begun_ = concerned_.all = true;
   std::vector<PeerId> here;
   for (Member& member : members_) {
-    if (!member.is_here) continue;
-    here.push_back(member.peer);
-    member.changed = ++revision_;
+    member.changed = ++revision_;  // nobody was told of the roster while the swarm waited
+    if (member.is_here) here.push_back(member.peer);
   }
   introduce(introductions_.begin(here));
 }
@@ -456,8 +455,8 @@ void Registry::add_item(Batch& batch, PeerId reader, std::uint64_t revision, con
 
 std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revision, std::size_t max_bytes) const {
   const Member* reader = member(peer);
-  if (!reader) return std::nullopt;
   const bool waits = options_.expect != 0 && !has_begun_;
+  if (!reader || (waits && here_ < options_.expect)) return std::nullopt;
   const auto roster = waits ? std::vector<RosterItem>() : roster_news(*reader, revision);
   auto person = roster.begin();
   auto file = news_.upper_bound(revision);

@@ -313,9 +313,10 @@ TEST_CASE("A peer that is refused does not close the swarm") {
   CHECK(swarm.registry.expect() == 0);
 }
 
-TEST_CASE("A closed swarm tells of files at once, and of peers when all are here and have offered") {
+TEST_CASE("A closed swarm tells of files when all are here, and of peers when all have offered, too") {
   Swarm swarm(2);
   const PeerId a = swarm.join_with({"a"}, {file("x", 1)});
+  CHECK_FALSE(swarm.registry.news_for(a, 0, kPlenty));
   const PeerId b = swarm.join({"b"});
   RegistryClient early(b);
   early.read_all(swarm.registry, kPlenty);
