@@ -229,9 +229,9 @@ class DigestCache {
   void forget(std::span<const std::string> paths);
 
  private:
-  static constexpr std::size_t kMostWaiting = 2048;
+  static constexpr std::size_t kMostWaiting = 8192;
   static constexpr std::uint64_t kMostWaitingBytes = 64 * kMiB;
-  static constexpr std::chrono::seconds kLongestWait{1};
+  static constexpr std::chrono::seconds kLongestWait{3};
 
   struct State;
   void attempt(const std::function<void(State&)>& work);
@@ -315,6 +315,9 @@ class FreshFolders {
 /// Opens folder `name`, making what is missing of it. Refuses to go through a symbolic link.
 Result<Fd> make_folder(const Root& root, std::string_view name, FreshFolders& fresh);
 
+/// So many descriptors as one of `share` parts of those that the process may have, at most `most`.
+std::size_t part_of_descriptors(long share, long most);
+
 /// The folders that files were put into a moment ago, open: many small files share them. Any thread.
 class RecentFolders {
  public:
@@ -359,24 +362,49 @@ class LastLookedFor {
 Result<std::shared_ptr<DiskPartial>> open_partial_file(const Root& root, const FileEntry& entry, FreshFolders& fresh,
                                                        RecentFolders& recent);
 
-/// The sources that were opened last, by name. Any thread.
-class RecentSources {
+// ---- what is known of files (known.cpp) --------------------------------------------------------------------
+
+/// What files were when they were digested, by name; those that were used last are open. Any thread.
+class KnownFiles {
  public:
-  RecentSources();
-  /// Null where there is none.
-  std::shared_ptr<const FileSource> find(const std::string& name);
-  void keep(const std::string& name, std::shared_ptr<const FileSource> source);
-  /// Another file may be there by now, or none: it is opened anew.
-  void forget(const std::string& name);
-  void forget_all();
+  using SourcePtr = std::shared_ptr<const FileSource>;
+  struct Known {
+    FileStamp stamp;
+    Sha256Digest root;
+    SourcePtr source;  ///< Null where it is not open. It may be of another stamp, where the file was digested again since.
+  };
+
+  KnownFiles();
+  void set(const std::string& name, const FileStamp& stamp, const Sha256Digest& root);
+  /// A scan may tell of a file that was published again while the scan went on: the younger one counts.
+  void set_unless_older(const std::string& name, const FileStamp& stamp, const Sha256Digest& root);
+  /// One that was published: it is of the stamp that `source` is settled with.
+  void set_open(const std::string& name, const Sha256Digest& root, SourcePtr source);
+  /// One that is known, and was opened.
+  void keep_open(std::string_view name, SourcePtr source);
+  /// Nothing for one that is not known. Counts as a use.
+  std::optional<Known> find(std::string_view name);
+  /// Another file may be there by now, or none: it is to be opened anew.
+  void close(std::string_view name);
+  void close_all();
 
  private:
-  using Entry = std::pair<std::string, std::shared_ptr<const FileSource>>;
+  struct Entry;
+  using ByUse = std::list<Entry*>;
+  struct Entry {
+    FileStamp stamp;
+    Sha256Digest root;
+    SourcePtr source;
+    ByUse::iterator place;  ///< In by_use_, while it is open.
+  };
 
-  const std::size_t most_;
+  /// Returns what is to be closed.
+  SourcePtr keep(Entry& entry, SourcePtr source);
+
+  const std::size_t most_open_;
   std::mutex mutex_;
-  std::list<Entry> by_use_;                                                   ///< The last used first.
-  std::unordered_map<std::string_view, std::list<Entry>::iterator> by_name_;  ///< The names stand in by_use_.
+  TextMap<Entry> files_;
+  ByUse by_use_;  ///< Those that are open, the last used first.
 };
 
 // ---- publication (publish.cpp) ---------------------------------------------------------------------------

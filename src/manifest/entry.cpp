@@ -35,8 +35,16 @@ Failure unsafe(std::string_view name, std::string_view reason) {
   return fail(Errc::unsafe_name, fmt::format("name '{}' {}", shown(name), reason));
 }
 
+/// Whether all are printable ASCII, as in most names. Looks at all, whatever comes first, so that it goes many at a time.
+bool is_plain(std::string_view name) {
+  bool is_plain = true;
+  for (const char c : name) is_plain &= c >= 0x20 && c < 0x7f;
+  return is_plain;
+}
+
 /// Why the characters of a name make it unsafe; empty when they do not.
 std::string_view fault_in_characters(std::string_view name) {
+  if (is_plain(name)) return {};
   while (!name.empty()) {
     const auto character = utf8::first_of(name);
     if (!character.is_valid) return "is not UTF-8";

@@ -204,8 +204,11 @@ bool make_all(const std::string& folder) {
 }  // namespace
 
 std::string Root::path_of(std::string_view name) const {
-  if (name.empty()) return path;
-  return path.ends_with('/') ? fmt::format("{}{}", path, name) : fmt::format("{}/{}", path, name);
+  std::string whole;
+  whole.reserve(path.size() + 1 + name.size());
+  whole += path;
+  if (!name.empty() && !path.ends_with('/')) whole += '/';
+  return whole += name;
 }
 
 Result<Root> open_root(const std::string& folder, bool create) {

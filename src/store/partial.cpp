@@ -125,13 +125,16 @@ Result<RecentFolders::Folder> make_recent_folder(const Root& root, std::string_v
 // ---- partial files --------------------------------------------------------------------------------------
 
 std::string part_name_of(const FileEntry& entry) {
-  constexpr std::size_t kDigits = 32;
+  constexpr std::size_t kBytes = 16;
   std::string key(reinterpret_cast<const char*>(entry.root.bytes.data()), entry.root.bytes.size());
   key += entry.name;
-  const std::string hex = to_hex(sha256(std::as_bytes(std::span(key))));
-  const auto folder = folder_part(entry.name);
-  return fmt::format("{}{}{}{}{}", folder, folder.empty() ? "" : "/", kReservedPrefix, std::string_view(hex).substr(0, kDigits),
-                     kPartialSuffix);
+  const Sha256Digest digest = sha256(std::as_bytes(std::span(key)));
+  std::string name(folder_part(entry.name));
+  if (!name.empty()) name += '/';
+  name += kReservedPrefix;
+  name += to_hex(std::span(digest.bytes).first(kBytes));
+  name += kPartialSuffix;
+  return name;
 }
 
 namespace {

@@ -22,7 +22,6 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -37,39 +36,6 @@ import shoal.world;
 
 namespace shoal {
 namespace {
-
-/// What a file was when it was digested.
-struct Known {
-  FileStamp stamp;
-  Sha256Digest root;
-};
-
-/// The digests that this run knows of, by name. Any thread.
-class KnownFiles {
- public:
-  void set(const std::string& name, const Known& known) {
-    const std::lock_guard lock(mutex_);
-    files_.insert_or_assign(name, known);
-  }
-
-  /// A scan may tell of a file that was published again while the scan went on: the younger one counts.
-  void set_unless_older(const std::string& name, const Known& known) {
-    const std::lock_guard lock(mutex_);
-    const auto [at, is_new] = files_.try_emplace(name, known);
-    if (!is_new && at->second.stamp.ctime_ns <= known.stamp.ctime_ns) at->second = known;
-  }
-
-  bool get(const std::string& name, Known& known) const {
-    const std::lock_guard lock(mutex_);
-    const auto found = files_.find(name);
-    if (found != files_.end()) known = found->second;
-    return found != files_.end();
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::unordered_map<std::string, Known> files_;
-};
 
 /// The partial files that this run has opened, by temporary name. Any thread.
 class ActivePartials {
@@ -112,8 +78,8 @@ class FolderStore final : public Storage {
   Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change) override {
     return watch_folder(root_.path, [this, on_change = std::move(on_change)](FolderChanges changes) {
       // A file that is open is still there for us when it was removed or replaced.
-      for (const std::string& name : changes.names) recent_.forget(name);
-      if (changes.is_anything) recent_.forget_all();
+      for (const std::string& name : changes.names) known_.close(name);
+      if (changes.is_anything) known_.close_all();
       on_change(std::move(changes));
     });
   }
@@ -140,7 +106,6 @@ class FolderStore final : public Storage {
   unsigned threads_;
   DigestCache cache_;
   KnownFiles known_;
-  RecentSources recent_;
   ActivePartials active_;
   FreshFolders fresh_;
   RecentFolders recent_folders_;
@@ -153,7 +118,7 @@ Result<ScanReport> FolderStore::scan(const ScanOptions& options) {
   if (!scan) return Failure(std::move(scan).error());
   for (std::size_t i = 0; i < scan->stamps.size(); ++i) {
     const FileEntry& entry = scan->report.files[i].entry;
-    if (entry.kind == EntryKind::file) known_.set_unless_older(entry.name, {scan->stamps[i], entry.root});
+    if (entry.kind == EntryKind::file) known_.set_unless_older(entry.name, scan->stamps[i], entry.root);
   }
   found_partials_ = std::move(scan->partials);
   return std::move(scan->report);
@@ -166,7 +131,7 @@ Result<StoredFile> FolderStore::digest(const std::string& name) {
   if (!hashed && (hashed.error().code == std::errc::no_such_file_or_directory || hashed.error().code == std::errc::not_a_directory))
     return fail(Errc::not_found, std::move(hashed.error().what));
   if (!hashed) return Failure(std::move(hashed).error());
-  known_.set(name, {hashed->stamp, hashed->root});
+  known_.set(name, hashed->stamp, hashed->root);
   if (hashed->is_settled && hashed->stamp.size > 0) {
     const CacheRecord record{root_.path_of(name), hashed->stamp, hashed->md5, hashed->root, hashed->chunks};
     cache_.record({&record, 1});
@@ -176,18 +141,18 @@ Result<StoredFile> FolderStore::digest(const std::string& name) {
 }
 
 Result<std::shared_ptr<const ChunkSource>> FolderStore::open(const FileEntry& entry) {
-  const std::string path = root_.path_of(entry.name);
-  Known known;
-  if (!known_.get(entry.name, known) || known.stamp.size != entry.size || known.root != entry.root)
-    return fail(Errc::changed, fmt::format("cannot serve '{}'", path));
-  if (auto recent = recent_.find(entry.name); recent && recent->stamp() == known.stamp && recent->check()) return recent;
+  const auto known = known_.find(entry.name);
+  const bool is_same = known && known->stamp.size == entry.size && known->root == entry.root;
+  if (is_same && known->source && known->source->stamp() == known->stamp && known->source->check()) return known->source;
+  std::string path = root_.path_of(entry.name);
+  if (!is_same) return fail(Errc::changed, fmt::format("cannot serve '{}'", path));
   Fd fd(open_beneath(root_.fd.get(), entry.name, O_RDONLY | O_NONBLOCK));
   if (!fd && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)) return fail(Errc::changed, fmt::format("cannot serve '{}'", path));
   if (!fd) return io_failure("open", path);
-  const auto source = std::make_shared<FileSource>(std::move(fd), path, entry.size);
-  source->settle(known.stamp);
+  const auto source = std::make_shared<FileSource>(std::move(fd), std::move(path), entry.size);
+  source->settle(known->stamp);
   if (auto checked = source->check(); !checked) return Failure(std::move(checked).error());
-  recent_.keep(entry.name, source);
+  known_.keep_open(entry.name, source);
   return source;
 }
 
@@ -223,8 +188,7 @@ void FolderStore::remember(std::span<const Publication> files, std::span<Publish
     if (!jobs[i].result) continue;
     const FileEntry& entry = files[i].entry;
     jobs[i].file->file()->settle(jobs[i].stamp);
-    known_.set(entry.name, {jobs[i].stamp, entry.root});
-    recent_.keep(entry.name, jobs[i].file->file());
+    known_.set_open(entry.name, entry.root, jobs[i].file->file());
     active_.remove(jobs[i].file->part_name());
     if (entry.size > 0) records.push_back({root_.path_of(entry.name), jobs[i].stamp, entry.md5, entry.root, files[i].chunks});
   }
@@ -305,13 +269,12 @@ void FolderStore::discard(const DiskPartial& partial) {
 
 /// Copies a file of one chunk, or shares its blocks where the file system can. What was copied is left to be verified.
 Result<> FolderStore::copy_chunk(const StoredFile& from, Copy& copy, std::span<std::byte> buffer) {
-  const std::string source_path = root_.path_of(from.entry.name);
   // It was published a moment ago, as a rule.
-  auto recent = recent_.find(from.entry.name);
-  if (recent && !recent->check()) recent = nullptr;
-  const Fd opened(recent ? -1 : open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
-  if (!recent && !opened) return io_failure("open", source_path);
-  const int source = recent ? recent->descriptor() : opened.get();
+  const auto known = known_.find(from.entry.name);
+  const bool is_open = known && known->source && known->source->check();
+  const Fd opened(is_open ? -1 : open_beneath(root_.fd.get(), from.entry.name, O_RDONLY | O_NONBLOCK));
+  if (!is_open && !opened) return io_failure("open", root_.path_of(from.entry.name));
+  const int source = is_open ? known->source->descriptor() : opened.get();
   const int target = copy.partial->file()->descriptor();
   const auto chunk = buffer.first(copy.partial->size());
   const bool is_shared = share_blocks(source, target);
@@ -320,7 +283,7 @@ Result<> FolderStore::copy_chunk(const StoredFile& from, Copy& copy, std::span<s
   if (is_whole && !is_shared && !write_fully(target, 0, chunk)) return io_failure("write", copy.partial->file()->path());
   if (::fstat(target, &status) != 0) return io_failure("look at", copy.partial->file()->path());
   if (!is_whole || static_cast<std::uint64_t>(status.st_size) != chunk.size())
-    return fail(Errc::changed, fmt::format("cannot copy '{}'", source_path));
+    return fail(Errc::changed, fmt::format("cannot copy '{}'", root_.path_of(from.entry.name)));
   copy.unverified = chunk;
   return {};
 }
