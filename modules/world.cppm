@@ -270,6 +270,9 @@ class Digester {
   virtual void update(Md5Stream& md5, std::uint64_t offset, std::span<const std::byte> bytes) const;
   /// The same for several files side by side; a piece an offset.
   virtual void update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t> offsets) const;
+  /// The same for files of a single chunk each: with all of it, or with what an earlier call left. Returns what would go on with too few
+  /// others (Md5Stream::update_in_company); nothing where `are_last`.
+  virtual std::vector<Md5Piece> update_small(std::span<const Md5Piece> pieces, bool are_last) const;
 };
 
 class World {

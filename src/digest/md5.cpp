@@ -10,6 +10,7 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <vector>
 
 module shoal.digest;
 
@@ -109,6 +110,7 @@ class Md5Stream::Lanes {
  public:
   bool is_empty() const { return taken_ == 0; }
   bool is_full() const { return taken_ == most_; }
+  bool is_half_full() const { return taken_ >= most_ / 2; }
 
   /// Takes a lane for the whole blocks of a piece, where it has such.
   void take(const Md5Piece& piece) {
@@ -126,6 +128,13 @@ class Md5Stream::Lanes {
     compress(std::span(lanes).first(taken_), count);
     for (Run& run : runs) run.advance(count);
     free_finished();
+  }
+
+  /// What the streams are still to be updated with.
+  std::vector<Md5Piece> rest() const {
+    std::vector<Md5Piece> pieces;
+    for (const Run& run : std::span(runs_).first(taken_)) pieces.push_back({run.stream, run.data});
+    return pieces;
   }
 
  private:
@@ -160,6 +169,16 @@ void Md5Stream::update_together(std::span<const Md5Piece> pieces) {
     if (lanes.is_full()) lanes.advance();
   }
   while (!lanes.is_empty()) lanes.advance();
+}
+
+std::vector<Md5Piece> Md5Stream::update_in_company(std::span<const Md5Piece> pieces) {
+  Lanes lanes;
+  for (const Md5Piece& piece : pieces) {
+    lanes.take(piece);
+    if (lanes.is_full()) lanes.advance();
+  }
+  while (lanes.is_half_full()) lanes.advance();
+  return lanes.rest();
 }
 
 }  // namespace shoal

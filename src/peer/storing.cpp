@@ -11,6 +11,7 @@ module;
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <set>
@@ -129,6 +130,7 @@ struct SmallFile {
   Budget::Share descriptor;
   Stored stored;
   Md5Stream md5;
+  std::span<const std::byte> to_digest;  ///< What the MD5 still lacks of the arrival's bytes.
 };
 
 /// On a worker: which of them are right.
@@ -137,18 +139,6 @@ void check_small(const Digester& digester, std::span<SmallFile> files) {
   for (const SmallFile& file : files) chunks.push_back({file.arrival.buffer.span(), file.content.size, {}});
   digester.hash_chunks(chunks);
   for (std::size_t i = 0; i < files.size(); ++i) files[i].stored.is_right = chunks[i].hash == files[i].content.root;
-}
-
-/// On a worker: the MD5s of those that are right, side by side.
-void digest_small(const Digester& digester, std::span<SmallFile> files) {
-  std::vector<Md5Piece> pieces;
-  for (SmallFile& file : files)
-    if (file.stored.is_right) pieces.push_back({&file.md5, std::as_const(file.arrival.buffer).span()});
-  // The largest first, so that none of them is left to be digested alone.
-  std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
-  digester.update_together(pieces, std::vector<std::uint64_t>(pieces.size()));
-  for (SmallFile& file : files)
-    if (file.stored.is_right) file.stored.md5 = file.md5.finish();
 }
 
 /// On a worker.
@@ -162,34 +152,60 @@ void write_small(Storage& storage, SmallFile& file) {
   }
 }
 
-/// On a worker: they are digested, and each that is right is written.
-void store_together(const Digester& digester, Storage& storage, std::span<SmallFile> files) {
+/// On a worker: each that is right is written.
+void check_and_write(const Digester& digester, Storage& storage, std::span<SmallFile> files) {
   check_small(digester, files);
-  digest_small(digester, files);
+  for (SmallFile& file : files) {
+    if (!file.stored.is_right) continue;
+    file.to_digest = std::as_const(file.arrival.buffer).span();
+    write_small(storage, file);
+  }
+}
+
+/// On a worker: their MD5s, side by side. Those that would go on with too few others are left `to_digest`, unless `are_last`.
+void digest_small(const Digester& digester, std::span<SmallFile> files, bool are_last) {
+  std::vector<Md5Piece> pieces;
   for (SmallFile& file : files)
-    if (file.stored.is_right) write_small(storage, file);
+    if (!file.to_digest.empty()) pieces.push_back({&file.md5, std::exchange(file.to_digest, {})});
+  // The largest first, so that few of them are left.
+  std::ranges::sort(pieces, std::greater(), [](const Md5Piece& piece) { return piece.data.size(); });
+  for (const Md5Piece& piece : digester.update_small(pieces, are_last))
+    std::ranges::find(files, piece.stream, [](SmallFile& file) { return &file.md5; })->to_digest = piece.data;
+  for (SmallFile& file : files)
+    if (file.stored.is_right && file.to_digest.empty()) file.stored.md5 = file.md5.finish();
 }
 
 std::vector<SmallFile> next_small(Node& node) {
   std::vector<SmallFile> files;
+  files.reserve(std::min(kMostTogether, node.to_store.size()));
   std::uint64_t bytes = 0;
   while (!node.to_store.empty() && files.size() < kMostTogether && bytes < kMostBytesTogether) {
     Arrival& arrival = node.to_store.front();
     const Content& content = content_at(node, arrival.slot);
     bytes += content.size;
     node.to_store_bytes -= content.size;
-    files.push_back({std::move(arrival), content, content.targets.front().entry, {}, {}, {}});
+    files.push_back({std::move(arrival), content, content.targets.front().entry, {}, {}, {}, {}});
     node.to_store.pop_front();
   }
   return files;
 }
 
 Task<> store_small(Node& node) {
-  while (!node.to_store.empty()) {
+  std::vector<SmallFile> held;  // stored, and what is left of their MD5s waits for company
+  while (!node.to_store.empty() || !held.empty()) {
     std::vector<SmallFile> files = next_small(node);
     for (SmallFile& file : files) file.descriptor = co_await node.descriptors.take(1);
-    co_await run_on(node.world.workers(), [&] { store_together(node.world.digester(), node.storage, files); });
+    const std::size_t fresh = files.size();
+    std::ranges::move(std::exchange(held, {}), std::back_inserter(files));
+    co_await run_on(node.world.workers(), [&] {
+      check_and_write(node.world.digester(), node.storage, std::span(files).first(fresh));
+      digest_small(node.world.digester(), files, fresh == 0);
+    });
     for (SmallFile& file : files) {
+      if (!file.to_digest.empty()) {
+        held.push_back(std::move(file));
+        continue;
+      }
       Content& content = content_at(node, file.arrival.slot);
       if (file.stored.partial && content.stage == Stage::fetching) content.descriptor = std::move(file.descriptor);
       on_stored(node, file.arrival, std::move(file.stored));

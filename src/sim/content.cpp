@@ -43,6 +43,10 @@ class MarkDigester final : public Digester {
   void update_together(std::span<const Md5Piece> pieces, std::span<const std::uint64_t> offsets) const override {
     for (std::size_t i = 0; i < pieces.size(); ++i) update(*pieces[i].stream, offsets[i], pieces[i].data);
   }
+  std::vector<Md5Piece> update_small(std::span<const Md5Piece> pieces, bool /*are_last*/) const override {
+    for (const Md5Piece& piece : pieces) update(*piece.stream, 0, piece.data);
+    return {};
+  }
 };
 
 /// The word at place `index` of a content. Neighbouring words have nothing to do with each other.

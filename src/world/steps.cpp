@@ -41,6 +41,12 @@ void Digester::update_together(std::span<const Md5Piece> pieces, std::span<const
   Md5Stream::update_together(pieces);
 }
 
+std::vector<Md5Piece> Digester::update_small(std::span<const Md5Piece> pieces, bool are_last) const {
+  if (!are_last) return Md5Stream::update_in_company(pieces);
+  Md5Stream::update_together(pieces);
+  return {};
+}
+
 Result<std::unique_ptr<FolderWatch>> Storage::watch(std::function<void(FolderChanges)>) {
   return fail(Errc::unsupported, "watching a folder");
 }

@@ -205,6 +205,25 @@ TEST_CASE("More streams than there are lanes advance together, with pieces of an
   for (std::size_t i = 0; i < streams.size(); ++i) CHECK(streams[i].finish() == md5(data[i]));
 }
 
+TEST_CASE("A stream without company is left, and goes on with what comes next") {
+  const Bytes longest = content(kChunkSize);
+  const Bytes other = content(kLeafSize / 2);
+  constexpr std::size_t kOthers = (kMd5Lanes - 1) * (2 * kMd5Lanes - 1);  // fill the lanes beside it whether there are 8 or 16
+  std::vector<Md5Stream> streams(1 + kOthers);
+  std::vector<Md5Piece> pieces{{&streams.front(), longest}};
+  for (Md5Stream& stream : std::span(streams).subspan(1)) pieces.push_back({&stream, other});
+  const auto left = Md5Stream::update_in_company(pieces);
+  REQUIRE(left.size() == 1);
+  CHECK(left.front().stream == &streams.front());
+  CHECK(left.front().data.size() < longest.size());
+  CHECK(left.front().data.size() >= longest.size() / 2);
+  Md5Stream next;
+  Md5Stream::update_together(std::vector<Md5Piece>{left.front(), {&next, other}});
+  CHECK(streams.front().finish() == md5(longest));
+  CHECK(next.finish() == md5(other));
+  for (Md5Stream& stream : std::span(streams).subspan(1)) CHECK(stream.finish() == md5(other));
+}
+
 TEST_CASE("Threads hash without disturbing each other") {
   const Bytes file = content(3 * kChunkSize);
   const FileDigest expected = digest_of(file);
