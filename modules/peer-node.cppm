@@ -49,6 +49,7 @@ inline constexpr std::uint32_t kMostWrongChunks = 3;  ///< A peer that sends thi
 inline constexpr std::size_t kMostNeighbours = 128;
 inline constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 28;  ///< Chunks of all contents together: 64 TiB.
 inline constexpr std::size_t kFilesTogether = 512;                   ///< Of our own, taken in or offered at a time.
+inline constexpr std::uint32_t kSmallChunk = 64 * 1024;              ///< At most: it is asked for, and goes out, together with others.
 inline constexpr std::size_t kMostOpenContents = 96;                 ///< Contents of several chunks that are fetched at once.
 inline constexpr std::uint64_t kBufferBytes = 40 * kMiB;             ///< Received data that is not on disk yet.
 inline constexpr std::uint64_t kMostStoring = 4;        ///< Chunks that the workers are given at a time, to be verified and written.
@@ -467,6 +468,7 @@ struct Node {
 
   // Neighbours.
   Picker picker;
+  Instant moved_on{};  ///< When its picks last began elsewhere.
   UploadQueue queue;
   FirstCopies first_copies;
   std::deque<Postponed> postponed;  ///< The soonest first.

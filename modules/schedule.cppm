@@ -105,6 +105,9 @@ class Picker {
   /// lowest slot instead of at random: better for disk and MD5 when nobody else is waiting for variety. At random, files of 64 MiB and more
   /// go side by side, four at a time, so that their MD5s can (docs/decisions/0022).
   std::optional<Slot> pick(Source source, const Random& random, bool in_order) const;
+  /// Has picks at random begin elsewhere from now on: anywhere in what the next pick for `source` is made from. What is below comes last.
+  /// So peers that want the same keep out of each other's way (docs/decisions/0027).
+  void begin_elsewhere(Source source, const Random& random);
 
   /// Recomputes counts and planes from the neighbours' sets and compares; for tests.
   bool is_consistent() const;

@@ -39,6 +39,8 @@ namespace {
 constexpr std::size_t kManySources = 4;
 /// While more than this waits to be stored, more would wait, too, and in memory that nothing has used yet.
 constexpr std::uint64_t kMostToStore = 4 * kMiB;
+/// One part in so many of its window is free when a neighbour is asked for more small chunks.
+constexpr std::uint64_t kLeastRoom = 4;
 /// By then somebody else should have what a neighbour would not give us at once.
 constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
 /// Between two pieces of a chunk, however slowly they come.
@@ -91,6 +93,12 @@ bool is_one_of_many(const Node& node) {
   return false;
 }
 
+/// Small chunks are asked for many at a time: a message costs as much as several of them.
+bool is_worth_waiting(const Remote& remote, bool of_many) {
+  const bool are_small = remote.rate.outstanding() < remote.outstanding.size() * kSmallChunk;
+  return are_small && !remote.rate.has_room(remote.rate.window(of_many) / kLeastRoom, of_many);
+}
+
 /// Ends a request; what it held of the window and of the slot is free again.
 void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
   if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
@@ -105,6 +113,7 @@ void refill(Node& node, Remote& remote) {
   const Random random = random_of(node);
   const bool in_order = fetches_in_order(node);
   const bool of_many = is_one_of_many(node);
+  if (is_worth_waiting(remote, of_many)) return;
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   constexpr std::size_t kMostAtOnce = 1024;
   while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, of_many)) {
@@ -231,12 +240,16 @@ void take_arrivals(Node& node, const SessionPtr& session) {
 }
 
 void on_reject(Node& node, Remote& remote, const Reject& reject) {
+  bool is_crowded = false;
   for (const ChunkRef& ref : reject.chunks) {
     const auto index = content_for(remote, ref.handle);
     if (!index || ref.chunk >= find_content(node, *index)->chunks) continue;
-    const Slot slot = slot_of(*find_content(node, *index), ref.chunk);
+    const Content& content = *find_content(node, *index);
+    const Slot slot = slot_of(content, ref.chunk);
     const auto outstanding = remote.outstanding.find(slot);
     if (outstanding == remote.outstanding.end()) continue;
+    // Others are getting the first copies where we begin. A larger file is taken from its front all the same, for the MD5.
+    if (reject.is_for_now && content.chunks == 1 && outstanding->second.requested > node.moved_on) is_crowded = true;
     remote.rate.on_dropped(node.world.now(), outstanding->second.length);
     // It does not have it after all, or not for us now. Or we took it back for another to be asked, which is not to be
     // this one again: it would be taken back, and asked for, without end.
@@ -246,6 +259,10 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
         node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});
     }
     settle(node, remote, outstanding);
+  }
+  if (is_crowded) {
+    node.moved_on = node.world.now();
+    node.picker.begin_elsewhere(remote.source, random_of(node));
   }
   refill_all(node);
 }

@@ -46,11 +46,10 @@ constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kPingInterval = 4s;
 constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
-constexpr double kFarBelow = 8;                   // times as fast as it is, a link was taken for what its socket took
-constexpr double kFarAbove = 4;                   // times as fast as it was, and no more, a link is taken to be
-constexpr std::uint32_t kSmallChunk = 64 * 1024;  // goes out together with others
-constexpr std::size_t kMostBegunChunks = 4;       // that a neighbour may send in alternating pieces
-constexpr std::size_t kMostUnsent = 64 * kMiB;    // of control messages to a neighbour
+constexpr double kFarBelow = 8;                 // times as fast as it is, a link was taken for what its socket took
+constexpr double kFarAbove = 4;                 // times as fast as it was, and no more, a link is taken to be
+constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
+constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
 constexpr std::size_t kControlAtOnce = 16 * 1024;
 
 [[noreturn]] void out_of_order(std::string what) { throw StepFailed(Error{make_error_code(Errc::out_of_order), std::move(what), {}}); }

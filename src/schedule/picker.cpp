@@ -96,6 +96,7 @@ struct Picker::State {
   std::vector<Neighbour> neighbours;
   std::vector<Source> free_sources;
   std::vector<Slot> fronts;  ///< The first slots of large files, from the lowest.
+  Slot start{0};             ///< Where picks begin.
   std::size_t missing = 0;
 
   std::size_t slots() const { return availability.size(); }
@@ -171,14 +172,15 @@ struct Picker::State {
     return count + static_cast<std::size_t>(std::popcount(theirs[last] & needed[last] & below));
   }
 
-  /// How many of those in `plane` that `neighbour` has come before where a pick begins: at the lowest of them, or at the front of one of
-  /// the large files that come next.
-  std::size_t needed_before_a_front(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
-    if (fronts.empty()) return 0;
-    const auto next = std::ranges::upper_bound(fronts, nth_needed(neighbour, plane, 0));
+  /// How many of those in `plane` that `neighbour` has come before where a pick begins: at the first of them from `start` on, or at the
+  /// front of one of the large files that come next.
+  std::size_t needed_before_pick(const Neighbour& neighbour, std::size_t plane, const Random& random) const {
+    const std::size_t first = needed_below(neighbour, plane, start) % neighbour.needed[plane];
+    if (fronts.empty()) return first;
+    const auto next = std::ranges::upper_bound(fronts, nth_needed(neighbour, plane, first));
     const auto choices = std::min<std::size_t>(static_cast<std::size_t>(fronts.end() - next) + 1, kFilesAtOnce);
     const std::size_t chosen = choices < 2 ? 0 : random() % choices;
-    return chosen == 0 ? 0 : needed_below(neighbour, plane, *(next + static_cast<std::ptrdiff_t>(chosen - 1)));
+    return chosen == 0 ? first : needed_below(neighbour, plane, *(next + static_cast<std::ptrdiff_t>(chosen - 1)));
   }
 
   bool has_right_planes(Slot slot) const {
@@ -339,10 +341,17 @@ std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_or
     const std::size_t choices = neighbour.needed[plane];
     if (choices == 0) continue;
     if (in_order) return state_->nth_needed(neighbour, plane, 0);
-    const std::size_t from = state_->needed_before_a_front(neighbour, plane, random);
+    const std::size_t from = state_->needed_before_pick(neighbour, plane, random);
     return state_->nth_needed(neighbour, plane, (from + draw(random, std::min(choices, near(slots(), missing())))) % choices);
   }
   return std::nullopt;
+}
+
+void Picker::begin_elsewhere(Source source, const Random& random) {
+  const Neighbour& neighbour = state_->neighbour(source);
+  const auto rarest = std::ranges::find_if(neighbour.needed, [](std::size_t slots) { return slots > 0; });
+  if (rarest == neighbour.needed.end()) return;
+  state_->start = state_->nth_needed(neighbour, static_cast<std::size_t>(rarest - neighbour.needed.begin()), random() % *rarest);
 }
 
 bool Picker::is_consistent() const {

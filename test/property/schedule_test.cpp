@@ -119,7 +119,9 @@ void do_something(Picker& picker, NaivePicker& naive) {
     return;
   }
   const std::uint32_t slot = below(picker.slots());
-  if (kind < 9) {
+  if (kind == 1 && !naive.theirs.empty()) {
+    picker.begin_elsewhere(Source(some_source(naive)), [] { return std::uint64_t{below(1000)}; });
+  } else if (kind < 9) {
     change_own(picker, naive, slot);
   } else {
     change_source(picker, naive, slot);

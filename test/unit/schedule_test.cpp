@@ -179,6 +179,43 @@ TEST_CASE("the front of a large file is found wherever it lies and whatever is m
   for (const auto& [slot, count] : hits) CHECK((slot <= 127 * 6 || (slot >= 5004 && slot <= 5004 + 127 * 6)));
 }
 
+TEST_CASE("picks that begin elsewhere go on from there, and come to the rest last") {
+  Picker picker = source_of(std::vector<std::uint32_t>(2000, 1));
+  const Random words = [word = std::uint64_t{1500}]() mutable { return word; };  // of 2000 slots it draws 1500
+  picker.begin_elsewhere(Source(0), words);
+  auto hits = draws_by(picker, 1);
+  CHECK(hits.begin()->first == 1500);
+  CHECK(hits.rbegin()->first == 1627);
+  for (std::uint32_t slot = 1500; slot < 2000; ++slot) picker.set_have(Slot(slot));
+  hits = draws_by(picker, 1);
+  CHECK(hits.begin()->first == 0);
+  CHECK(hits.rbegin()->first == 127);
+}
+
+TEST_CASE("picks begin elsewhere among the rarest alone, and large files still go along") {
+  Picker picker = source_of({1000, 1280, 1280});
+  const Source other = picker.add_source();
+  for (std::uint32_t slot = 0; slot < 900; ++slot) picker.source_has(other, Slot(slot));
+  picker.begin_elsewhere(Source(0), [] { return std::uint64_t{50}; });
+  const auto hits = draws_by(picker, 1);
+  CHECK(hits.begin()->first == 950);
+  CHECK(hits.contains(1000));
+  CHECK(hits.contains(2280));
+  CHECK(hits.rbegin()->first < 2280 + 128);
+}
+
+TEST_CASE("picks in order begin at the lowest, wherever others do") {
+  Picker picker = source_of({1000});
+  picker.begin_elsewhere(Source(0), [] { return std::uint64_t{500}; });
+  CHECK(lowest_pick(picker, Source(0)) == Slot(0));
+}
+
+TEST_CASE("picks of a source that has nothing we need begin where they did") {
+  Picker picker = source_of({1000});
+  picker.begin_elsewhere(picker.add_source(), seeded());
+  CHECK(draws_by(picker, 1).begin()->first == 0);
+}
+
 TEST_CASE("nothing is picked of a source that has nothing we need") {
   Picker picker = picture({"xx..", "xxxx"});
   picker.set_have(Slot(0));
