@@ -63,6 +63,7 @@ struct Connection : std::enable_shared_from_this<Connection> {
   Socket socket;
   asio::steady_timer timer;
   Watch watch;
+  bool is_closed = false;  ///< By us.
 
   void arm() {
     SteadyTime earliest = SteadyTime::max();
@@ -91,6 +92,7 @@ struct Connection : std::enable_shared_from_this<Connection> {
   }
 
   void close() {
+    is_closed = true;
     boost::system::error_code ignored;
     socket.shutdown(tcp::socket::shutdown_both, ignored);
     socket.close(ignored);
@@ -178,6 +180,8 @@ class TcpLink final : public Link {
 
 Failure TcpLink::failure(boost::system::error_code error, const char* what) const {
   if (connection_->watch.has_expired) return fail(Errc::timed_out, what);
+  // Whatever the system says: another thread may try to write between the two steps of closing, and break the pipe.
+  if (connection_->is_closed) return fail(Errc::closed, what);
   return fail(plain_error(error), what);
 }
 
