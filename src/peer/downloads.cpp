@@ -252,8 +252,9 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
     if (reject.is_for_now && content.chunks == 1 && outstanding->second.requested > node.moved_on) is_crowded = true;
     remote.rate.on_dropped(node.world.now(), outstanding->second.length);
     // It does not have it after all, or not for us now. Or we took it back for another to be asked, which is not to be
-    // this one again: it would be taken back, and asked for, without end.
-    if (!outstanding->second.is_given_up) {
+    // this one again: it would be taken back, and asked for, without end. Where we cut it off because the chunk had come,
+    // and what came was wrong, it has it as before.
+    if (!outstanding->second.is_given_up && !outstanding->second.is_cut_off) {
       node.picker.source_lost(remote.source, slot);
       if (reject.is_for_now || outstanding->second.is_cancelled)
         node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});

@@ -341,3 +341,29 @@ TEST_CASE("A holder that died while nobody could tell is named by no find, and a
     CHECK(lab.world().now() - begun < (i == 0 ? 2s : 100ms));
   }
 }
+
+TEST_CASE("A chunk of an honest source that a liar's copy cut off is fetched from there after all") {
+  for (std::uint64_t seed = 1; seed <= 100 / SHOAL_SLOWNESS; ++seed) {
+    CAPTURE(seed);
+    Lab lab(seed, false);
+    const auto drawn = [&](std::uint64_t least, std::uint64_t most) {
+      return static_cast<double>(least + lab.world().random() % (most - least));
+    };
+    sim::HostOptions liar;  // it is the nearest, and so is asked first
+    liar.up = drawn(1'000'000, 20'000'000);
+    liar.lies.chunks = 1;
+    sim::HostOptions honest;
+    honest.up = drawn(1'000'000, 20'000'000);
+    honest.latency = 1ms;
+    for (const auto& host : {liar, honest, sim::HostOptions()}) lab.add(host);
+    for (const std::string name : {"two chunks", "three chunks", "four chunks"})
+      for (const std::size_t source : {0U, 1U}) lab.put(source, name);
+    lab.start_tracker();
+    for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+    lab.pass(1s);
+    lab.tell(2, {Kind::download, "four chunks", true});
+    CHECK(lab.gets_idle());
+    CHECK(lab.peers[2].done == 1);
+    CHECK(lab.problems == std::vector<std::string>{});
+  }
+}
