@@ -321,8 +321,9 @@ struct Remote {
   bool has_let_go = false;  ///< There was more than is remembered.
   std::unordered_map<std::uint32_t, ContentIndex> their_handles;
   HandleTable handle_of;
-  ContentSet complete;    ///< Contents that it has all of.
-  ContentSet introduced;  ///< Contents that we told it of.
+  ContentSet complete;      ///< Contents that it has all of.
+  std::set<Slot> withheld;  ///< What else it has, of contents that may not be fetched from it now.
+  ContentSet introduced;    ///< Contents that we told it of.
   bool wants_everything = false;
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
@@ -635,6 +636,8 @@ void introduce(Node& node, const Content& content);
 /// A content became known: what neighbours said of it before counts now.
 void place_holdings(Node& node, const Content& content);
 void take_back(Node& node, const Content& content);
+/// It has `slot`: the picker is told where it may be fetched from there, else that is kept for later. Whether the picker learnt of it.
+bool learn_has(Node& node, Remote& remote, Slot slot);
 
 // ---- hashes: src/peer/hashes.cpp ----------------------------------------------------------------------
 

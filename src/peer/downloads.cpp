@@ -273,7 +273,7 @@ void resume_postponed(Node& node) {
   std::set<Source> sources;
   for (; !node.postponed.empty() && node.postponed.front().until <= now; node.postponed.pop_front()) {
     const Postponed& resumed = node.postponed.front();
-    if (node.picker.source_has(resumed.source, resumed.slot)) sources.insert(resumed.source);
+    if (learn_has(node, *find_remote(node, resumed.source), resumed.slot)) sources.insert(resumed.source);
   }
   for (const Source source : sources) refill(node, *find_remote(node, source));
 }

@@ -73,13 +73,10 @@ void apply_sources(Node& node, Content& content) {
   for (const auto& [source, remote] : node.remotes) {
     if (!remote->handle_of.contains(content.index)) continue;
     const bool may = may_fetch_from(content, remote->id);
-    if (may && !remote->complete.contains(content.index)) continue;  // what it has a part of is told as it comes
+    const bool is_complete = remote->complete.contains(content.index);
     for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) {
       const Slot slot = slot_of(content, chunk);
-      if (may)
-        node.picker.source_has(remote->source, slot);
-      else
-        node.picker.source_lost(remote->source, slot);
+      if (may ? is_complete || remote->withheld.contains(slot) : node.picker.knows(source, slot)) learn_has(node, *remote, slot);
     }
     if (!may) release_requests(node, *remote, content);
   }
@@ -251,7 +248,7 @@ Task<> follow(Node& node, Content& content, const std::shared_ptr<Asked>& asked)
       asked->last_hope = now;
       if (!exclude(node, content, *asked->only)) asked->last_hope = now - kHopePatience;
     }
-    if (now - asked->last_hope <= kHopePatience) return false;
+    if (now - asked->last_hope < kHopePatience) return false;
     fail_asked(node, content,
                {make_error_code(Errc::timed_out), fmt::format("{}: no source of it can be reached", asked->file.entry.name),
                 "try again, or see who has it with find"});

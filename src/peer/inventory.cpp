@@ -162,12 +162,22 @@ void flush_haves(Node& node) {
 
 // ---- what they have -----------------------------------------------------------------------------------
 
+bool learn_has(Node& node, Remote& remote, Slot slot) {
+  const Content& content = content_at(node, slot);
+  if (may_fetch_from(content, remote.id)) {
+    remote.withheld.erase(slot);
+    return node.picker.source_has(remote.source, slot);
+  }
+  if (!remote.complete.contains(content.index)) remote.withheld.insert(slot);
+  node.picker.source_lost(remote.source, slot);
+  return false;
+}
+
 namespace {
 
 void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
-  if (!may_fetch_from(content, remote.id)) return;
-  if (!node.picker.source_has(remote.source, slot)) return;
+  if (!learn_has(node, remote, slot)) return;
   node.first_copies.keep(slot);
   ask_instead(node, remote, slot);
   // Somebody who has it does not need it from us any more.
@@ -307,7 +317,10 @@ void on_gone(Node& node, Remote& remote, const Gone& gone) {
     const auto index = content_for(remote, handle);
     if (!index) continue;
     const Content& content = *find_content(node, *index);
-    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.source_lost(remote.source, slot_of(content, chunk));
+    for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) {
+      node.picker.source_lost(remote.source, slot_of(content, chunk));
+      remote.withheld.erase(slot_of(content, chunk));
+    }
     std::erase_if(node.postponed, [&](const Postponed& each) {
       return each.source == remote.source && content_at(node, each.slot).index == content.index;
     });

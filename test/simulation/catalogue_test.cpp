@@ -367,3 +367,49 @@ TEST_CASE("A chunk of an honest source that a liar's copy cut off is fetched fro
     CHECK(lab.problems == std::vector<std::string>{});
   }
 }
+
+TEST_CASE("What a peer told of a file that was to come from another is fetched from it later") {
+  Lab lab(1, false);
+  sim::HostOptions source;
+  source.up = 400'000;
+  sim::HostOptions slow;
+  slow.down = 100'000;
+  for (const auto& host : {source, sim::HostOptions(), slow}) lab.add(host);
+  lab.put(2, "what connects the last two");
+  lab.put(0, "file");
+  lab.start_tracker();
+  for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+  lab.pass(1s);
+  lab.tell(1, {Kind::download, "what connects the last two", true});
+  REQUIRE(lab.gets_idle());
+  lab.tell(1, {Kind::download, "file", true});
+  lab.pass(500ms);
+  lab.tell(2, {Kind::download, "file", true});  // from the only one that has all of it
+  while (lab.peers[1].busy_since) lab.pass(100ms);
+  lab.kill(0, sim::Death::killed);
+  REQUIRE(lab.gets_idle());
+  CHECK(lab.peers[2].failed == 1);
+  lab.tell(2, {Kind::download, "file", true});
+  CHECK(lab.gets_idle());
+  CHECK(lab.peers[1].done == 2);
+  CHECK(lab.peers[2].done == 1);
+  CHECK(lab.problems == std::vector<std::string>{});
+}
+
+TEST_CASE("A download fails a few seconds after its only source has died") {
+  Lab lab(1, false);
+  sim::HostOptions slow;
+  slow.up = 100'000;
+  for (const auto& host : {slow, sim::HostOptions()}) lab.add(host);
+  lab.put(0, "file");
+  lab.start_tracker();
+  for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+  lab.pass(1s);
+  lab.tell(1, {Kind::download, "file", true});
+  lab.pass(2s);
+  lab.kill(0, sim::Death::killed);
+  const Nanoseconds died = lab.world().now();
+  REQUIRE(lab.gets_idle());
+  CHECK(lab.peers[1].failed == 1);
+  CHECK(lab.world().now() - died < 10s);
+}
