@@ -121,6 +121,7 @@ struct Asked {
   bool is_published = false;
   bool is_awaited = true;  ///< A command waits for it, and tells of its failure.
   Instant last_hope{};     ///< When there was a source to fetch it from, or it was begun.
+  Instant last_bytes{};    ///< When one of those sent anything, or it was begun, or turned to another.
 };
 
 enum class Stage : std::uint8_t {

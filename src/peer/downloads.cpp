@@ -161,12 +161,13 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
 void on_piece(Node& node, const SessionPtr& session, Slot slot) {
   Remote* remote = remote_of(node, session);
   if (!remote) return;
+  const Instant now = node.world.now();
+  remote->last_received = now;
   const auto found = remote->outstanding.find(slot);
   if (found == remote->outstanding.end()) return;
   Outstanding& outstanding = found->second;
   outstanding.has_begun = true;
   outstanding.is_cancelled = false;  // the two have crossed: it comes
-  const Instant now = node.world.now();
   const Nanoseconds patience = std::clamp(3 * (now - outstanding.last_piece), remote->rate.patience(0), kMostPatience);
   outstanding.deadline = std::max(outstanding.deadline, now + patience);
   outstanding.last_piece = now;

@@ -44,6 +44,8 @@ constexpr std::size_t kMostCalled = 16;         // sources of a file that we mak
 constexpr std::size_t kMostFetched = 16;        // files that a command fetches at one time
 constexpr Nanoseconds kConnectPatience = 4s;    // with the only source that a file may come from
 constexpr Nanoseconds kHopePatience = 6s;       // while no source is connected
+constexpr Nanoseconds kTurnPatience = 15s;      // with a source that is connected and sends nothing, where there is another
+constexpr Nanoseconds kSilencePatience = 2min;  // while no source sends anything
 constexpr Nanoseconds kForEver = std::chrono::hours(24 * 365);
 
 std::string milliseconds_of(const LocatedSource& source) {
@@ -166,7 +168,7 @@ std::shared_ptr<Asked> plan(const Node& node, LocatedFile file, const AskedToget
   auto asked = std::make_shared<Asked>();
   asked->file = std::move(file);
   asked->together = all;
-  asked->last_hope = node.world.now();
+  asked->last_hope = asked->last_bytes = node.world.now();
   const LocatedSource* const best = best_of(*asked);
   if (best && is_for_one(all, from_one)) asked->only = best->holder.id;
   return asked;
@@ -238,6 +240,22 @@ bool has_hope(const Node& node, const Content& content) {
   });
 }
 
+/// For how long none of those that it may come from has sent anything, of this file or another, while it waits for that.
+Nanoseconds silence(const Node& node, const Content& content) {
+  const Instant now = node.world.now();
+  Asked& asked = *content.asked;
+  const bool waits = content.stage == Stage::fetching || (content.stage == Stage::opening && !content.hashes);
+  if (!waits) asked.last_bytes = now;
+  for (const auto& [source, remote] : node.remotes)
+    if (may_fetch_from(content, remote->id)) asked.last_bytes = std::max(asked.last_bytes, remote->last_received);
+  return now - asked.last_bytes;
+}
+
+bool has_others(Asked asked) {
+  asked.excluded.insert(*asked.only);
+  return best_of(asked) != nullptr;
+}
+
 /// Until it is here or has failed. A source that does not come is done without.
 Task<> follow(Node& node, Content& content, const std::shared_ptr<Asked>& asked) {
   const auto is_over = [&] {
@@ -248,9 +266,17 @@ Task<> follow(Node& node, Content& content, const std::shared_ptr<Asked>& asked)
       asked->last_hope = now;
       if (!exclude(node, content, *asked->only)) asked->last_hope = now - kHopePatience;
     }
-    if (now - asked->last_hope < kHopePatience) return false;
+    const Nanoseconds silent = silence(node, content);
+    if (silent > kTurnPatience && asked->only && has_others(*asked)) {
+      asked->last_bytes = now;
+      exclude(node, content, *asked->only);
+    }
+    const bool is_out_of_reach = now - asked->last_hope >= kHopePatience;
+    if (!is_out_of_reach && silent < kSilencePatience) return false;
     fail_asked(node, content,
-               {make_error_code(Errc::timed_out), fmt::format("{}: no source of it can be reached", asked->file.entry.name),
+               {make_error_code(Errc::timed_out),
+                fmt::format("{}: {}", asked->file.entry.name,
+                            is_out_of_reach ? "no source of it can be reached" : "no source of it has sent anything for two minutes"),
                 "try again, or see who has it with find"});
     return true;
   };
@@ -382,9 +408,9 @@ void look_after_chosen(Node& node) {
       return true;
     }
     const bool is_excluded = asked.only && asked.excluded.contains(*asked.only);
-    if (!asked.only || has_hope(node, content)) asked.last_hope = now;
+    if (!asked.only || (has_hope(node, content) && silence(node, content) <= kTurnPatience)) asked.last_hope = now;
     if (!is_excluded && now - asked.last_hope <= kConnectPatience) return false;
-    asked.last_hope = now;
+    asked.last_hope = asked.last_bytes = now;
     turn_to_others(node, content);
     return false;
   });
