@@ -22,6 +22,7 @@ struct NetOptions {
   /// TCP congestion control of each socket, where the system has it; empty: the system's. Cubic moved 2.7 times as
   /// much as BBR over a local flow.
   std::string congestion = "cubic";
+  bool ends_with_process = false;  ///< See World.
 };
 
 /// The world of a process. Make one.

@@ -227,6 +227,8 @@ class DigestCache {
   /// kMostWaitingBytes.
   void record_soon(std::vector<CacheRecord> records);
   void forget(std::span<const std::string> paths);
+  /// Writes what waits, and lets go of the file: it does nothing more.
+  void close();
 
  private:
   static constexpr std::size_t kMostWaiting = 8192;

@@ -230,6 +230,8 @@ class Storage {
   virtual Result<> make_empty(const FileEntry& entry) = 0;
   /// Removes partial files that no transfer of this run has opened. Returns how many.
   virtual std::size_t remove_stale_partials() = 0;
+  /// Writes what was to be written together with more. Nothing else is called after it.
+  virtual void finish() {}
   /// Calls `on_change` from another thread, one call at a time, soon after something beneath the folder changed. A file that is being
   /// written counts when it is closed. Fails with `unsupported` where there is no such thing.
   virtual Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change);
@@ -302,6 +304,30 @@ class World {
   virtual Result<std::unique_ptr<DatagramSocket>> open_datagrams(const Endpoint& at, Executor strand);
   /// One for those of `to` alone, whose host is a numeric address.
   virtual Result<std::unique_ptr<DatagramSocket>> connect_datagrams(const Endpoint& to, Executor strand);
+  /// Whether the process ends after what runs in this world: see RunState.
+  virtual bool ends_with_process() const { return false; }
+};
+
+/// Keeps `object` until the process ends, and does not destroy it then.
+void leave_to_exit(void* object);
+
+/// The state of a run. Where the process ends after it, it is not destroyed: the system takes back all memory of a process sooner than
+/// destructors give back a million pieces. So nothing may be left to a destructor that others are to see.
+template <class T>
+class RunState {
+ public:
+  RunState(const World& world, std::unique_ptr<T> state) : state_(std::move(state)), is_left_(world.ends_with_process()) {}
+  RunState(const RunState&) = delete;
+  RunState& operator=(const RunState&) = delete;
+  ~RunState() {
+    if (is_left_) leave_to_exit(state_.release());
+  }
+
+  T& operator*() const { return *state_; }
+
+ private:
+  std::unique_ptr<T> state_;
+  bool is_left_;
 };
 
 /// What runs one thing at a time: a strand of the world's executor, or that itself where it is sequential.

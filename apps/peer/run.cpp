@@ -103,36 +103,45 @@ ExitCode conclude(Report& report, const Result<PeerOutcome>& outcome) {
   return outcome->exit;
 }
 
+/// The same, of a folder that nothing more is done with.
+ExitCode conclude(Report& report, Storage& storage, const Result<PeerOutcome>& outcome) {
+  storage.finish();
+  return conclude(report, outcome);
+}
+
 // ---- actions ------------------------------------------------------------------------------------------
 
 Task<ExitCode> act(Run run, const SwarmAction& action) {
-  auto storage = open_store(store_options(run, action.folder, false));
-  if (!storage) co_return conclude(run.report, Failure(storage.error()));
+  auto opened = open_store(store_options(run, action.folder, false));
+  if (!opened) co_return conclude(run.report, Failure(opened.error()));
+  const RunState storage(run.world, std::move(*opened));
   const auto outcome =
-      co_await run_member(run.world, run.report, **storage, options_of(run.command, Appetite::everything, action.expect), run.stop);
-  if (outcome && outcome->exit == ExitCode::done) (*storage)->remove_stale_partials();
-  co_return conclude(run.report, outcome);
+      co_await run_member(run.world, run.report, *storage, options_of(run.command, Appetite::everything, action.expect), run.stop);
+  if (outcome && outcome->exit == ExitCode::done) (*storage).remove_stale_partials();
+  co_return conclude(run.report, *storage, outcome);
 }
 
 Task<ExitCode> act(Run run, const ShareAction& action) {
-  auto storage = open_store(store_options(run, action.folder, false));
-  if (!storage) co_return conclude(run.report, Failure(storage.error()));
+  auto opened = open_store(store_options(run, action.folder, false));
+  if (!opened) co_return conclude(run.report, Failure(opened.error()));
+  const RunState storage(run.world, std::move(*opened));
   auto options = options_with_latencies(run.command, Appetite::nothing);
   if (!options) co_return conclude(run.report, Failure(options.error()));
   options->watches = !action.no_watch;
-  co_return conclude(run.report, co_await run_member(run.world, run.report, **storage, std::move(*options), run.stop));
+  co_return conclude(run.report, *storage, co_await run_member(run.world, run.report, *storage, std::move(*options), run.stop));
 }
 
 Task<ExitCode> act(Run run, const GetAction& action) {
   auto options = options_with_latencies(run.command, Appetite::everything);
   if (!options) co_return conclude(run.report, Failure(options.error()));
   options->from_one = action.from_one;
-  auto storage = open_store(store_options(run, action.out, true));
-  if (!storage) co_return conclude(run.report, Failure(storage.error()));
-  const auto outcome = co_await run_get(run.world, run.report, **storage, std::move(*options), action.wanted, run.stop);
+  auto opened = open_store(store_options(run, action.out, true));
+  if (!opened) co_return conclude(run.report, Failure(opened.error()));
+  const RunState storage(run.world, std::move(*opened));
+  const auto outcome = co_await run_get(run.world, run.report, *storage, std::move(*options), action.wanted, run.stop);
   if (outcome && outcome->exit == ExitCode::done)
     run.report.note(fmt::format("{} files, {} fetched", outcome->files_fetched, format_bytes(outcome->bytes_fetched)));
-  co_return conclude(run.report, outcome);
+  co_return conclude(run.report, *storage, outcome);
 }
 
 Task<ExitCode> act(Run run, const FindAction& action) {
@@ -167,12 +176,13 @@ Task<ExitCode> act(Run run, const LoadAction& action) {
 Task<ExitCode> act(Run run, const ShellAction& action) {
   auto options = options_with_latencies(run.command, Appetite::nothing);
   if (!options) co_return conclude(run.report, Failure(options.error()));
-  auto storage = open_store(store_options(run, action.folder, false));
-  if (!storage) co_return conclude(run.report, Failure(storage.error()));
+  auto opened = open_store(store_options(run, action.folder, false));
+  if (!opened) co_return conclude(run.report, Failure(opened.error()));
+  const RunState storage(run.world, std::move(*opened));
   options->watches = !action.no_watch;
   options->announces_again = !action.no_reannounce;
   const auto drive = [&](PeerControl& control) { return run_shell(run.report, control, *run.lines, *run.interrupts); };
-  co_return conclude(run.report, co_await run_catalogue(run.world, run.report, **storage, std::move(*options), drive, run.stop));
+  co_return conclude(run.report, *storage, co_await run_catalogue(run.world, run.report, *storage, std::move(*options), drive, run.stop));
 }
 
 // ---- verify -------------------------------------------------------------------------------------------
@@ -280,6 +290,7 @@ ExitCode run_peer(const PeerCommand& command) {
   auto report = Report::open(std::move(reporting));
   if (!report) return say_failure("shoal-peer", report.error());
   NetOptions options;
+  options.ends_with_process = true;
   options.upload_limit = command.limit_rate;
   options.congestion = command.congestion == "system" ? std::string() : command.congestion;
   const auto* const clock = std::get_if<ClockAction>(&command.action);

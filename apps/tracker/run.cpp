@@ -63,7 +63,7 @@ ExitCode run_tracker(const TrackerCommand& command) {
     return exit_code_of(state.error());
   }
   Signal stop;
-  const auto world = make_net_world({});
+  const auto world = make_net_world({.ends_with_process = true});
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
   TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out), *state};

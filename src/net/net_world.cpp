@@ -177,12 +177,14 @@ class RealWorld final : public NetWorld {
       : io_threads_(options.io_threads > 0 ? options.io_threads : std::clamp(processors() / 2, 1U, 4U)),
         io_(static_cast<int>(io_threads_)),
         workers_(options.worker_threads > 0 ? options.worker_threads : processors()),
+        ends_with_process_(options.ends_with_process),
         context_{std::make_shared<Pacer>(options.upload_limit), options.congestion} {
     std::signal(SIGPIPE, SIG_IGN);
   }
 
   Executor executor() override { return io_.get_executor(); }
   bool is_sequential() const override { return io_threads_ == 1; }
+  bool ends_with_process() const override { return ends_with_process_; }
   Executor workers() override { return workers_.get_executor(); }
   Instant now() const override { return Instant(std::chrono::steady_clock::now().time_since_epoch()); }
 
@@ -223,6 +225,7 @@ class RealWorld final : public NetWorld {
   unsigned io_threads_;
   asio::io_context io_;
   asio::thread_pool workers_;
+  bool ends_with_process_;
   std::optional<SignalThread> signals_;
   TcpContext context_;
 };

@@ -235,7 +235,8 @@ Task<Result<PeerOutcome>> run_member(World& world, Report& report, Storage& stor
 
 Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& storage, PeerOptions options, std::function<void(Node&)> begin,
                                       Signal& stop) {
-  Node node(world, report, storage, std::move(options));
+  const RunState kept(world, std::make_unique<Node>(world, report, storage, std::move(options)));
+  Node& node = *kept;
   std::atomic<bool> is_stopped = false;
   auto listener = listen(node);  // a scan may take long: a port that is taken is said before
   if (!listener) co_return Failure(listener.error());
@@ -256,7 +257,8 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
 
 Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
                                   Signal& stop) {
-  Node node(world, report, storage, std::move(options));
+  const RunState kept(world, std::make_unique<Node>(world, report, storage, std::move(options)));
+  Node& node = *kept;
   node.ends_when_done = true;
   std::atomic<bool> is_stopped = false;
   auto listener = listen(node);

@@ -168,8 +168,12 @@ DigestCache::DigestCache(std::string file, std::function<void(const Error&)> war
   }
 }
 
-DigestCache::~DigestCache() {
+DigestCache::~DigestCache() { close(); }
+
+void DigestCache::close() {
   attempt([this](State& state) { write_waiting(state); });
+  const std::lock_guard lock(mutex_);
+  state_.reset();
 }
 
 void DigestCache::attempt(const std::function<void(State&)>& work) {

@@ -75,6 +75,7 @@ class FolderStore final : public Storage {
   bool exists(const std::string& name) const override;
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
+  void finish() override { cache_.close(); }
   Result<std::unique_ptr<FolderWatch>> watch(std::function<void(FolderChanges)> on_change) override {
     return watch_folder(root_.path, [this, on_change = std::move(on_change)](FolderChanges changes) {
       // A file that is open is still there for us when it was removed or replaced.

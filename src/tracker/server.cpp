@@ -71,7 +71,8 @@ struct Tracker {
         report(r),
         options(std::move(o)),
         strand(make_strand(w)),
-        registry({options.expect, options.grace, w.random() | 1, options.state != nullptr}),
+        kept(w, std::make_unique<Registry>(Registry::Options{options.expect, options.grace, w.random() | 1, options.state != nullptr})),
+        registry(*kept),
         keeper(w, r, registry, options.state),
         clock_board(w, r, options.records, registry.epoch(), [this] { return clock(); }),
         tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }),
@@ -94,7 +95,8 @@ struct Tracker {
   Report& report;
   TrackerOptions options;
   Executor strand;
-  Registry registry;
+  RunState<Registry> kept;
+  Registry& registry;
   StateKeeper keeper;
   std::map<PeerId, SessionPtr> by_peer;
   std::map<std::uint64_t, SessionPtr> sessions;
