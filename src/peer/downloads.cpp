@@ -38,7 +38,7 @@ namespace {
 /// With so many neighbours that have what we need, none has to be kept busy by itself.
 constexpr std::size_t kManySources = 4;
 /// While more than this waits to be stored, more would wait, too, and in memory that nothing has used yet.
-constexpr std::uint64_t kMostToStore = 4 * kMiB;
+constexpr std::uint64_t kMostToStore = 2 * kMiB;
 /// One part in so many of its window is free when a neighbour is asked for more small chunks.
 constexpr std::uint64_t kLeastRoom = 4;
 /// By then somebody else should have what a neighbour would not give us at once.
