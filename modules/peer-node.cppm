@@ -102,6 +102,8 @@ struct Target {
   bool is_failed = false;
   bool is_lost = false;  ///< Its owner is gone for good.
 };
+/// Whether it is still to be fetched, or verified.
+inline bool is_open(const Target& target) { return !target.is_published && !target.is_failed && !target.is_publishing; }
 
 /// All that was asked for at once: by one command, or by one round of questions.
 struct AskedTogether {
@@ -426,6 +428,14 @@ struct ByName {
 struct ToPublish {
   ContentIndex content;
   std::size_t target = 0;
+
+  friend auto operator<=>(const ToPublish&, const ToPublish&) = default;
+};
+
+/// A small file under a further name, which was written when its bytes came, and waits for that name.
+struct FurtherFile {
+  std::shared_ptr<PartialFile> partial;
+  Budget::Share descriptor;
 };
 
 /// The state of a running peer. Plain data: what happens to it is in the functions below, by subject.
@@ -465,6 +475,7 @@ struct Node {
   std::uint64_t to_store_bytes = 0;     ///< Of them.
   std::size_t storers = 0;              ///< Tasks that hand them to workers.
   std::deque<ToPublish> to_publish;
+  std::map<ToPublish, FurtherFile> further_files;
   Signal publish_signal;
   std::map<std::pair<ContentIndex, std::uint32_t>, AskedHashes> hash_requests;  ///< By content and span.
 

@@ -171,7 +171,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost) {
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
-      if (target.owner != owner || target.is_published || target.is_failed || target.is_publishing || content->asked) continue;
+      if (target.owner != owner || !is_open(target) || content->asked) continue;
       if (target.entry->name != name && target.entry->name != conflict_name(name, owner)) continue;
       target.is_lost = true;
       node.has_lost = true;

@@ -37,12 +37,20 @@ namespace asio = boost::asio;
 namespace shoal {
 namespace {
 
+/// A further name that a small file is written under, too, while its bytes are at hand.
+struct FurtherName {
+  std::size_t target = 0;
+  EntryPtr entry;
+  FurtherFile file;
+};
+
 /// What became of an arrival on a worker.
 struct Stored {
   bool is_right = false;
   Result<> written;
   std::shared_ptr<PartialFile> partial;  ///< Of a single-chunk content, opened with it.
   std::optional<Md5Digest> md5;          ///< Of a single-chunk content.
+  std::vector<FurtherName> further;      ///< Those that have a file.
 };
 
 void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
@@ -64,6 +72,12 @@ void on_wrong_chunk(Node& node, const SessionPtr& session, Slot slot) {
   asio::post(remote->session->link->executor(), [session = remote->session] { session->link->close(); });
 }
 
+void keep_further(Node& node, const Content& content, std::vector<FurtherName> further) {
+  for (FurtherName& name : further)
+    if (name.file.partial && is_open(content.targets[name.target]))
+      node.further_files.insert_or_assign({content.index, name.target}, std::move(name.file));
+}
+
 void on_stored(Node& node, const Arrival& arrival, Stored stored) {
   Content& content = content_at(node, arrival.slot);
   const std::uint32_t chunk = chunk_of(content, arrival.slot);
@@ -83,6 +97,7 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
   if (stored.md5) {
     content.partial = std::move(stored.partial);
     content.md5_found = stored.md5;
+    keep_further(node, content, std::move(stored.further));
   }
   mark_have(node, content, chunk);
 }
@@ -122,6 +137,8 @@ constexpr std::uint64_t kMostBytesTogether = 2 * kMiB;
 /// Several workers store where there is enough for each.
 constexpr std::size_t kMostStorers = 2;
 constexpr std::size_t kWorthAnother = 32;
+/// Names that one of them gets at once; to more it is copied.
+constexpr std::size_t kMostNames = 16;
 
 struct SmallFile {
   Arrival arrival;
@@ -142,14 +159,24 @@ void check_small(const Digester& digester, std::span<SmallFile> files) {
 }
 
 /// On a worker.
+Result<std::shared_ptr<PartialFile>> write_small_as(Storage& storage, const FileEntry& entry, std::span<const std::byte> bytes) {
+  auto opened = storage.open_partial(entry);
+  if (!opened) return opened;
+  if (auto written = (*opened)->write(0, bytes); !written) return Failure(std::move(written).error());
+  return opened;
+}
+
+/// On a worker. A further name that cannot be written now is copied to later, when it is seen why.
 void write_small(Storage& storage, SmallFile& file) {
-  auto opened = storage.open_partial(*file.entry);
-  if (opened) {
-    file.stored.partial = std::move(*opened);
-    file.stored.written = file.stored.partial->write(0, file.arrival.buffer.span());
-  } else {
-    file.stored.written = Failure(std::move(opened).error());
+  const auto bytes = std::as_const(file.arrival.buffer).span();
+  auto first = write_small_as(storage, *file.entry, bytes);
+  if (!first) {
+    file.stored.written = Failure(std::move(first).error());
+    return;
   }
+  file.stored.partial = std::move(*first);
+  for (FurtherName& name : file.stored.further)
+    if (auto written = write_small_as(storage, *name.entry, bytes)) name.file.partial = std::move(*written);
 }
 
 /// On a worker: each that is right is written.
@@ -175,26 +202,47 @@ void digest_small(const Digester& digester, std::span<SmallFile> files, bool are
     if (file.stored.is_right && file.to_digest.empty()) file.stored.md5 = file.md5.finish();
 }
 
+SmallFile small_file(Arrival arrival, const Content& content) {
+  const auto& targets = content.targets;
+  auto target = std::ranges::find_if(targets, is_open);
+  if (target == targets.end()) target = targets.begin();  // it was given up a moment ago
+  SmallFile file{std::move(arrival), content, target->entry, {}, {}, {}, {}};
+  auto& further = file.stored.further;
+  while (++target != targets.end() && further.size() + 1 < kMostNames)
+    if (is_open(*target)) further.push_back({static_cast<std::size_t>(target - targets.begin()), target->entry, {}});
+  return file;
+}
+
 std::vector<SmallFile> next_small(Node& node) {
   std::vector<SmallFile> files;
   files.reserve(std::min(kMostTogether, node.to_store.size()));
+  std::size_t names = 0;
   std::uint64_t bytes = 0;
-  while (!node.to_store.empty() && files.size() < kMostTogether && bytes < kMostBytesTogether) {
+  while (!node.to_store.empty() && names < kMostTogether && bytes < kMostBytesTogether) {
     Arrival& arrival = node.to_store.front();
     const Content& content = content_at(node, arrival.slot);
-    bytes += content.size;
+    files.push_back(small_file(std::move(arrival), content));
+    const std::size_t added = 1 + files.back().stored.further.size();
+    names += added;
+    bytes += added * content.size;
     node.to_store_bytes -= content.size;
-    files.push_back({std::move(arrival), content, content.targets.front().entry, {}, {}, {}, {}});
     node.to_store.pop_front();
   }
   return files;
+}
+
+Task<> take_descriptors(Node& node, std::span<SmallFile> files) {
+  for (SmallFile& file : files) {
+    file.descriptor = co_await node.descriptors.take(1);
+    for (FurtherName& name : file.stored.further) name.file.descriptor = co_await node.descriptors.take(1);
+  }
 }
 
 Task<> store_small(Node& node) {
   std::vector<SmallFile> held;  // stored, and what is left of their MD5s waits for company
   while (!node.to_store.empty() || !held.empty()) {
     std::vector<SmallFile> files = next_small(node);
-    for (SmallFile& file : files) file.descriptor = co_await node.descriptors.take(1);
+    co_await take_descriptors(node, files);
     const std::size_t fresh = files.size();
     std::ranges::move(std::exchange(held, {}), std::back_inserter(files));
     co_await run_on(node.world.workers(), [&] {

@@ -183,7 +183,7 @@ void on_md5(Node& node, Content& content, const Md5Digest& md5) {
   content.md5_found = md5;
   for (std::size_t i = 0; i < content.targets.size(); ++i) {
     Target& target = content.targets[i];
-    if (target.is_published || target.is_failed || target.is_publishing) continue;
+    if (!is_open(target)) continue;
     if (target.entry->md5 != md5) {
       const std::string what =
           fmt::format("{}: MD5 is {}, but {} said {}", target.entry->name, to_hex(md5), target.owner, to_hex(target.entry->md5));
@@ -203,6 +203,7 @@ namespace {
 void give_up_target(Node& node, Content& content, Target& target) {
   target.is_failed = true;
   --node.unfinished;
+  node.further_files.erase({content.index, static_cast<std::size_t>(&target - content.targets.data())});
   if (!std::ranges::all_of(content.targets, [](const Target& other) { return other.is_failed; })) return;
   if (content.stage == Stage::complete) return;
   if ((content.stage == Stage::opening || content.stage == Stage::fetching) && content.chunks > 1 && !has_all(content))
@@ -230,8 +231,7 @@ void fail_target(Node& node, Content& content, Target& target, const Error& erro
 void drop_outdated(Node& node, const std::string& owner, const std::string& name) {
   for (const auto& content : node.contents)
     for (auto& target : content->targets) {
-      const bool is_open = !target.is_published && !target.is_failed && !target.is_publishing;
-      if (is_open && target.owner == owner && target.entry->name == name) give_up_target(node, *content, target);
+      if (is_open(target) && target.owner == owner && target.entry->name == name) give_up_target(node, *content, target);
     }
 }
 
@@ -265,6 +265,12 @@ void on_published(Node& node, Content& content, Target& target, const Result<>& 
   report_published(node, content, target);
 }
 
+/// The file that is to get the name, which was written for it, or for the content.
+std::shared_ptr<PartialFile> file_for(const Node& node, const ToPublish& job) {
+  const auto further = node.further_files.find(job);
+  return further == node.further_files.end() ? node.contents[job.content.value]->partial : further->second.partial;
+}
+
 /// Contents that are here under a name already get further names by copies.
 Task<> publish_copies(Node& node, std::vector<ToPublish> jobs) {
   std::vector<Copying> copies;
@@ -282,20 +288,21 @@ Task<> publish_copies(Node& node, std::vector<ToPublish> jobs) {
 Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
   std::vector<Publication> files;
   for (const ToPublish& job : jobs) {
-    Content& content = *find_content(node, job.content);
-    files.push_back({content.partial, *content.targets[job.target].entry, content.hashes});
+    const Content& content = *find_content(node, job.content);
+    files.push_back({file_for(node, job), *content.targets[job.target].entry, content.hashes});
   }
   const auto results = co_await offload(node.world, [&] { return node.storage.publish(files); });
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     Content& content = *find_content(node, jobs[i].content);
     on_published(node, content, content.targets[jobs[i].target], results[i]);
+    node.further_files.erase(jobs[i]);
     if (!results[i] && !std::ranges::all_of(content.targets, [](const Target& target) { return target.is_failed; })) continue;
     content.partial.reset();
     content.descriptor = {};
   }
 }
 
-/// Further names of contents, whose first names were to be given before.
+/// Further names of contents, whose first names were to be given before, and that were not written for these names.
 Task<> publish_further(Node& node, std::span<const ToPublish> jobs) {
   for (const ToPublish& job : jobs) {
     const Content& content = *find_content(node, job.content);
@@ -333,7 +340,7 @@ Task<> publish_contents(Node& node) {
       Content& content = *find_content(node, job.content);
       const bool is_first =
           !content.served_as && content.partial && std::ranges::find(batch, job.content, &ToPublish::content) == batch.end();
-      (is_first ? batch : copies).push_back(job);
+      (is_first || node.further_files.contains(job) ? batch : copies).push_back(job);
     }
     if (!batch.empty()) co_await publish_batch(node, std::move(batch));
     for (std::size_t i = 0; i < copies.size(); i += kCopiesAtOnce)

@@ -105,6 +105,26 @@ TEST_CASE("Uplinks of 10 Mbit are not divided among more neighbours than faster 
   CHECK(figures.percent_of_bound > 78);
 }
 
+TEST_CASE("A small file that has many names comes once, and gets all of them") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    CAPTURE(seed);
+    Swarm swarm(scale_of(3, seed).options, 3);
+    PeerPlan source{host_at(12.5e6), {}};
+    constexpr std::size_t kContents = 20;
+    constexpr std::uint64_t kBytes = 1000;
+    for (std::size_t content = 0; content < kContents; ++content)
+      for (std::size_t name = 0; name <= 2 * content; ++name)  // up to 39, which is more than are written at once
+        source.files.emplace_back("name-" + std::to_string(name) + "/of-" + std::to_string(content),
+                                  swarm.simulation().content(content + 1, kBytes));
+    swarm.add(std::move(source));
+    for (int fetcher = 0; fetcher < 2; ++fetcher) swarm.add({host_at(12.5e6), {}});
+    swarm.start_all();
+    const Figures figures = swarm.finish({1min});
+    check_whole(figures);
+    CHECK(figures.traffic.data_bytes == 2 * kContents * kBytes);
+  }
+}
+
 TEST_CASE("Every scenario ends with everyone complete") {
   for (const Scenario& scenario : scenarios()) {
     DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(scale_of(10))); }
