@@ -37,7 +37,8 @@ class Shell(Process):
         self.tell(line)
         self.wait_for("done", self.said)
         events = self.events()[before:]
-        return [event for event in events if event["event"] != "done"], events[-1]["exit"]
+        done = [event for event in events if event["event"] == "done"]  # a warning may come after it
+        return [event for event in events if event["event"] != "done"], done[-1]["exit"]
 
     def of(self, line, kind):
         return [event for event in self.say(line)[0] if event["event"] == kind]
