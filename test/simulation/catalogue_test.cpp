@@ -94,6 +94,10 @@ class Lab {
                      [this, peer](World& world, Storage& storage, Signal& stop) { return be_peer(*this, peer, world, storage, stop); });
     peers[peer].died_at.reset();
   }
+  void start_all() {
+    start_tracker();
+    for (std::size_t i = 0; i < peers.size(); ++i) start(i);
+  }
   void kill(std::size_t peer, sim::Death death) {
     simulation.kill(peers[peer].host, death);
     peers[peer].died_at = simulation.now();
@@ -218,6 +222,11 @@ class Lab {
   sim::HostId tracker;
 };
 
+void put_own_and_shared(Lab& lab, std::size_t peer) {
+  lab.put(peer, fmt::format("own/{}", peer));
+  lab.put(peer, fmt::format("shared-{}", peer % 2));
+}
+
 /// A fault, or the end of one, as the seed says.
 void meddle(Lab& lab) {
   sim::Simulation& world = lab.world();
@@ -248,12 +257,27 @@ void tell_anything(Lab& lab) {
   lab.tell(peer, {kinds[world.random() % kinds.size()], name, world.random() % 2 == 0});
 }
 
+/// Some 20 s with commands, and a fault at one in so many moments.
+void live_through_faults(Lab& lab, std::uint64_t one_in) {
+  for (int i = 0; i < 60; ++i) {
+    lab.pass(std::chrono::milliseconds(lab.world().random() % 700));
+    if (lab.world().random() % one_in == 0) meddle(lab);
+    tell_anything(lab);
+  }
+}
+
 /// The network is whole, and everyone is there.
 void make_whole(Lab& lab) {
   lab.world().heal();
   if (!lab.world().is_running(lab.tracker)) lab.start_tracker();
   for (std::size_t i = 0; i < lab.peers.size(); ++i)
     if (!lab.world().is_running(lab.peers[i].host)) lab.start(i);
+}
+
+void check_sound(Lab& lab) {
+  CHECK(lab.problems == std::vector<std::string>{});
+  CHECK(lab.world().wrong_files().empty());
+  CHECK(lab.world().failures().empty());
 }
 
 std::vector<std::string> holders_of(const Lab& lab, const std::string& name) {
@@ -276,16 +300,10 @@ TEST_CASE("Whatever happens, find names who has it, and in the end everyone can 
     host.latency = 1ms + std::chrono::microseconds(lab.world().random() % 20'000);
     host.jitter = 1ms;
     lab.add(host);
-    lab.put(i, fmt::format("own/{}", i));
-    lab.put(i, fmt::format("shared-{}", i % 2));
+    put_own_and_shared(lab, i);
   }
-  lab.start_tracker();
-  for (std::size_t i = 0; i < kPeers; ++i) lab.start(i);
-  for (int i = 0; i < 60; ++i) {
-    lab.pass(std::chrono::milliseconds(lab.world().random() % 700));
-    if (lab.world().random() % 3 == 0) meddle(lab);
-    tell_anything(lab);
-  }
+  lab.start_all();
+  live_through_faults(lab, 3);
   make_whole(lab);
   REQUIRE(lab.gets_idle());
   lab.pass(20s);  // who was cut off is back, and has said what it has
@@ -304,9 +322,7 @@ TEST_CASE("Whatever happens, find names who has it, and in the end everyone can 
   lab.tell(0, {Kind::find, "own/3", false});
   REQUIRE(lab.gets_idle());
   CHECK(lab.peers[0].found == holders_of(lab, "own/3"));
-  CHECK(lab.problems == std::vector<std::string>{});
-  CHECK(lab.world().wrong_files().empty());
-  CHECK(lab.world().failures().empty());
+  check_sound(lab);
 }
 
 TEST_CASE("Whatever happens and is not mended, every command comes to its end") {
@@ -323,24 +339,16 @@ TEST_CASE("Whatever happens and is not mended, every command comes to its end") 
     host.lies.chunks = lab.world().random() % 4 == 0 ? 0.5 : 0;
     host.lies.silence = are_some_silent && lab.world().random() % 4 == 0 ? 0.5 : 0;
     lab.add(host);
-    lab.put(i, fmt::format("own/{}", i));
-    lab.put(i, fmt::format("shared-{}", i % 2));
+    put_own_and_shared(lab, i);
   }
-  lab.start_tracker();
-  for (std::size_t i = 0; i < kPeers; ++i) lab.start(i);
-  for (int i = 0; i < 60; ++i) {
-    lab.pass(std::chrono::milliseconds(lab.world().random() % 700));
-    if (lab.world().random() % 6 == 0) meddle(lab);
-    tell_anything(lab);
-  }
+  lab.start_all();
+  live_through_faults(lab, 6);
   lab.pass(4min);
   for (std::size_t i = 0; i < kPeers; ++i) {
     CAPTURE(i);
     CHECK_FALSE(lab.is_overdue(i));
   }
-  CHECK(lab.problems == std::vector<std::string>{});
-  CHECK(lab.world().wrong_files().empty());
-  CHECK(lab.world().failures().empty());
+  check_sound(lab);
 }
 
 TEST_CASE("A tracker that has forgotten everything knows all again within 5 s of its return") {
@@ -351,8 +359,7 @@ TEST_CASE("A tracker that has forgotten everything knows all again within 5 s of
     lab.add({});
     lab.put(i, "everybody's");
   }
-  lab.start_tracker();
-  for (std::size_t i = 0; i < 4; ++i) lab.start(i);
+  lab.start_all();
   lab.pass(2s);
   lab.restart_tracker();
   lab.pass(5s);
@@ -368,8 +375,7 @@ TEST_CASE("A holder that died while nobody could tell is named by no find, and a
     lab.add({});
     lab.put(i, "f");
   }
-  lab.start_tracker();
-  for (std::size_t i = 0; i < 3; ++i) lab.start(i);
+  lab.start_all();
   lab.pass(2s);
   lab.kill(2, sim::Death::power);  // its connections stay, as far as the others can tell
   for (int i = 0; i < 2; ++i) {
@@ -398,8 +404,7 @@ TEST_CASE("A chunk of an honest source that a liar's copy cut off is fetched fro
     for (const auto& host : {liar, honest, sim::HostOptions()}) lab.add(host);
     for (const std::string name : {"two chunks", "three chunks", "four chunks"})
       for (const std::size_t source : {0U, 1U}) lab.put(source, name);
-    lab.start_tracker();
-    for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+    lab.start_all();
     lab.pass(1s);
     lab.tell(2, {Kind::download, "four chunks", true});
     CHECK(lab.gets_idle());
@@ -417,15 +422,14 @@ TEST_CASE("What a peer told of a file that was to come from another is fetched f
   for (const auto& host : {source, sim::HostOptions(), slow}) lab.add(host);
   lab.put(2, "what connects the last two");
   lab.put(0, "file");
-  lab.start_tracker();
-  for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+  lab.start_all();
   lab.pass(1s);
   lab.tell(1, {Kind::download, "what connects the last two", true});
   REQUIRE(lab.gets_idle());
   lab.tell(1, {Kind::download, "file", true});
   lab.pass(500ms);
   lab.tell(2, {Kind::download, "file", true});  // from the only one that has all of it
-  while (lab.peers[1].busy_since) lab.pass(100ms);
+  REQUIRE(lab.world().run([&] { return !lab.peers[1].busy_since; }, {kLongestCommand}) == sim::Ending::reached);
   lab.kill(0, sim::Death::killed);
   REQUIRE(lab.gets_idle());
   CHECK(lab.peers[2].failed == 1);
@@ -442,8 +446,7 @@ TEST_CASE("A download fails a few seconds after its only source has died") {
   slow.up = 100'000;
   for (const auto& host : {slow, sim::HostOptions()}) lab.add(host);
   lab.put(0, "file");
-  lab.start_tracker();
-  for (std::size_t i = 0; i < lab.peers.size(); ++i) lab.start(i);
+  lab.start_all();
   lab.pass(1s);
   lab.tell(1, {Kind::download, "file", true});
   lab.pass(2s);
