@@ -230,10 +230,11 @@ struct PeerSession {
 
   const std::shared_ptr<Link> link;
   const bool is_initiator;
-  std::string id;                ///< Set before the node learns of the session, and not changed again.
-  std::uint64_t instance = 0;    ///< Likewise.
-  std::optional<Source> source;  ///< Likewise.
-  bool is_question = false;      ///< It has connected to ask, and is no neighbour. Likewise.
+  std::string id;                         ///< Set before the node learns of the session, and not changed again.
+  std::uint64_t instance = 0;             ///< Likewise.
+  std::optional<Source> source;           ///< Likewise.
+  bool is_question = false;               ///< It has connected to ask, and is no neighbour. Likewise.
+  std::optional<std::size_t> roots_told;  ///< How many of the roots that we want were said along with our hello. Likewise.
   Outbox outbox;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
@@ -637,6 +638,8 @@ Result<> on_message(Node& node, const SessionPtr& session, const Message& messag
 void tell(Remote& remote, Message message);
 
 std::optional<ContentIndex> content_for(const Remote& remote, std::uint32_t handle);
+/// What we want to hear of, in as few messages as it takes.
+std::vector<Message> subscriptions(const Node& node);
 void greet_with_inventory(Node& node, Remote& remote);
 void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe);
 Result<> on_inventory(Node& node, Remote& remote, const Inventory& inventory);
@@ -793,9 +796,9 @@ Task<> follow_tracker(Node& node);
 Error no_tracker(const Endpoint& where, const Error& why);
 /// In a few words, why it is tried again.
 std::string reason_text(const Error& why);
-/// A connection to the tracker that has been greeted and does not register. Tries again until `options.wait` is over; throws what the last
-/// try failed of, `refused` at once. Any executor, which becomes the link's.
-Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options);
+/// A connection to the tracker that has been greeted, was asked `question`, and does not register. Tries again until `options.wait` is
+/// over; throws what the last try failed of, `refused` at once. Any executor, which becomes the link's.
+Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options, Message question);
 /// Polls the tracker for what `patterns` name, without registering.
 Task<> follow_findings(Node& node, std::vector<std::string> patterns);
 

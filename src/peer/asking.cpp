@@ -40,7 +40,7 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kPeerPatience = 500ms;   // with a peer that is to be measured
+constexpr Nanoseconds kPeerPatience = 1500ms;  // with a peer that is to be measured: two round trips, however far it is
 constexpr Nanoseconds kLoadPatience = 5s;      // with one that the user asks for
 constexpr Nanoseconds kTrackerPatience = 30s;  // with an answer in pages
 constexpr Nanoseconds kGapPatience = 5s;       // with a tracker that is away
@@ -80,11 +80,10 @@ Task<Result<PeerAnswer>> ask_peer(World& world, std::string id, Endpoint peer, N
   hello.role = Role::question;
   hello.id = std::move(id);
   hello.instance = world.random() | 1;
-  if (auto sent = co_await send(**link, std::move(hello)); !sent) co_return Failure(std::move(sent).error());
+  const Instant asked = world.now();
+  if (auto sent = co_await (*link)->send({std::move(hello), LoadRequest{1}}); !sent) co_return Failure(std::move(sent).error());
   if (auto welcome = co_await receive<Welcome>(**link, patience); !welcome) co_return Failure(std::move(welcome).error());
   (*link)->established();
-  const Instant asked = world.now();
-  if (auto sent = co_await send(**link, LoadRequest{1}); !sent) co_return Failure(std::move(sent).error());
   const auto reply = co_await receive<LoadReply>(**link, patience);
   if (!reply) co_return Failure(reply.error());
   const PeerAnswer answer{reply->load, world.now() - asked};
@@ -220,6 +219,7 @@ Nanoseconds emulated_latency(const Node& node, const PeerSession& session) {
 
 Task<bool> wait_for(Node& node, std::function<bool()> is_true, Nanoseconds patience) {
   constexpr Nanoseconds kLook = 2ms;
+  constexpr Nanoseconds kSoon = 500ms;
   constexpr Nanoseconds kSeldom = 10ms;
   const Instant begun = node.world.now();
   for (;;) {
@@ -227,7 +227,7 @@ Task<bool> wait_for(Node& node, std::function<bool()> is_true, Nanoseconds patie
     if (node.is_interrupted) throw StepFailed(Error{make_error_code(Errc::interrupted), "stopped", {}});
     const Nanoseconds waited = node.world.now() - begun;
     if (waited >= patience) co_return false;
-    co_await node.world.sleep(waited < kPeerPatience ? kLook : kSeldom);
+    co_await node.world.sleep(waited < kSoon ? kLook : kSeldom);
   }
 }
 
@@ -304,9 +304,8 @@ Ways unknown_ways(const PeerOptions& options, bool knows_loads) {
   return {options, {options.id, options.listen}, no_latency, no_rate, knows_loads};
 }
 
-/// One question on a connection that does not register.
-Task<Question> ask_once(Link& link, std::string pattern) {
-  co_await step(send(link, Locate{1, std::move(pattern)}));
+/// The answer to one question on a connection that does not register.
+Task<Question> take_located(Link& link) {
   Question question;
   while (!question.is_answered) take_answer(question, co_await step(receive<Located>(link, kTrackerPatience)));
   static_cast<void>(co_await send(link, Leave{}));
@@ -335,8 +334,8 @@ Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& o
 
 Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::string pattern) {
   try {
-    const auto link = co_await reach_tracker(world, options);
-    Question question = co_await ask_once(*link, std::move(pattern));
+    const auto link = co_await reach_tracker(world, options, Locate{1, std::move(pattern)});
+    Question question = co_await take_located(*link);
     co_return co_await weigh(world, unknown_ways(options, true), std::move(question));
   } catch (const StepFailed& failed) {
     co_return Failure(failed.error());

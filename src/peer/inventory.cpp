@@ -114,6 +114,18 @@ void take_back(Node& node, const Content& content) {
     if (remote->introduced.erase(content.index)) tell(*remote, Gone{{content.index.value}});
 }
 
+std::vector<Message> subscriptions(const Node& node) {
+  constexpr std::size_t kRootsPerMessage = kMessageRoom / sizeof(Sha256Digest);
+  std::vector<Message> messages;
+  Subscribe subscribe{node.options.appetite == Appetite::everything, {}};
+  for (const Sha256Digest& root : node.asked_roots) {
+    subscribe.roots.push_back(root);
+    if (subscribe.roots.size() == kRootsPerMessage) messages.emplace_back(std::exchange(subscribe, {subscribe.everything, {}}));
+  }
+  if (messages.empty() || !subscribe.roots.empty()) messages.emplace_back(std::move(subscribe));
+  return messages;
+}
+
 void on_subscribe(Node& node, Remote& remote, const Subscribe& subscribe) {
   remote.wants_everything |= subscribe.everything;
   remote.wanted_roots.insert(subscribe.roots.begin(), subscribe.roots.end());

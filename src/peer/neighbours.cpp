@@ -116,8 +116,8 @@ bool admit(Node& node, const SessionPtr& session) {
   node.by_id[session->id] = remote->source;
   node.report.detail("peer", {{"peer", session->id}, {"address", to_string(session->link->remote())}});
   node.remotes.emplace(remote->source, std::move(remote));
-  tell(*node.remotes.at(*session->source),
-       Subscribe{node.options.appetite == Appetite::everything, {node.asked_roots.begin(), node.asked_roots.end()}});
+  if (session->roots_told != node.asked_roots.size())
+    for (Message& subscription : subscriptions(node)) tell(*node.remotes.at(*session->source), std::move(subscription));
   return true;
 }
 

@@ -43,6 +43,7 @@ namespace {
 
 constexpr Nanoseconds kGreetingPatience = 10s;
 constexpr Nanoseconds kIdlePatience = 15s;
+constexpr Nanoseconds kRefusalLinger = 1s;
 constexpr Nanoseconds kPingInterval = 4s;
 constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
@@ -56,12 +57,18 @@ constexpr std::size_t kControlAtOnce = 16 * 1024;
 
 // ---- the greeting -------------------------------------------------------------------------------------
 
+/// Says hello and, along with it, what we want to hear of: a round trip is long where the other is far.
 Task<> greet_as_initiator(Node& node, PeerSession& session) {
   Hello hello;
   hello.role = Role::peer_to_peer;
   hello.id = node.options.id;
   hello.instance = node.instance;
-  co_await step(send(*session.link, std::move(hello)));
+  std::vector<Message> first{std::move(hello)};
+  co_await run_on(node.strand, [&] {
+    session.roots_told = node.asked_roots.size();
+    std::ranges::move(subscriptions(node), std::back_inserter(first));
+  });
+  co_await step(session.link->send(std::move(first)));
   const Welcome welcome = co_await step(receive<Welcome>(*session.link, kGreetingPatience));
   if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
     throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting", {}});
@@ -69,8 +76,10 @@ Task<> greet_as_initiator(Node& node, PeerSession& session) {
   session.instance = welcome.instance;
 }
 
-Task<> refuse(PeerSession& session, RefusalReason reason, std::string text) {
+/// What the other sent along with its hello is not read: it would reset the connection, and the refusal may be lost with that.
+Task<> refuse(World& world, PeerSession& session, RefusalReason reason, std::string text) {
   static_cast<void>(co_await send(*session.link, Refusal{reason, text}));
+  co_await world.sleep(kRefusalLinger);
   throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
 }
 
@@ -78,9 +87,10 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
   const Hello hello = co_await step(receive<Hello>(*session.link, kGreetingPatience));
   if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
   if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
-    co_await refuse(session, RefusalReason::version, fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
-  if (hello.role == Role::peer_to_tracker) co_await refuse(session, RefusalReason::wrong_role, "this is a peer, not a tracker");
-  if (!check_name(hello.id)) co_await refuse(session, RefusalReason::other, "that name cannot be a peer's");
+    co_await refuse(node.world, session, RefusalReason::version,
+                    fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
+  if (hello.role == Role::peer_to_tracker) co_await refuse(node.world, session, RefusalReason::wrong_role, "this is a peer, not a tracker");
+  if (!check_name(hello.id)) co_await refuse(node.world, session, RefusalReason::other, "that name cannot be a peer's");
   co_await step(send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, node.instance}));
   session.id = hello.id;
   session.instance = hello.instance;

@@ -10,6 +10,7 @@ module;
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -53,12 +54,14 @@ using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
 // ---- one session --------------------------------------------------------------------------------------
 
-Task<> greet(Link& link, std::string id, std::uint64_t instance) {
+/// Says hello, and at once what comes after it: a round trip is long where the tracker is far.
+Task<> greet(Link& link, std::string id, std::uint64_t instance, std::vector<Message> and_then) {
   Hello hello;
   hello.role = Role::peer_to_tracker;
   hello.id = std::move(id);
   hello.instance = instance;
-  co_await step(send(link, std::move(hello)));
+  and_then.insert(and_then.begin(), std::move(hello));
+  co_await step(link.send(std::move(and_then)));
   const Welcome welcome = co_await step(receive<Welcome>(link, kGreetingPatience));
   if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
     throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
@@ -143,8 +146,7 @@ Task<> announce(Node& node, TrackerLinkPtr tracker) {
 /// A session with the tracker, from the greeting to the end.
 Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
   const Executor strand = co_await asio::this_coro::executor;
-  co_await greet(*tracker->link, node.options.id, node.instance);
-  co_await step(send(*tracker->link, registration(node)));
+  co_await greet(*tracker->link, node.options.id, node.instance, {registration(node)});
   const Registered registered = co_await step(receive<Registered>(*tracker->link, kIdlePatience));
   was_registered = true;
   node.clock.restart();
@@ -240,14 +242,14 @@ Error no_tracker(const Endpoint& where, const Error& why) {
   return {why.code, fmt::format("no tracker at {}", to_string(where)), "start one with shoal-tracker, or say where it is with --tracker"};
 }
 
-Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options) {
+Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options, Message question) {
   const Executor strand = co_await asio::this_coro::executor;
   const Instant since = world.now();
   for (;;) {
     Error why;
     try {
       std::unique_ptr<Link> link = unwrap(co_await world.connect(options.tracker, strand, kConnectPatience));
-      co_await greet(*link, options.id, world.random() | 1);
+      co_await greet(*link, options.id, world.random() | 1, {question});
       co_return link;
     } catch (const StepFailed& failed) {
       why = failed.error();
@@ -272,14 +274,17 @@ Task<> look_at_folder(Node& node, FileEntry entry) {
 
 namespace {
 
-/// Asks one question on a link that was greeted.
-Task<std::vector<Finding>> ask(Link& link, std::uint32_t query, std::string pattern) {
-  co_await step(send(link, Find{query, std::move(pattern)}));
+/// What is answered to one question, on a link where it was asked. Pings may be answered before.
+Task<std::vector<Finding>> take_answer(Link& link, std::uint32_t query, std::function<void(const Pong&)> on_pong) {
   std::map<PeerId, RosterEntry> roster;
   std::vector<Finding> findings;
   for (;;) {
     const Incoming incoming = co_await step(link.receive(kIdlePatience));
     const auto* message = std::get_if<Message>(&incoming);
+    if (const auto* pong = message ? std::get_if<Pong>(message) : nullptr; pong && on_pong) {
+      on_pong(*pong);
+      continue;
+    }
     if (const auto* peers = message ? std::get_if<Roster>(message) : nullptr) {
       for (const auto& entry : peers->peers) roster[entry.peer] = entry;
       continue;
@@ -296,12 +301,18 @@ Task<std::vector<Finding>> ask(Link& link, std::uint32_t query, std::string patt
   }
 }
 
-/// A few pings on a query's link, for the swarm clock.
-Task<> set_clock(Node& node, Link& link) {
-  for (int i = 0; i < kQuickPings; ++i) {
-    co_await step(send(link, Ping{node.world.now().time_since_epoch().count()}));
-    on_pong(node, co_await step(receive<Pong>(link, kIdlePatience)));
-  }
+/// A question for each pattern, numbered from 1 on.
+std::vector<Message> questions_for(const std::vector<std::string>& patterns) {
+  std::vector<Message> questions;
+  for (const std::string& pattern : patterns) questions.emplace_back(Find{static_cast<std::uint32_t>(questions.size() + 1), pattern});
+  return questions;
+}
+
+/// A few pings for the swarm clock, and the first questions.
+std::vector<Message> first_questions(const World& world, const std::vector<std::string>& patterns) {
+  std::vector<Message> messages(kQuickPings, Ping{world.now().time_since_epoch().count()});
+  std::ranges::move(questions_for(patterns), std::back_inserter(messages));
+  return messages;
 }
 
 Task<> take_finding(Node& node, Finding finding) {
@@ -310,15 +321,16 @@ Task<> take_finding(Node& node, Finding finding) {
   co_await run_on(node.strand, [&] {
     for (const auto& holder : finding.holders) on_roster(node, holder);
     if (!finding.holders.empty()) on_offered(node, finding.holders.front().id, finding.entry);
+    connect_missing(node);
   });
 }
 
-/// One round of questions. Fails with `not_found` where a pattern means nothing.
-Task<> ask_all(Node& node, Link& link, const std::vector<std::string>& patterns, bool is_first) {
+/// The answers to one round of questions. Fails with `not_found` where a pattern means nothing.
+Task<> take_answers(Node& node, Link& link, const std::vector<std::string>& patterns, bool is_first) {
   std::uint32_t query = 0;
   std::vector<Finding> all;
   for (const auto& pattern : patterns) {
-    auto findings = co_await ask(link, ++query, pattern);
+    auto findings = co_await take_answer(link, ++query, [&node](const Pong& pong) { on_pong(node, pong); });
     const bool is_had = std::ranges::any_of(findings, [](const Finding& finding) { return !finding.holders.empty(); });
     if (is_first && findings.empty())
       throw StepFailed(
@@ -348,12 +360,12 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
       continue;
     }
     try {
-      co_await greet(**link, node.options.id, node.instance);
-      co_await set_clock(node, **link);
+      co_await greet(**link, node.options.id, node.instance, first_questions(node.world, patterns));
       for (;;) {
-        co_await ask_all(node, **link, patterns, std::exchange(is_first, false));
+        co_await take_answers(node, **link, patterns, std::exchange(is_first, false));
         trying = {node.world.now(), kFirstBackoff, 0, false, true};
         co_await node.world.sleep(kPollInterval);
+        co_await step((*link)->send(questions_for(patterns)));
       }
     } catch (const StepFailed& failed) {
       why = failed.error();
@@ -365,8 +377,8 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
 
 Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern) {
   try {
-    const auto link = co_await reach_tracker(world, options);
-    co_return co_await ask(*link, 1, std::move(pattern));
+    const auto link = co_await reach_tracker(world, options, Find{1, std::move(pattern)});
+    co_return co_await take_answer(*link, 1, nullptr);
   } catch (const StepFailed& failed) {
     co_return Failure(failed.error());
   }

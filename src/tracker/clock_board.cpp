@@ -39,7 +39,7 @@ namespace shoal {
 namespace {
 
 constexpr Nanoseconds kIdlePatience = 15s;
-constexpr Nanoseconds kRefusalLinger = 200ms;
+constexpr Nanoseconds kRefusalLinger = 1s;
 constexpr Nanoseconds kGrace = 10s;              // for a clock peer whose connection was lost
 constexpr Nanoseconds kWriteEvery = 100ms;       // rows to the file
 constexpr std::size_t kMostPending = 64 * kMiB;  // of rows that wait for the disk

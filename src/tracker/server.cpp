@@ -36,7 +36,7 @@ namespace {
 
 constexpr Nanoseconds kGreetingPatience = 10s;  // for a stranger
 constexpr Nanoseconds kIdlePatience = 15s;      // for a peer, which pings every few seconds
-constexpr Nanoseconds kRefusalLinger = 200ms;   // for a refusal to get through before the connection closes
+constexpr Nanoseconds kRefusalLinger = 1s;      // for a refusal to get through before the connection closes
 constexpr Nanoseconds kFarewellPatience = 2s;   // for peers to hear that the swarm is over
 constexpr std::size_t kNewsBytes = 256 * 1024;  // gathered at a time for one peer
 constexpr std::size_t kMostSessions = 20'000;
@@ -333,8 +333,10 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
   }
 }
 
-Task<> refuse(SessionPtr session, RefusalReason reason, std::string text) {
+/// What the peer sent along with its hello is not read: closing at once would reset the connection, and the refusal may be lost with that.
+Task<> refuse(World& world, SessionPtr session, RefusalReason reason, std::string text) {
   co_await session->link->send({Message(Refusal{reason, text})});
+  co_await world.sleep(kRefusalLinger);
   throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
 }
 
@@ -343,10 +345,12 @@ Task<Hello> greet(Tracker& tracker, SessionPtr session) {
   const Hello hello = co_await step(receive<Hello>(*session->link, kGreetingPatience));
   if (hello.magic != kMagic) throw StepFailed(Error{make_error_code(Errc::malformed), "not a shoal peer", {}});
   if (hello.version < kOldestVersion || hello.oldest > kProtocolVersion)
-    co_await refuse(session, RefusalReason::version,
+    co_await refuse(tracker.world, session, RefusalReason::version,
                     fmt::format("this tracker speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
-  if (hello.role != Role::peer_to_tracker) co_await refuse(session, RefusalReason::wrong_role, "this is a tracker, not a peer");
-  if (auto named = check_peer_id(hello.id); !named) co_await refuse(session, RefusalReason::bad_register, named.error().message());
+  if (hello.role != Role::peer_to_tracker)
+    co_await refuse(tracker.world, session, RefusalReason::wrong_role, "this is a tracker, not a peer");
+  if (auto named = check_peer_id(hello.id); !named)
+    co_await refuse(tracker.world, session, RefusalReason::bad_register, named.error().message());
   session->id = hello.id;
   const auto version = std::min(hello.version, kProtocolVersion);
   co_await step(session->link->send({Message(Welcome{version, 0, "tracker", tracker.registry.epoch()})}));
