@@ -110,6 +110,8 @@ struct PeerOptions {
   Appetite appetite = Appetite::everything;
   std::optional<Nanoseconds> wait;  ///< How long to keep trying to reach the tracker at first; nothing: for ever.
   std::uint64_t upload_limit = 0;   ///< As the world was given it; for the lower bound.
+  /// Bytes that all neighbours together may be asked for at a time. One chunk of each is asked for whatever it says.
+  std::uint64_t most_in_flight = 1024 * kMiB;
   std::vector<std::string> include;
   std::vector<std::string> exclude;
   bool watches = false;                                        ///< The folder: what is offered follows its changes.

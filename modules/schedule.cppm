@@ -9,6 +9,7 @@ module;
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -103,8 +104,10 @@ class Picker {
 
   /// The slot to ask `source` for, or nothing when it has nothing that is needed. `in_order` breaks ties by the
   /// lowest slot instead of at random: better for disk and MD5 when nobody else is waiting for variety. At random, files of 64 MiB and more
-  /// go side by side, four at a time, so that their MD5s can (docs/decisions/0022).
-  std::optional<Slot> pick(Source source, const Random& random, bool in_order) const;
+  /// go side by side, four at a time, so that their MD5s can (docs/decisions/0022). Ties are drawn over `spread` slots at least: far
+  /// neighbours are asked long before they answer, and others that draw from the same few would ask for what is promised
+  /// (docs/decisions/0028).
+  std::optional<Slot> pick(Source source, const Random& random, bool in_order, std::size_t spread = 0) const;
   /// Has picks at random begin elsewhere from now on: anywhere in what the next pick for `source` is made from. What is below comes last.
   /// So peers that want the same keep out of each other's way (docs/decisions/0027).
   void begin_elsewhere(Source source, const Random& random);
@@ -117,12 +120,38 @@ class Picker {
   std::unique_ptr<State> state_;
 };
 
+/// The best of what was seen lately: of the current span of time, and of the one before it.
+template <class T, class Better>
+class RecentBest {
+ public:
+  explicit RecentBest(Nanoseconds span) : span_(span) {}
+  void set_span(Nanoseconds span) { span_ = span; }
+  void add(Instant now, T value) {
+    if (current_ && now - began_ >= span_) {
+      before_ = now - began_ < 2 * span_ ? current_ : std::nullopt;
+      current_.reset();
+    }
+    if (!current_) began_ = now;
+    if (!current_ || Better()(value, *current_)) current_ = value;
+  }
+  std::optional<T> get() const { return before_ && (!current_ || Better()(*before_, *current_)) ? before_ : current_; }
+
+ private:
+  Nanoseconds span_;
+  Instant began_{};
+  std::optional<T> current_;
+  std::optional<T> before_;
+};
+
 /// How fast a neighbour delivers, and how much to ask of it at once: a window in time, not in count.
-/// window = clamp(ceil(rate * (minimum RTT + 8 ms) / chunk) + 1, 2, 64) chunks, in bytes; 2 chunks while there is no rate.
-/// The one more is for the chunk on the wire: without it, a window that is too small for a long link measures a rate
-/// that keeps it too small. It is left out for one of many sources on a short link (5 ms): there the others fill the gap
-/// between two chunks, and what is asked for too early is out of reach for a neighbour that could give it sooner
-/// (docs/decisions/0008).
+///
+/// On a short way (a round trip below 5 ms): clamp(ceil(rate * (minimum RTT + 8 ms) / chunk) + 1, 2, 64) chunks; 2 while there is no rate.
+/// The one more is for the chunk on the wire. It is left out for one of many sources: there the others fill the gap between two chunks, and
+/// what is asked for too early is out of reach for a neighbour that could give it sooner (docs/decisions/0008).
+///
+/// On a long way the window has to find the rate, which it limits itself: so it is twice what the best rate of delivery brings in a round
+/// trip, and doubles as long as that grows. The rate of delivery is what came between a request and its answer, over that time; the best of
+/// this round trip and the last counts, as BBR has it (docs/decisions/0028).
 class SourceRate {
  public:
   /// A request of `bytes` was sent at `now`.
@@ -132,7 +161,7 @@ class SourceRate {
   /// A request ended without an answer: it was rejected or given up.
   void on_dropped(Instant now, std::uint64_t bytes);
   /// A round trip that was measured by a ping; it bounds the minimum RTT.
-  void on_round_trip(Nanoseconds rtt);
+  void on_round_trip(Instant now, Nanoseconds rtt);
 
   std::uint64_t outstanding() const { return outstanding_; }
   std::uint64_t window(bool is_one_of_many = false) const;
@@ -141,10 +170,12 @@ class SourceRate {
   /// Bytes a second over about the last second of being busy; 0 before the first answer. Less than a chunk
   /// under way tells the latency rather than the rate, and counts only until there is something better.
   double rate() const { return rate_; }
-  /// The least that was measured.
-  std::optional<Nanoseconds> round_trip() const { return min_rtt_; }
+  /// The least of the last 10 to 20 s.
+  std::optional<Nanoseconds> round_trip() const;
+  /// Bytes that are on their way at the best rate of delivery; 0 on a short way.
+  std::uint64_t under_way() const;
   /// When an answer to a request of `bytes` made now is to be expected: (outstanding + bytes) / rate, plus the
-  /// minimum RTT. A second before there is a rate.
+  /// minimum RTT. A second and five round trips before there is a rate.
   Nanoseconds expected(std::uint64_t bytes) const;
   /// How long to wait for an answer before asking elsewhere: three times the expected time, but 2 to 30 s.
   /// An answer that comes later is taken all the same.
@@ -152,6 +183,15 @@ class SourceRate {
 
  private:
   void measure(Instant now, std::uint64_t bytes);
+  void learn_delivery(Instant requested, Instant now);
+  double best_rate() const;
+  bool is_far() const;
+
+  /// How much had come when something was asked for.
+  struct Mark {
+    Instant at;
+    std::uint64_t delivered;
+  };
 
   std::uint64_t outstanding_ = 0;
   std::uint64_t most_outstanding_ = 0;  ///< Since the last measurement.
@@ -160,7 +200,10 @@ class SourceRate {
   double recent_bytes_ = 0;
   double recent_seconds_ = 0;
   double rate_ = 0;
-  std::optional<Nanoseconds> min_rtt_;
+  RecentBest<Nanoseconds, std::less<>> min_rtt_{std::chrono::seconds(10)};
+  std::uint64_t delivered_ = 0;
+  std::deque<Mark> marks_;  ///< The oldest first; as far back as anything is outstanding.
+  RecentBest<double, std::greater<>> delivery_{Nanoseconds(0)};
 };
 
 /// Which of several sources to take: src/schedule/choice.cpp.
@@ -260,16 +303,22 @@ class UploadQueue {
   std::unique_ptr<State> state_;
 };
 
+/// How much of the uplink a neighbour takes that is sent to, by the round trip to it, and how much there is. Three that are near: a chunk that is out
+/// soon can be passed on soon, but who receives from others besides takes only a part of what the uplink could send (docs/decisions/0013). Six that
+/// are far, and 24 from 100 ms on: a connection takes round trips to find its rate, anew after each pause (docs/decisions/0028).
+inline constexpr std::uint32_t kUplinkShares = 24;
+std::uint32_t upload_shares(Nanoseconds round_trip);
+
 /// What nobody else has leaves once before it leaves twice: while a neighbour is getting the first copy of a chunk, the
 /// others that ask for it are sent away to ask for something else. They get it from that neighbour afterwards. It is
 /// super-seeding (BEP 16) without its waiting: a copy is promised to whoever asks first. Without it a source's queue
 /// fills with requests for what it sent to others, and it sends 25 % of its file twice (docs/decisions/0006).
 class FirstCopies {
  public:
-  /// A promise that has not come true after this long holds nobody up any more.
+  /// A promise that has not come true after this long, and two round trips to whom it was made, holds nobody up any more.
   static constexpr Nanoseconds kPatience = std::chrono::seconds(1);
   /// Whether `asker` may have `slot`, which nobody else has, now; then it is promised to it, anew where it was already.
-  bool promise(Slot slot, Source asker, Instant now);
+  bool promise(Slot slot, Source asker, Instant now, Nanoseconds round_trip = Nanoseconds(0));
   bool is_promised(Slot slot) const { return promises_.contains(slot); }
   /// Somebody has it: no promise is needed any more.
   void keep(Slot slot);
@@ -281,7 +330,7 @@ class FirstCopies {
  private:
   struct Promise {
     Source to;
-    Instant since;
+    Instant until;
   };
   std::unordered_map<Slot, Promise> promises_;
 };

@@ -29,6 +29,7 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer", "include"},
     KnownOption{"peer", "exclude"},
     KnownOption{"peer", "limit-rate"},
+    KnownOption{"peer", "in-flight"},
     KnownOption{"peer", "wait"},
     KnownOption{"peer", "cache"},
     KnownOption{"peer", "congestion"},

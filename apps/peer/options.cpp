@@ -179,6 +179,16 @@ Setter some_into(std::uint32_t& target) {
   };
 }
 
+Setter size_into(std::uint64_t& target) {
+  return [&target](const std::string& text) -> Result<void> {
+    const auto bytes = parse_bytes(text);
+    if (!bytes) return Failure(bytes.error());
+    if (*bytes < kChunkSize) return fail(Errc::usage, fmt::format("'{}' is less than a chunk", text), "write 256K or more");
+    target = *bytes;
+    return {};
+  };
+}
+
 Setter sync_into(std::optional<Nanoseconds>& target) {
   return [&target](const std::string& text) -> Result<void> {
     Nanoseconds most{0};
@@ -265,6 +275,11 @@ OptionGroup network_group(PeerCommand& command) {
             .help = "send no more bytes a second than this, 32K at least; K, M and G are powers of 1024",
             .standard = "0: no limit",
             .set = rate_into(command.limit_rate)},
+           {.name = "in-flight",
+            .value = "SIZE",
+            .help = "ask all peers together for no more than this at a time: what a fast link to far peers holds",
+            .standard = "an eighth of the memory, 64M to 1G",
+            .set = size_into(command.in_flight)},
            {.name = "congestion",
             .value = "NAME",
             .help = "TCP congestion control where the system has a choice; 'system' for its own",

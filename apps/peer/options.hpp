@@ -85,6 +85,7 @@ struct PeerCommand {
   std::vector<std::string> include;  ///< Globs.
   std::vector<std::string> exclude;
   std::uint64_t limit_rate = 0;      ///< Bytes a second; 0 for no limit.
+  std::uint64_t in_flight = 0;       ///< Bytes that are asked for at a time, of all peers together; 0: by the machine's memory.
   std::string congestion = "cubic";  ///< TCP congestion control; `system` for the system's.
   bool insecure = false;
   std::optional<Nanoseconds> wait;                               ///< How long to try to reach the tracker; without a value forever.

@@ -50,6 +50,14 @@ struct Run {
   Interrupts* interrupts = nullptr;  ///< Likewise.
 };
 
+/// An eighth of the memory: no link that is slower than that needs it, and nothing is kept for what is asked for.
+std::uint64_t in_flight_by_memory() {
+  const long pages = ::sysconf(_SC_PHYS_PAGES);
+  const long page = ::sysconf(_SC_PAGESIZE);
+  const std::uint64_t memory = pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
+  return std::clamp(memory / 8, 64 * kMiB, 1024 * kMiB);
+}
+
 PeerOptions options_of(const PeerCommand& command, Appetite appetite, std::uint32_t expect = 0) {
   PeerOptions options;
   options.tracker = command.tracker;
@@ -59,6 +67,7 @@ PeerOptions options_of(const PeerCommand& command, Appetite appetite, std::uint3
   options.appetite = appetite;
   options.wait = command.wait;
   options.upload_limit = command.limit_rate;
+  options.most_in_flight = command.in_flight > 0 ? command.in_flight : in_flight_by_memory();
   options.include = command.include;
   options.exclude = command.exclude;
   options.other_latency = command.latency_default;

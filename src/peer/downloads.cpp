@@ -41,7 +41,9 @@ constexpr std::size_t kManySources = 4;
 constexpr std::uint64_t kMostToStore = 2 * kMiB;
 /// One part in so many of its window is free when a neighbour is asked for more small chunks.
 constexpr std::uint64_t kLeastRoom = 4;
-/// By then somebody else should have what a neighbour would not give us at once.
+/// Ties are drawn over so many times what is on its way to us and all who ask alike.
+constexpr std::size_t kSpread = 16;
+/// By then, and a round trip later, somebody else should have what a neighbour would not give us at once.
 constexpr Nanoseconds kPostponement = std::chrono::milliseconds(500);
 /// Between two pieces of a chunk, however slowly they come.
 constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);
@@ -99,6 +101,13 @@ bool is_worth_waiting(const Remote& remote, bool of_many) {
   return are_small && !remote.rate.has_room(remote.rate.window(of_many) / kLeastRoom, of_many);
 }
 
+/// What all neighbours together may be asked for besides what they were.
+std::uint64_t room_of_all(const Node& node) {
+  std::uint64_t outstanding = 0;
+  for (const auto& [source, remote] : node.remotes) outstanding += remote->rate.outstanding();
+  return node.options.most_in_flight - std::min(outstanding, node.options.most_in_flight);
+}
+
 /// Ends a request; what it held of the window and of the slot is free again.
 void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
   if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
@@ -114,14 +123,17 @@ void refill(Node& node, Remote& remote) {
   const bool in_order = fetches_in_order(node);
   const bool of_many = is_one_of_many(node);
   if (is_worth_waiting(remote, of_many)) return;
+  const std::size_t spread = kSpread * node.remotes.size() * (remote.rate.under_way() / kChunkSize);
+  std::uint64_t room = room_of_all(node);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
-  constexpr std::size_t kMostAtOnce = 1024;
+  constexpr std::size_t kMostAtOnce = 2048;
   while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, of_many)) {
-    const auto slot = node.picker.pick(remote.source, random, in_order);
+    const auto slot = node.picker.pick(remote.source, random, in_order, spread);
     if (!slot || remote.outstanding.contains(*slot)) break;  // the latter: it was cancelled there, and is not answered yet
     const Content& content = content_at(node, *slot);
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
-    if (!remote.rate.has_room(length, of_many)) break;
+    if (!remote.rate.has_room(length, of_many) || (length > room && remote.rate.outstanding() > 0)) break;
+    room -= std::min<std::uint64_t>(length, room);
     node.picker.begin(*slot);
     remote.outstanding[*slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
     remote.rate.on_request(now, length);
@@ -240,6 +252,16 @@ void take_arrivals(Node& node, const SessionPtr& session) {
   if (Remote* remote = remote_of(node, session)) refill(node, *remote);
 }
 
+namespace {
+
+void postpone(Node& node, const Remote& remote, Slot slot) {
+  const Instant until = node.world.now() + kPostponement + remote.rate.round_trip().value_or(Nanoseconds(0));
+  const auto after = std::ranges::upper_bound(node.postponed, until, {}, &Postponed::until);
+  node.postponed.insert(after, {until, remote.source, slot});
+}
+
+}  // namespace
+
 void on_reject(Node& node, Remote& remote, const Reject& reject) {
   bool is_crowded = false;
   for (const ChunkRef& ref : reject.chunks) {
@@ -257,8 +279,7 @@ void on_reject(Node& node, Remote& remote, const Reject& reject) {
     // and what came was wrong, it has it as before.
     if (!outstanding->second.is_given_up && !outstanding->second.is_cut_off) {
       node.picker.source_lost(remote.source, slot);
-      if (reject.is_for_now || outstanding->second.is_cancelled)
-        node.postponed.push_back({node.world.now() + kPostponement, remote.source, slot});
+      if (reject.is_for_now || outstanding->second.is_cancelled) postpone(node, remote, slot);
     }
     settle(node, remote, outstanding);
   }

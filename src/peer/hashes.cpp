@@ -32,7 +32,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t kSpansAtOnce = 8;
+constexpr std::size_t kSpansAtOnce = 32;
 constexpr Nanoseconds kPatience = 5s;
 
 /// Somebody who can be expected to have the hashes: best who has all of the content.

@@ -307,10 +307,11 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
     co_return;
   }
   if (const auto* pong = std::get_if<Pong>(&message)) {
-    const auto rtt = round_trip(*pong, node.world.now());
+    const Instant now = node.world.now();
+    const auto rtt = round_trip(*pong, now);
     if (!rtt) co_return;
     co_await run_on(node.strand, [&] {
-      if (Remote* remote = remote_of(node, session); remote) remote->rate.on_round_trip(*rtt);
+      if (Remote* remote = remote_of(node, session); remote) remote->rate.on_round_trip(now, *rtt);
     });
     co_return;
   }

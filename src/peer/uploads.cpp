@@ -32,9 +32,6 @@ namespace asio = boost::asio;
 namespace shoal {
 namespace {
 
-/// So many neighbours are sent to at once: a chunk that is out soon can be passed on soon, but who receives from others besides takes
-/// only a part of what the uplink could send.
-constexpr std::size_t kActiveUploads = 3;  // docs/decisions/0013
 /// A writer that is busy for this many times as long as usual is stuck, and does not count.
 constexpr double kStuckFactor = 4.0;               // docs/decisions/0023
 constexpr double kStuckLeast = 0.1;                // seconds
@@ -53,9 +50,12 @@ void learn_batch_time(Node& node, double seconds) {
   node.batch_seconds = std::max(learned, kStuckLeast / kStuckFactor);
 }
 
-std::size_t active_uploads(const Node& node) {
-  return static_cast<std::size_t>(std::ranges::count_if(
-      node.remotes, [&](const auto& remote) { return remote.second->is_sending && !is_stuck(node, *remote.second); }));
+/// Whether the neighbours that are sent to take up the uplink.
+bool is_uplink_busy(const Node& node) {
+  std::uint32_t shares = 0;
+  for (const auto& [source, remote] : node.remotes)
+    if (remote->is_sending && !is_stuck(node, *remote)) shares += upload_shares(remote->rate.round_trip().value_or(Nanoseconds(0)));
+  return shares >= kUplinkShares;
 }
 
 UploadJob job_for(const Content& content, Slot slot) {
@@ -87,7 +87,8 @@ bool has_unshared(const Node& node, const Content& content) {
 /// each of those is as good for whoever asks, and better for all others. Who asks again has found no other: it may have got what we
 /// take for unshared, because nobody tells us of chunks that we have.
 bool may_have_now(Node& node, Remote& remote, const Content& content, Slot slot) {
-  if (node.picker.availability(slot) == 0) return node.first_copies.promise(slot, remote.source, node.world.now());
+  if (node.picker.availability(slot) == 0)
+    return node.first_copies.promise(slot, remote.source, node.world.now(), remote.rate.round_trip().value_or(Nanoseconds(0)));
   const bool must_wait = remote.wants_everything && content.chunks > 1 && has_unshared(node, content);
   return !must_wait || !remote.sent_away.insert(slot).second;
 }
@@ -165,7 +166,7 @@ void on_cancel(Node& node, Remote& remote, const Cancel& cancel) {
 void serve_next(Node& node) {
   if (node.queue.waiting() == 0) return;
   const auto is_idle = [&](Source source) { return !find_remote(node, source)->is_sending; };
-  while (active_uploads(node) < kActiveUploads) {
+  while (!is_uplink_busy(node)) {
     auto first = next_job(node, is_idle);
     if (!first) return;
     Remote& remote = *first->first;

@@ -9,11 +9,12 @@ import shoal.base;
 
 namespace shoal {
 
-bool FirstCopies::promise(Slot slot, Source asker, Instant now) {
-  const auto [promised, is_new] = promises_.try_emplace(slot, Promise{asker, now});
+bool FirstCopies::promise(Slot slot, Source asker, Instant now, Nanoseconds round_trip) {
+  const Promise wanted{asker, now + kPatience + 2 * round_trip};
+  const auto [promised, is_new] = promises_.try_emplace(slot, wanted);
   if (is_new) return true;
-  if (promised->second.to != asker && now - promised->second.since < kPatience) return false;
-  promised->second = {asker, now};
+  if (promised->second.to != asker && now < promised->second.until) return false;
+  promised->second = wanted;
   return true;
 }
 

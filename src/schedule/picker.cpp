@@ -335,14 +335,15 @@ std::size_t draw(const Random& random, std::size_t choices) {
 
 }  // namespace
 
-std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_order) const {
+std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_order, std::size_t spread) const {
   const Neighbour& neighbour = state_->neighbour(source);
   for (std::size_t plane = 0; plane < kPlanes; ++plane) {
     const std::size_t choices = neighbour.needed[plane];
     if (choices == 0) continue;
     if (in_order) return state_->nth_needed(neighbour, plane, 0);
     const std::size_t from = state_->needed_before_pick(neighbour, plane, random);
-    return state_->nth_needed(neighbour, plane, (from + draw(random, std::min(choices, near(slots(), missing())))) % choices);
+    return state_->nth_needed(neighbour, plane,
+                              (from + draw(random, std::min(choices, std::max(spread, near(slots(), missing()))))) % choices);
   }
   return std::nullopt;
 }

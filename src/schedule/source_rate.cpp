@@ -4,7 +4,11 @@ module;
 #include <chrono>
 #include <cmath>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <iterator>
 #include <optional>
 
 module shoal.schedule;
@@ -23,6 +27,11 @@ constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);  ///< Who fell s
 constexpr double kFewestChunks = 2;
 constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
+constexpr double kFarGain = 2;           ///< Round trips that a far window holds.
+constexpr double kFirstFarChunks = 16;   ///< While there is no rate.
+constexpr double kMostFarChunks = 2048;  ///< As many requests as a neighbour lets wait.
+constexpr int kFirstRoundTrips = 5;      ///< That a connection may take until it has found its rate.
+constexpr std::size_t kMostMarks = 4096;
 
 Nanoseconds to_nanoseconds(Seconds seconds) { return std::chrono::duration_cast<Nanoseconds>(std::min(seconds, kLongest)); }
 
@@ -33,13 +42,18 @@ void SourceRate::on_request(Instant now, std::uint64_t bytes) {
     measured_until_ = now;
     most_outstanding_ = 0;
   }
+  if (outstanding_ == 0) marks_.clear();
+  if (marks_.empty() || marks_.back().at < now) marks_.push_back({now, delivered_});
+  if (marks_.size() > kMostMarks) marks_.pop_front();
   outstanding_ += bytes;
   most_outstanding_ = std::max(most_outstanding_, outstanding_);
 }
 
 void SourceRate::on_answer(Instant requested, Instant now, std::uint64_t bytes) {
-  on_round_trip(now - requested);
+  on_round_trip(now, now - requested);
   measure(now, bytes);
+  delivered_ += bytes;
+  learn_delivery(requested, now);
   outstanding_ -= std::min(bytes, outstanding_);
   most_outstanding_ = outstanding_;
 }
@@ -51,7 +65,24 @@ void SourceRate::on_dropped(Instant now, std::uint64_t bytes) {
   if (outstanding_ == 0) measure(now, 0);
 }
 
-void SourceRate::on_round_trip(Nanoseconds rtt) { min_rtt_ = std::min(min_rtt_.value_or(rtt), std::max(rtt, Nanoseconds(0))); }
+void SourceRate::on_round_trip(Instant now, Nanoseconds rtt) { min_rtt_.add(now, std::max(rtt, Nanoseconds(0))); }
+
+std::optional<Nanoseconds> SourceRate::round_trip() const { return min_rtt_.get(); }
+
+bool SourceRate::is_far() const { return round_trip().value_or(Nanoseconds(0)) >= kShortWay; }
+
+void SourceRate::learn_delivery(Instant requested, Instant now) {
+  const auto after = std::ranges::upper_bound(marks_, requested, {}, &Mark::at);
+  if (after == marks_.begin() || now <= requested) return;
+  delivery_.set_span(round_trip().value_or(Nanoseconds(0)));
+  delivery_.add(now, static_cast<double>(delivered_ - std::prev(after)->delivered) / Seconds(now - requested).count());
+}
+
+double SourceRate::best_rate() const { return std::max(rate_, delivery_.get().value_or(0)); }
+
+std::uint64_t SourceRate::under_way() const {
+  return is_far() ? static_cast<std::uint64_t>(best_rate() * Seconds(*round_trip()).count()) : 0;
+}
 
 /// Adds `bytes`, delivered evenly since the last measurement, to two sums that forget alike: bytes, and seconds.
 /// Their quotient is the plain mean at first and later the mean of about the last second.
@@ -75,10 +106,13 @@ void SourceRate::measure(Instant now, std::uint64_t bytes) {
 }
 
 std::uint64_t SourceRate::window(bool is_one_of_many) const {
-  const Nanoseconds round_trip = min_rtt_.value_or(Nanoseconds(0));
-  const Seconds ahead = Seconds(round_trip) + kSlack;
-  const double spare = is_one_of_many && round_trip < kShortWay ? 0 : 1;
-  const double chunks = std::ceil(rate_ * ahead.count() / kChunkSize) + spare;
+  const Seconds way = round_trip().value_or(Nanoseconds(0));
+  if (is_far()) {
+    const double chunks = std::ceil(best_rate() * (kFarGain * way + kSlack).count() / kChunkSize);
+    return static_cast<std::uint64_t>(best_rate() > 0 ? std::clamp(chunks, kFewestChunks, kMostFarChunks) : kFirstFarChunks) * kChunkSize;
+  }
+  const double spare = is_one_of_many ? 0 : 1;
+  const double chunks = std::ceil(rate_ * (way + kSlack).count() / kChunkSize) + spare;
   return static_cast<std::uint64_t>(std::clamp(chunks, kFewestChunks - 1 + spare, kMostChunks)) * kChunkSize;
 }
 
@@ -87,9 +121,9 @@ bool SourceRate::has_room(std::uint64_t bytes, bool is_one_of_many) const {
 }
 
 Nanoseconds SourceRate::expected(std::uint64_t bytes) const {
-  if (rate_ <= 0) return std::chrono::seconds(1);
+  if (rate_ <= 0) return std::chrono::seconds(1) + kFirstRoundTrips * round_trip().value_or(Nanoseconds(0));
   const Seconds transfer(static_cast<double>(outstanding_ + bytes) / rate_);
-  return to_nanoseconds(transfer + Seconds(min_rtt_.value_or(Nanoseconds(0))));
+  return to_nanoseconds(transfer + Seconds(round_trip().value_or(Nanoseconds(0))));
 }
 
 Nanoseconds SourceRate::patience(std::uint64_t bytes) const {

@@ -1,6 +1,7 @@
 module;
 
 #include <algorithm>
+#include <chrono>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -174,6 +175,13 @@ void UploadQueue::unsend(Slot slot) {
 
 std::uint32_t UploadQueue::times_sent(Slot slot) const {
   return slot.value < state_->times_sent.size() ? state_->times_sent[slot.value] : 0;
+}
+
+std::uint32_t upload_shares(Nanoseconds round_trip) {
+  constexpr Nanoseconds kFar = std::chrono::milliseconds(5);
+  constexpr Nanoseconds kVeryFar = std::chrono::milliseconds(100);
+  if (round_trip < kFar) return kUplinkShares / 3;
+  return round_trip < kVeryFar ? kUplinkShares / 6 : 1;
 }
 
 }  // namespace shoal

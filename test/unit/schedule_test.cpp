@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -114,6 +115,14 @@ std::uint32_t highest_pick(std::uint32_t chunks, std::uint32_t missing) {
 }  // namespace
 
 TEST_CASE("equally rare chunks are drawn among the first 128 of a large file") { CHECK(highest_pick(1000, 1000) == 127); }
+
+TEST_CASE("equally rare chunks are drawn among as many as the way to far neighbours asks for") {
+  Picker picker = picture({std::string(1000, 'x')});
+  const Random last = [] { return ~std::uint64_t{0}; };
+  CHECK(picker.pick(Source(0), last, false, 500) == Slot(499));
+  CHECK(picker.pick(Source(0), last, false, 5000) == Slot(999));
+  CHECK(picker.pick(Source(0), last, false, 5) == Slot(127));
+}
 
 TEST_CASE("equally rare chunks are drawn among the first quarter of a small file") { CHECK(highest_pick(400, 400) == 99); }
 
@@ -337,14 +346,19 @@ TEST_CASE("there is no rate before the first answer") { CHECK(SourceRate{}.rate(
 
 TEST_CASE("the window is two chunks before there is a rate") { CHECK(SourceRate{}.window() == 2 * kChunkSize); }
 
-TEST_CASE("one of many sources that are near is asked for one chunk at a time, one that is far for one more") {
+TEST_CASE("one of many sources that are near is asked for one chunk at a time") {
   SourceRate near;
-  near.on_round_trip(1ms);
+  near.on_round_trip(Instant{}, 1ms);
   CHECK(near.window(true) == kChunkSize);
   CHECK(near.window() == 2 * kChunkSize);
+}
+
+TEST_CASE("a source that is far is asked for 16 chunks before there is a rate, and may take several round trips") {
   SourceRate far;
-  far.on_round_trip(50ms);
-  CHECK(far.window(true) == 2 * kChunkSize);
+  far.on_round_trip(Instant{}, 200ms);
+  CHECK(far.window() == 16 * std::uint64_t{kChunkSize});
+  CHECK(far.window(true) == far.window());
+  CHECK(far.expected(kChunkSize) == 2s);
 }
 
 TEST_CASE("a fast source has a window for its rate, however many others there are") {
@@ -430,29 +444,118 @@ TEST_CASE("a request that is given up after a stall lowers the rate") {
 
 TEST_CASE("the window holds what arrives in a round trip and 8 ms, and the chunk on the wire") {
   SourceRate source = after_steady_answers(1ms, 2000);
-  source.on_round_trip(500us);
+  source.on_round_trip(Instant{}, 500us);
   CHECK(source.window() == 10 * kChunkSize);
 }
 
 TEST_CASE("the window is never more than 64 chunks") { CHECK(after_steady_answers(20us, 2000).window() == 64 * std::uint64_t{kChunkSize}); }
 
-TEST_CASE("the window grows until it fills a long link") {
-  // 100 Mbit and 100 ms: a chunk takes 21 ms, so the link holds about 6 of them.
-  SourceRate source;
-  source.on_round_trip(100ms);
-  std::vector<std::pair<Instant, Instant>> on_wire;  // when asked, when here
-  Instant now{};
-  Instant link_free{};
-  for (int answer = 0; answer < 300; ++answer) {
-    for (; source.has_room(kChunkSize); source.on_request(now, kChunkSize)) {
-      link_free = std::max(link_free, now + 100ms) + 21ms;
-      on_wire.emplace_back(now, link_free);
+/// A source at the other end of a long line, which is always asked for as much as its window has room for.
+class LongLine {
+ public:
+  LongLine(Nanoseconds round_trip, Nanoseconds a_chunk) : round_trip_(round_trip), a_chunk_(a_chunk) {}
+
+  void take(Nanoseconds a_chunk) { a_chunk_ = a_chunk; }
+
+  /// Returns how many chunks came.
+  int run(Nanoseconds time) {
+    int came = 0;
+    for (const Instant end = now + time; now < end; ++came) {
+      if (now >= next_ping_) {
+        source.on_round_trip(now, round_trip_);
+        next_ping_ = now + 4s;
+      }
+      for (; source.has_room(kChunkSize); source.on_request(now, kChunkSize)) {
+        free_at_ = std::max(free_at_, now + round_trip_) + a_chunk_;
+        on_wire_.emplace_back(now, free_at_);
+      }
+      now = on_wire_.front().second;
+      source.on_answer(on_wire_.front().first, now, kChunkSize);
+      on_wire_.pop_front();
     }
-    now = on_wire.front().second;
-    source.on_answer(on_wire.front().first, now, kChunkSize);
-    on_wire.erase(on_wire.begin());
+    return came;
   }
-  CHECK(source.rate() == Catch::Approx(kChunkSize / 0.021).epsilon(0.02));
+
+  SourceRate source;
+  Instant now{};
+
+ private:
+  Nanoseconds round_trip_;
+  Nanoseconds a_chunk_;
+  Instant next_ping_{};
+  Instant free_at_{};
+  std::deque<std::pair<Instant, Instant>> on_wire_;  ///< When asked, when here.
+};
+
+TEST_CASE("the window grows until it fills a long link") {
+  LongLine line(100ms, 21ms);  // 100 Mbit
+  line.run(3s);
+  CHECK(line.source.rate() == Catch::Approx(kChunkSize / 0.021).epsilon(0.02));
+}
+
+TEST_CASE("the window fills a line of a gigabit within eight round trips, however long it is") {
+  for (const Nanoseconds round_trip : {Nanoseconds(40ms), Nanoseconds(200ms), Nanoseconds(600ms)}) {
+    LongLine line(round_trip, 2097us);
+    line.run(8 * round_trip);
+    const int whole = static_cast<int>(1s / 2097us);
+    CHECK(line.run(1s) >= whole * 98 / 100);
+  }
+}
+
+TEST_CASE("the window of a long line holds two round trips at its rate, and 8 ms") {
+  LongLine line(100ms, 10ms);
+  line.run(5s);
+  CHECK(line.source.window() == 21 * std::uint64_t{kChunkSize});
+}
+
+TEST_CASE("the window follows a line that becomes slower, and one that becomes faster, within a few round trips") {
+  LongLine line(100ms, 10ms);
+  line.run(5s);
+  line.take(40ms);
+  line.run(5s);
+  CHECK(line.source.window() <= 7 * std::uint64_t{kChunkSize});
+  line.take(5ms);
+  line.run(2s);
+  CHECK(line.run(1s) >= 195);
+}
+
+TEST_CASE("a slow source that is far is not asked for more than two chunks for ever") {
+  LongLine line(50ms, 500ms);
+  line.run(20s);
+  CHECK(line.source.window() == 2 * kChunkSize);
+}
+
+TEST_CASE("the window of a long line is never more than a neighbour lets wait") {
+  LongLine line(600ms, 20us);
+  line.run(30s);
+  CHECK(line.source.window() == UploadQueue::kMaxWaiting * std::uint64_t{kChunkSize});
+}
+
+TEST_CASE("a round trip is forgotten after 20 seconds") {
+  SourceRate source;
+  source.on_round_trip(Instant{} + 0s, 1ms);
+  source.on_round_trip(Instant{} + 9s, 50ms);
+  source.on_round_trip(Instant{} + 12s, 60ms);
+  CHECK(source.round_trip() == 1ms);
+  source.on_round_trip(Instant{} + 23s, 70ms);
+  CHECK(source.round_trip() == 60ms);
+}
+
+TEST_CASE("a round trip that was measured before a long silence does not count after it") {
+  SourceRate source;
+  source.on_round_trip(Instant{}, 1ms);
+  source.on_round_trip(Instant{} + 60s, 50ms);
+  CHECK(source.round_trip() == 50ms);
+}
+
+TEST_CASE("what is on its way from a source that is near counts as nothing") {
+  CHECK(after_steady_answers(1ms, 2000).under_way() == 0);
+}
+
+TEST_CASE("what is on its way from a source that is far is its rate, for a round trip") {
+  LongLine line(100ms, 10ms);
+  line.run(5s);
+  CHECK(line.source.under_way() == Catch::Approx(10.0 * kChunkSize).epsilon(0.05));
 }
 
 TEST_CASE("a source with nothing outstanding has room for any request") { CHECK(SourceRate{}.has_room(100 * std::uint64_t{kChunkSize})); }
@@ -467,7 +570,7 @@ TEST_CASE("a full window has no room") {
 
 TEST_CASE("an answer is expected after all that is outstanding, and a round trip") {
   SourceRate source = after_steady_answers(10ms, 500);
-  source.on_round_trip(2ms);
+  source.on_round_trip(Instant{}, 2ms);
   const auto expected = std::chrono::duration<double, std::milli>(source.expected(kChunkSize));
   CHECK(expected.count() == Catch::Approx(22.0));
 }
@@ -718,6 +821,23 @@ TEST_CASE("a first copy is promised to one neighbour at a time") {
   FirstCopies copies;
   REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
   CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(10ms)));
+}
+
+TEST_CASE("the uplink is shared by three neighbours that are near, six that are far, and 24 that are very far") {
+  const auto at_a_time = [](Nanoseconds round_trip) { return kUplinkShares / upload_shares(round_trip); };
+  CHECK(at_a_time(0ms) == 3);
+  CHECK(at_a_time(4999us) == 3);
+  CHECK(at_a_time(5ms) == 6);
+  CHECK(at_a_time(99ms) == 6);
+  CHECK(at_a_time(100ms) == 24);
+  CHECK(at_a_time(600ms) == 24);
+}
+
+TEST_CASE("a promise to a neighbour that is far holds two round trips longer") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms), 600ms));
+  CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience + 1199ms)));
+  CHECK(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience + 1200ms)));
 }
 
 TEST_CASE("whoever a first copy is promised to may ask for it again") {
