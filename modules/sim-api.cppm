@@ -7,7 +7,21 @@
 ///   an uplink are fair to within one quantum a connection, those of a downlink to within one window, and a small message waits for at
 ///   most one quantum of each other connection.
 /// - A connection has at most `window` bytes and one round trip's worth on their way or unread. There is no slow start, no loss
-///   of packets and no retransmission: a connection takes up a rate at once, where TCP needs some round trips.
+///   of packets and no retransmission: a connection takes up a rate at once, where TCP needs some round trips. That is so unless
+///   `HostOptions::tcp` says which congestion control the host has. Then:
+///   - A connection has under way what its CongestionWindow allows, but at most `send_buffer`, and no more than fits into what is free of
+///     the receiver's `receive_buffer`. Acknowledgements take their way back, are never lost, and take nothing of a rate.
+///   - Bytes leave in bursts of up to `quantum`, or an eighth of the window while that is less, at the rate of the uplink: nothing is
+///     paced. That, and not a packet, is the unit of all that follows.
+///   - A burst of which a segment is lost (each with the probability that the way has) comes in a round trip later, and what was sent
+///     after it comes in then, too, in order. The sender goes on meanwhile (SACK), with what its window is after a loss. A
+///     retransmission may be lost as well: one round trip more. Losses at the end of what is said cost the same, where TCP waits for a
+///     timeout (200 ms and a round trip). Windows never go down to one segment. Messages of the handshake and datagrams are not concerned.
+///   - Not there: a limit of the queue in front of a downlink (what waits there is never lost), delayed acknowledgements, HyStart, ECN,
+///     growth of the buffers with time (they are there from the beginning), Nagle's algorithm.
+/// - Hosts may be at several sites. What goes from one site to another shares a link with a latency, a rate, a queue of limited depth,
+///   and a probability of loss. A burst that finds the queue full is a loss to its sender, but takes its time on the link all the same,
+///   as its retransmission would: so where nobody's window shrinks (`none`, `bbr`) the queue gets longer than it is deep.
 /// - A send completes when less than a piece (16 to 256 KiB) of what was said before waits in the sender's buffer, as it
 ///   does on sockets with TCP_NOTSENT_LOWAT.
 /// - Work takes `Host::work` for each piece of it, on as many workers as there is work; running coroutines takes no time.
@@ -28,6 +42,8 @@ module;
 
 export module shoal.sim:api;
 
+import :congestion;
+
 import shoal.base;
 import shoal.digest;
 import shoal.manifest;
@@ -37,6 +53,8 @@ import shoal.world;
 export namespace shoal::sim {
 
 using HostId = Index<struct HostTag>;
+/// Where hosts are near each other.
+using SiteId = Index<struct SiteTag>;
 
 /// What stands for the bytes of files.
 enum class Bytes : std::uint8_t {
@@ -66,6 +84,22 @@ struct Lies {
   double silence = 0;  ///< A chunk that it is asked for is neither sent nor rejected.
 };
 
+/// The TCP of a host. With `none`, which is the default, none of it is modelled for what the host sends.
+struct Tcp {
+  CongestionControl control = CongestionControl::none;
+  std::uint64_t send_buffer = 4 * kMiB;     ///< What a connection may have sent and not acknowledged: the end of Linux's tcp_wmem.
+  std::uint64_t receive_buffer = 6 * kMiB;  ///< What one may have sent it and it has not read: the end of tcp_rmem.
+  double loss = 0;                          ///< Which part of the segments that it sends is lost, from 0 to less than 1.
+};
+
+/// The link from one site to another.
+struct SiteLink {
+  Nanoseconds latency{0};          ///< That comes on top of the hosts'.
+  double rate = 0;                 ///< Bytes a second, shared by all; 0: no limit.
+  std::uint64_t queue = 4 * kMiB;  ///< Bytes that wait for their turn, before what comes is lost.
+  double loss = 0;                 ///< Which part of segments, and of datagrams, is lost.
+};
+
 struct HostOptions {
   double up = 0;  ///< Bytes a second; 0: no limit.
   double down = 0;
@@ -79,6 +113,8 @@ struct HostOptions {
   std::uint64_t disk_bytes = std::numeric_limits<std::uint64_t>::max();
   double disk_rate = 0;  ///< Bytes a second that its disk writes; 0: no limit. Workers wait for what was written before.
   Lies lies;
+  Tcp tcp{};
+  SiteId site{0};
 };
 
 /// How a host dies.
@@ -143,6 +179,10 @@ class Simulation {
   HostId add_host(const HostOptions& options);
   /// Its address, for endpoints.
   std::string address_of(HostId host) const;
+  /// What lies between two sites, each way. Nothing does unless this was called, before their hosts connect.
+  void link_sites(SiteId one, SiteId other, const SiteLink& link);
+  /// Bytes of chunks that were sent from one site to another.
+  std::uint64_t crossed(SiteId from, SiteId to) const;
   /// Starts a process on the machine, which must not have one that runs. Its disk is as the last one left it.
   void start(HostId host, const Main& main);
   bool is_running(HostId host) const;

@@ -248,6 +248,9 @@ class LoopExecutor {
 /// A connection that takes nothing at all for this long is dead, as in shoal.net.
 inline constexpr Nanoseconds kSendPatience{30'000'000'000};
 
+/// That so many bytes take; none at all where the rate has no limit.
+Nanoseconds time_for(std::uint64_t bytes, double rate);
+
 class Network;
 class Connection;
 struct SimListener;
@@ -278,7 +281,10 @@ struct Pipe {
   std::uint64_t wanted = 0;   ///< Where the receiver wants to be woken; 0: it does not wait.
   std::uint64_t acked = 0;    ///< What the sender knows to be off the receiver's hands.
   std::uint32_t unsent_limit = 16 * 1024;
-  bool is_in_turn = false;  ///< In its uplink's ring.
+  std::optional<CongestionWindow> congestion;  ///< Where its sender has TCP. Then `acked` is the end of what was acknowledged in order,
+  Nanoseconds held_until{0};                   ///< what comes in earlier waits for a retransmission,
+  std::optional<std::uint64_t> unsaid;         ///< and so many bytes came in of which the receiver could not tell.
+  bool is_in_turn = false;                     ///< In its uplink's ring.
   bool has_waiting_writer = false;
   Nanoseconds last_arrival{0};
 };
@@ -372,6 +378,23 @@ struct SimListener {
   bool is_closed = false;
 };
 
+/// What lies between two sites, in one direction.
+struct Route {
+  SiteLink link;
+  Nanoseconds free_at{0};  ///< When all that waits has gone.
+  std::uint64_t crossed = 0;
+};
+
+/// Some bytes of a pipe on their way.
+struct Burst {
+  ConnectionPtr connection;
+  int side = 0;
+  std::uint32_t bytes = 0;
+  Nanoseconds sent_at{0};
+  Nanoseconds span{0};    ///< From the first of them to the last.
+  bool is_lossy = false;  ///< Some have to be sent again.
+};
+
 class Network {
  public:
   Network(Loop& loop, const Options& options);
@@ -390,6 +413,12 @@ class Network {
 
   bool is_reachable(HostId from, HostId to) const;
   Nanoseconds latency(HostId from, HostId to) const;
+  Nanoseconds round_trip(HostId one, HostId other) const { return latency(one, other) + latency(other, one); }
+  void link_sites(SiteId from, SiteId to, const SiteLink& link) { routes_[{from, to}].link = link; }
+  /// What lies between them; null for hosts of one site, and where nothing does.
+  Route* route(HostId from, HostId to);
+  const Route* route(HostId from, HostId to) const { return const_cast<Network*>(this)->route(from, to); }
+  std::uint64_t crossed(SiteId from, SiteId to) const;
   /// How much longer than that the next thing takes which the host sends.
   Nanoseconds draw_jitter(HostId from);
   /// A pipe has something to send, or room to send it.
@@ -410,6 +439,19 @@ class Network {
   void send_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes);
   void on_burst(const ConnectionPtr& connection, int side, std::uint64_t bytes, Nanoseconds whole_at);
   void deliver(const ConnectionPtr& connection, int side, std::uint64_t bytes);
+  // With TCP, or between sites: src/sim/tcp.cpp.
+  std::uint64_t tcp_sendable(const Pipe& pipe) const;
+  void launch(Burst burst, Nanoseconds way);
+  void cross(Burst burst, Route& route);
+  void arrive(Burst burst, Nanoseconds at);
+  void pass_downlink(Burst burst);
+  void take_in(const Burst& burst);
+  double loss_between(HostId from, HostId to) const;
+  bool is_lost(const Pipe& pipe, std::uint64_t bytes);
+  Nanoseconds repair_time(const Pipe& pipe);
+  void acknowledge(const Burst& burst);
+  void acknowledge_unsaid(const ConnectionPtr& connection, int side);
+  void on_acknowledged(const Burst& burst, std::uint64_t in_order);
   void drop_in(HostId host, std::uint16_t port, Datagram datagram);
   void offer_all();
 
@@ -420,6 +462,7 @@ class Network {
   std::uint64_t next_number_ = 1;
   std::vector<std::unique_ptr<Port>> ports_;
   std::unordered_map<std::string, HostId> by_address_;
+  std::map<std::pair<SiteId, SiteId>, Route> routes_;
 };
 
 std::unique_ptr<DatagramSocket> make_sim_datagrams(Network& network, std::shared_ptr<Postbox> postbox);

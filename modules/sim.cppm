@@ -2,3 +2,4 @@
 export module shoal.sim;
 
 export import :api;
+export import :congestion;

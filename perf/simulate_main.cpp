@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -35,6 +36,9 @@ struct Command {
   std::string size = "500M";
   std::string rate = "125M";
   double latency_ms = 0.25;
+  std::string tcp = "none";
+  double loss = 0;
+  std::string socket_limit = "4MiB";
   std::uint64_t seed = 1;
   std::uint64_t seeds = 1;
   bool is_real = false;
@@ -50,6 +54,11 @@ CLI::Validator readable_bytes() {
           "BYTES"};
 }
 
+const std::map<std::string, sim::CongestionControl> kTcps{{"none", sim::CongestionControl::none},
+                                                          {"reno", sim::CongestionControl::reno},
+                                                          {"cubic", sim::CongestionControl::cubic},
+                                                          {"bbr", sim::CongestionControl::bbr}};
+
 const Scenario* find_scenario(const std::string& name) {
   const auto found = std::ranges::find(scenarios(), name, &Scenario::name);
   return found == scenarios().end() ? nullptr : &*found;
@@ -62,6 +71,10 @@ Scale scale_of(const Command& command, std::uint64_t seed) {
   scale.bytes = parse_bytes(command.size).value();
   scale.rate = static_cast<double>(parse_bytes(command.rate).value());
   scale.latency = Nanoseconds(static_cast<std::int64_t>(command.latency_ms * 1e6));
+  scale.tcp.control = kTcps.at(command.tcp);
+  scale.tcp.loss = command.loss;
+  scale.tcp.send_buffer = parse_bytes(command.socket_limit).value();
+  scale.tcp.receive_buffer = scale.tcp.send_buffer / 2 * 3;  // as Linux's are
   scale.options.seed = seed;
   scale.options.bytes = command.is_real ? sim::Bytes::real : sim::Bytes::marks;
   scale.options.messages = command.is_real ? sim::Messages::encoded : sim::Messages::values;
@@ -82,8 +95,10 @@ void write_curve(std::FILE* file, std::uint64_t seed, const Figures& figures) {
 }
 
 std::string replay_command(const Command& command, std::uint64_t seed) {
-  return fmt::format("SHOAL_SIM_LOG=/dev/stderr shoal-simulate {} --peers {} --size {} --rate {} --latency {} --seed {}{}",
-                     command.scenario, command.peers, command.size, command.rate, command.latency_ms, seed,
+  const std::string tcp =
+      command.tcp == "none" ? "" : fmt::format(" --tcp {} --loss {} --socket-limit {}", command.tcp, command.loss, command.socket_limit);
+  return fmt::format("SHOAL_SIM_LOG=/dev/stderr shoal-simulate {} --peers {} --size {} --rate {} --latency {}{} --seed {}{}",
+                     command.scenario, command.peers, command.size, command.rate, command.latency_ms, tcp, seed,
                      command.is_real ? " --real" : "");
 }
 
@@ -127,6 +142,11 @@ int main(int argc, char** argv) {
   app.add_option("--size", command.size, "Bytes of each file")->check(readable_bytes());
   app.add_option("--rate", command.rate, "Bytes a second of each host, each way")->check(readable_bytes());
   app.add_option("--latency", command.latency_ms, "Milliseconds from a host to the middle of the network");
+  app.add_option("--tcp", command.tcp, "Congestion control of all peers; none: a rate is there at once, and nothing is lost")
+      ->check(CLI::IsMember(kTcps));
+  app.add_option("--loss", command.loss, "Which part of the TCP segments is lost (with --tcp)")->check(CLI::Range(0.0, 0.5));
+  app.add_option("--socket-limit", command.socket_limit, "Bytes that a connection may have under way (with --tcp)")
+      ->check(readable_bytes());
   app.add_option("--seed", command.seed, "The first seed");
   app.add_option("--seeds", command.seeds, "So many seeds, one after the other")->check(CLI::PositiveNumber);
   app.add_flag("--real", command.is_real, "Real bytes and encoded messages");

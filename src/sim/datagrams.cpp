@@ -93,6 +93,7 @@ void Network::post(const Postbox& from, const DatagramAddress& address, Message 
   const HostId to(place->host);
   ++traffic_.datagrams;
   if (!is_reachable(from.host, to) || random_.is_true(port(from.host).options.datagram_loss)) return;
+  if (const Route* const between = route(from.host, to); between && random_.is_true(between->link.loss)) return;
   Datagram datagram{datagram_address(from.host, from.port), std::move(message)};
   loop_.at(loop_.now() + latency(from.host, to) + draw_jitter(from.host),
            [this, to, to_port = place->port, datagram = std::move(datagram)]() mutable { drop_in(to, to_port, std::move(datagram)); });

@@ -309,6 +309,7 @@ Task<Result<>> SimLink::send_chunk(ChunkHeader header, std::shared_ptr<const Chu
   ++network().traffic().pieces;
   network().traffic().control_bytes += head;
   network().traffic().data_bytes += header.length;
+  if (Route* const between = network().route(out().from, out().to)) between->crossed += header.length;
   connection_->say(side_, std::move(frame), head + header.length);
   co_return co_await wait_for_room();
 }

@@ -21,19 +21,19 @@ import shoal.base;
 import shoal.world;
 
 namespace shoal::sim {
-namespace {
 
 Nanoseconds time_for(std::uint64_t bytes, double rate) {
   return rate > 0 ? Nanoseconds(static_cast<std::int64_t>(static_cast<double>(bytes) / rate * 1e9)) : Nanoseconds::zero();
 }
-
-}  // namespace
 
 // ---- connections --------------------------------------------------------------------------------------
 
 Connection::Connection(Network& network, HostId from, HostId to) : network_(network), number_(network.next_number()) {
   pipes_[0].from = pipes_[1].to = from;
   pipes_[0].to = pipes_[1].from = to;
+  for (Pipe& pipe : pipes_)
+    if (const Tcp& tcp = network.port(pipe.from).options.tcp; tcp.control != CongestionControl::none)
+      pipe.congestion.emplace(tcp.control, network.round_trip(from, to));
   ++network.traffic().connections;
 }
 
@@ -137,7 +137,21 @@ bool Network::is_reachable(HostId from, HostId to) const {
 }
 
 Nanoseconds Network::latency(HostId from, HostId to) const {
-  return from == to ? Nanoseconds(20'000) : port(from).options.latency + port(to).options.latency;
+  if (from == to) return Nanoseconds(20'000);
+  const Route* const between = route(from, to);
+  return port(from).options.latency + port(to).options.latency + (between ? between->link.latency : Nanoseconds::zero());
+}
+
+Route* Network::route(HostId from, HostId to) {
+  const std::pair sites(port(from).options.site, port(to).options.site);
+  if (sites.first == sites.second) return nullptr;
+  const auto known = routes_.find(sites);
+  return known == routes_.end() ? nullptr : &known->second;
+}
+
+std::uint64_t Network::crossed(SiteId from, SiteId to) const {
+  const auto known = routes_.find({from, to});
+  return known == routes_.end() ? 0 : known->second.crossed;
 }
 
 Nanoseconds Network::draw_jitter(HostId from) {
@@ -209,6 +223,7 @@ void Network::turn_on(HostId host) {
 
 std::uint64_t Network::sendable(Pipe& pipe) const {
   if (!is_reachable(pipe.from, pipe.to)) return 0;
+  if (pipe.congestion) return tcp_sendable(pipe);
   const double rate = std::max(port(pipe.from).options.up, port(pipe.to).options.down);
   const Nanoseconds round_trip = 2 * latency(pipe.from, pipe.to);
   const auto under_way = static_cast<std::uint64_t>(rate * Seconds(round_trip).count());
@@ -221,6 +236,7 @@ std::uint64_t Network::sendable(Pipe& pipe) const {
 
 void Network::offer(const ConnectionPtr& connection, int side) {
   Pipe& pipe = connection->pipe(side);
+  if (pipe.unsaid) acknowledge_unsaid(connection, side);
   if (pipe.is_in_turn || pipe.queued == pipe.sent || sendable(pipe) == 0) return;
   pipe.is_in_turn = true;
   port(pipe.from).turns.emplace_back(connection, side);
@@ -251,9 +267,6 @@ void Network::send_burst(const ConnectionPtr& connection, int side, std::uint64_
   const Nanoseconds now = loop_.now();
   const Nanoseconds out_at = now + time_for(bytes, from.up);
   const Nanoseconds way = latency(pipe.from, pipe.to) + draw_jitter(pipe.from);
-  // One connection's bytes do not overtake each other.
-  const Nanoseconds arrives_at = std::max(now + way, pipe.last_arrival);
-  pipe.last_arrival = arrives_at;
   pipe.sent += bytes;
   Side& ours = connection->side(side);
   if (pipe.has_waiting_writer) {
@@ -264,6 +277,11 @@ void Network::send_burst(const ConnectionPtr& connection, int side, std::uint64_
     port(host).is_sending = false;
     start_uplink(host);
   });
+  if (pipe.congestion || route(pipe.from, pipe.to))
+    return launch({connection, side, static_cast<std::uint32_t>(bytes), now, out_at - now}, way);
+  // One connection's bytes do not overtake each other.
+  const Nanoseconds arrives_at = std::max(now + way, pipe.last_arrival);
+  pipe.last_arrival = arrives_at;
   const Nanoseconds whole_at = arrives_at + (out_at - now);
   loop_.at(arrives_at, [this, connection = connection, side, bytes = static_cast<std::uint32_t>(bytes), whole_at] {
     on_burst(connection, side, bytes, whole_at);

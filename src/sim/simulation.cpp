@@ -114,6 +114,13 @@ HostId Simulation::add_host(const HostOptions& options) {
 
 std::string Simulation::address_of(HostId host) const { return state_->network.port(host).address; }
 
+void Simulation::link_sites(SiteId one, SiteId other, const SiteLink& link) {
+  state_->network.link_sites(one, other, link);
+  state_->network.link_sites(other, one, link);
+}
+
+std::uint64_t Simulation::crossed(SiteId from, SiteId to) const { return state_->network.crossed(from, to); }
+
 void Simulation::start(HostId host, const Main& main) {
   State& state = *state_;
   state.network.turn_on(host);

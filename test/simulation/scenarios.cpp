@@ -29,6 +29,7 @@ sim::HostOptions host_of(const Scale& scale, double factor = 1.0) {
   host.up = host.down = scale.rate * factor;
   host.latency = scale.latency;
   host.jitter = scale.latency / 4;
+  host.tcp = scale.tcp;
   return host;
 }
 

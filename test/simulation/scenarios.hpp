@@ -18,6 +18,7 @@ struct Scale {
   std::uint64_t bytes = 2 * kMiB;
   double rate = 12.5e6;  ///< Bytes a second, each way.
   Nanoseconds latency{250'000};
+  sim::Tcp tcp{};  ///< Of every peer; by default none.
   sim::Limits limits;
 };
 
