@@ -84,10 +84,11 @@ Scale scale_of(const Command& command, std::uint64_t seed) {
 /// Tab-separated, for programs. The columns are those of `kColumns`.
 std::string row_of(const Command& command, std::uint64_t seed, const Figures& figures) {
   const auto seconds = [](Nanoseconds time) { return Seconds(time).count(); };
-  return fmt::format("{}\t{}\t{}\t{:.6f}\t{:.3f}\t{:.4f}\t{:.3f}\t{:.2f}\t{:.4f}\t{:.6f}\t{:.6f}\t{:.6f}\t{}\t{:016x}\t{}",
+  return fmt::format("{}\t{}\t{}\t{:.6f}\t{:.3f}\t{:.4f}\t{:.3f}\t{:.2f}\t{:.4f}\t{:.6f}\t{:.6f}\t{:.6f}\t{}\t{:016x}\t{}\t{:.3f}",
                      command.scenario, command.peers, seed, seconds(figures.taken), figures.percent_of_bound, figures.duplicate_percent,
                      figures.messages_per_chunk, figures.control_bytes_per_chunk, figures.control_percent, seconds(figures.median),
-                     seconds(figures.p99), seconds(figures.last), figures.steps, figures.trace, figures.problems.size());
+                     seconds(figures.p99), seconds(figures.last), figures.steps, figures.trace, figures.problems.size(),
+                     figures.crossings.empty() ? 0.0 : *std::ranges::max_element(figures.crossings));
 }
 
 void write_curve(std::FILE* file, std::uint64_t seed, const Figures& figures) {
@@ -104,7 +105,7 @@ std::string replay_command(const Command& command, std::uint64_t seed) {
 
 constexpr const char* kColumns =
     "scenario\tpeers\tseed\tseconds\tpercent_of_bound\tduplicate_percent\tmessages_per_chunk\tcontrol_bytes_per_chunk\tcontrol_percent"
-    "\tmedian\tp99\tlast\tsteps\ttrace\tproblems";
+    "\tmedian\tp99\tlast\tsteps\ttrace\tproblems\tmost_crossings";
 
 int run(const Command& command) {
   const Scenario& scenario = *find_scenario(command.scenario);

@@ -173,6 +173,41 @@ Figures liars(const Scale& scale, unsigned percent) {
   return swarm.finish(scale.limits);
 }
 
+namespace {
+
+Scale with_tcp(Scale scale) {
+  if (scale.tcp.control == sim::CongestionControl::none) scale.tcp.control = sim::CongestionControl::cubic;
+  return scale;
+}
+
+}  // namespace
+
+Figures far(const Scale& scale, Nanoseconds round_trip) {
+  Scale distant = with_tcp(scale);
+  distant.latency = round_trip / 4;
+  return one_source(distant);
+}
+
+Figures lossy(const Scale& scale) {
+  Scale losing = with_tcp(scale);
+  if (losing.tcp.loss <= 0) losing.tcp.loss = 0.001;
+  return far(losing, 20ms);
+}
+
+Figures mixed_far(const Scale& scale) {
+  const Scale plan = with_tcp(scale);
+  Swarm swarm(plan.options, static_cast<std::uint32_t>(plan.peers + 1));
+  swarm.link_sites(sim::SiteId(0), sim::SiteId(1), {.latency = 50ms, .rate = plan.rate / 2});
+  add_source(swarm, plan);
+  for (std::size_t i = 0; i < plan.peers; ++i) {
+    sim::HostOptions host = host_of(plan);
+    host.site = sim::SiteId(i % 2 == 0 ? 1 : 0);
+    swarm.add({host, {}});
+  }
+  swarm.start_all();
+  return swarm.finish(plan.limits);
+}
+
 const std::vector<Scenario>& scenarios() {
   static const std::vector<Scenario> all{
       {"classic", classic},
@@ -187,6 +222,11 @@ const std::vector<Scenario>& scenarios() {
       {"liars-0", [](const Scale& scale) { return liars(scale, 0); }},
       {"liars-1", [](const Scale& scale) { return liars(scale, 1); }},
       {"liars-10", [](const Scale& scale) { return liars(scale, 10); }},
+      {"far-40", [](const Scale& scale) { return far(scale, 40ms); }},
+      {"far-200", [](const Scale& scale) { return far(scale, 200ms); }},
+      {"far-600", [](const Scale& scale) { return far(scale, 600ms); }},
+      {"lossy", lossy},
+      {"mixed-far", mixed_far},
       {"mixed", mixed},
       {"liars-50", [](const Scale& scale) { return liars(scale, 50); }},
   };

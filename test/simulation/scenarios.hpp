@@ -42,6 +42,13 @@ Figures partition_and_heal(const Scale& scale);
 /// So many of a hundred peers lie in all that they can lie in. The honest ones must finish.
 Figures liars(const Scale& scale, unsigned percent);
 
+/// One source, and so long a round trip between any two, over TCP: CUBIC where the scale says nothing else.
+Figures far(const Scale& scale, Nanoseconds round_trip);
+/// One source; a round trip of 20 ms and one segment in a thousand lost, where the scale does not say how many.
+Figures lossy(const Scale& scale);
+/// Every other peer is at a site of its own, a round trip of 100 ms from the source's, and what goes there shares half of a host's rate.
+Figures mixed_far(const Scale& scale);
+
 /// A small swarm to which faults of all kinds happen, drawn from the seed, and which is healed in the end. One seed is one run:
 /// `mixed_scale` says all that it stands for.
 Figures mixed(const Scale& scale);

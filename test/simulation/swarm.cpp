@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -241,8 +242,60 @@ Seconds Swarm::bound() const {
     if (!peers_[i]->is_excused && parties[i].lacks > 0)
       least = std::max(least, since + Seconds(static_cast<double>(parties[i].lacks) / parties[i].download));
   }
+  for (const sim::SiteId site : sites()) least = std::max(least, time_to_cross(site));
   return least;
 }
+
+// ---- sites --------------------------------------------------------------------------------------------
+
+void Swarm::link_sites(sim::SiteId one, sim::SiteId other, const sim::SiteLink& link) {
+  links_[{one, other}] = links_[{other, one}] = link;
+  simulation_.link_sites(one, other, link);
+}
+
+/// Where someone is who fetches.
+std::set<sim::SiteId> Swarm::sites() const {
+  std::set<sim::SiteId> sites;
+  for (const auto& peer : peers_)
+    if (!peer->is_excused) sites.insert(peer->options.site);
+  return sites;
+}
+
+/// The bytes of all files that nobody at a site has at first.
+std::uint64_t Swarm::foreign_bytes(sim::SiteId site) const {
+  std::map<const sim::Content*, bool> is_there;
+  for (const auto& peer : peers_)
+    for (const auto& [name, content] : peer->files) is_there[content.get()] |= peer->options.site == site;
+  std::uint64_t bytes = 0;
+  for (const auto& [content, is_near] : is_there) bytes += is_near ? 0 : content->size;
+  return bytes;
+}
+
+/// How long the links to a site take, all at once, for what it does not have; no time where one has no limit.
+Seconds Swarm::time_to_cross(sim::SiteId site) const {
+  double rate = 0;
+  for (const auto& [sites, link] : links_) {
+    if (sites.second != site) continue;
+    if (link.rate <= 0) return Seconds(0);
+    rate += link.rate;
+  }
+  return rate > 0 ? Seconds(static_cast<double>(foreign_bytes(site)) / rate) : Seconds(0);
+}
+
+std::vector<double> Swarm::crossings() const {
+  std::vector<double> crossings;
+  if (links_.empty()) return crossings;
+  for (const sim::SiteId site : sites()) {
+    std::uint64_t crossed = 0;
+    for (const auto& [sites, link] : links_)
+      if (sites.second == site) crossed += simulation_.crossed(sites.first, site);
+    const std::uint64_t needed = foreign_bytes(site);
+    if (needed > 0) crossings.push_back(static_cast<double>(crossed) / static_cast<double>(needed));
+  }
+  return crossings;
+}
+
+// ---- the end ------------------------------------------------------------------------------------------
 
 std::uint64_t Swarm::bytes_to_move() const {
   std::uint64_t bytes = 0;
@@ -287,6 +340,7 @@ Figures Swarm::finish(const sim::Limits& limits) {
   figures.bytes = bytes_to_move();
   for (const auto& peer : peers_)
     for (const auto& [name, content] : peer->files) figures.chunks += content->chunks->size() * (peers_.size() - 1);
+  figures.crossings = crossings();
   figures.curve = std::move(curve_);
   figures.curve.push_back({figures.taken, figures.curve.empty() ? 0.0 : 100.0});
   figures.percent_of_bound = percent_of_bound(bound(), Seconds(figures.taken));
@@ -310,10 +364,12 @@ Figures Swarm::finish(const sim::Limits& limits) {
 
 std::string to_string(const Figures& figures) {
   const auto seconds = [](Nanoseconds time) { return Seconds(time).count(); };
+  std::string crossed;
+  for (const double copies : figures.crossings) crossed += fmt::format("; {:.2f} copies crossed into a site", copies);
   return fmt::format(
-      "{:.3f} s, {:.1f} % of the bound; {:.2f} % duplicates, {:.2f} messages and {:.0f} control bytes a chunk ({:.2f} %); half at "
+      "{:.3f} s, {:.1f} % of the bound{}; {:.2f} % duplicates, {:.2f} messages and {:.0f} control bytes a chunk ({:.2f} %); half at "
       "{:.3f} s, 99 % at {:.3f} s, last at {:.3f} s; {} steps, trace {:016x}",
-      seconds(figures.taken), figures.percent_of_bound, figures.duplicate_percent, figures.messages_per_chunk,
+      seconds(figures.taken), figures.percent_of_bound, crossed, figures.duplicate_percent, figures.messages_per_chunk,
       figures.control_bytes_per_chunk, figures.control_percent, seconds(figures.median), seconds(figures.p99), seconds(figures.last),
       figures.steps, figures.trace);
 }

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -41,6 +43,9 @@ struct Figures {
   Nanoseconds median{0};       ///< When half of those that fetched had everything.
   Nanoseconds p99{0};
   Nanoseconds last{0};
+  /// Into each site from the others, for each byte of their files that it did not have; empty where all are at one site. 1 is what has to
+  /// be.
+  std::vector<double> crossings;
   sim::Traffic traffic;
   std::vector<Moved> curve;
   std::uint64_t steps = 0;
@@ -61,6 +66,8 @@ class Swarm {
 
   sim::Simulation& simulation() { return simulation_; }
   std::size_t add(PeerPlan plan);
+  /// Two sites that hosts may be at, and what is between them.
+  void link_sites(sim::SiteId one, sim::SiteId other, const sim::SiteLink& link);
   std::size_t size() const { return peers_.size(); }
   sim::HostId host_of(std::size_t peer) const;
   sim::HostId tracker() const { return tracker_; }
@@ -88,6 +95,7 @@ class Swarm {
   /// Goes on until all have everything; then all processes are stopped, and must end.
   Figures finish(const sim::Limits& limits);
   /// The time that no schedule could beat, at the rates that the hosts began with; nobody has anything before it was started.
+  /// What has to come from other sites cannot come faster than the links to them let it.
   Seconds bound() const;
 
  private:
@@ -95,6 +103,10 @@ class Swarm {
   void look();
   void sample();
   std::uint64_t bytes_to_move() const;
+  std::set<sim::SiteId> sites() const;
+  std::uint64_t foreign_bytes(sim::SiteId site) const;
+  Seconds time_to_cross(sim::SiteId site) const;
+  std::vector<double> crossings() const;
   Task<> run_peer(std::size_t peer, World& world, Storage& storage, Signal& stop);
   Task<> run_tracker(World& world, Signal& stop);
   void end_processes(Figures& figures);
@@ -102,6 +114,7 @@ class Swarm {
   std::uint32_t expect_;
   sim::HostId tracker_;
   std::vector<std::unique_ptr<Peer>> peers_;
+  std::map<std::pair<sim::SiteId, sim::SiteId>, sim::SiteLink> links_;
   std::size_t seen_ = 0;  ///< Of the simulation's publications.
   std::size_t unfinished_ = 0;
   std::size_t files_ = 0;

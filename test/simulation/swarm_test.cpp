@@ -5,6 +5,7 @@
 #include <tl/expected.hpp>
 
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -264,4 +265,34 @@ TEST_CASE("Connections that break while a swarm begins cost no more than a momen
 TEST_CASE("Who comes late gets every chunk from those that believe to be alone in having others") {
   // Nobody tells a peer of chunks that it has: so it takes them for unshared, and would send away whoever asks for another one for ever.
   check_whole(mixed(mixed_scale(1459)));
+}
+
+TEST_CASE("Far and lossy links delay a swarm, and keep nobody from finishing with the right bytes") {
+  Scale scale = marked(scale_of(6));
+  scale.bytes = 16 * kMiB;
+  const Figures near = one_source(scale);
+  const Figures far = shoal::simulation::far(scale, 200ms);
+  const Figures lossy = shoal::simulation::lossy(scale);
+  check_whole(near);
+  check_whole(far);
+  check_whole(lossy);
+  CHECK(far.taken > near.taken + 1s);  // eight round trips of slow start and greetings
+  CHECK(lossy.taken > near.taken);
+  CHECK(far.taken < 20s);
+  CHECK(lossy.taken < 20s);
+  CHECK(far.duplicate_percent < 5);
+  CHECK(lossy.duplicate_percent < 5);
+}
+
+TEST_CASE("What two sites have between them bounds a swarm: each byte crosses once at least") {
+  Scale scale = marked(scale_of(10));
+  scale.bytes = 16 * kMiB;
+  const Figures figures = mixed_far(scale);
+  check_whole(figures);
+  REQUIRE(figures.crossings.size() == 1);  // into the site that has no source
+  CHECK(figures.crossings.front() >= 1);
+  CHECK(figures.crossings.front() < 3);
+  const double bound = figures.percent_of_bound / 100 * Seconds(figures.taken).count();
+  CHECK(std::abs(bound - static_cast<double>(scale.bytes) / (scale.rate / 2)) < 0.001);
+  CHECK(figures.percent_of_bound < 100);
 }
