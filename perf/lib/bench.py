@@ -1,7 +1,7 @@
-"""What all measurements share: sizes, a work folder in memory, processes with a deadline, the lab, tables, and clean ends.
+"""What all measurements share: sizes, a work folder in memory, swarms, tables, and clean ends. Processes, what they cost, and labs are here, too,
+from files of their own.
 
-Nothing outlives a script: each process has a group of its own that is killed when its time is up or the script ends, for whatever reason,
-and so are namespaces and folders removed.
+Nothing outlives a script: processes, namespaces and folders are gone when it ends, for whatever reason.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import mmap
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,16 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-PERF = pathlib.Path(__file__).resolve().parent.parent
-ROOT = PERF.parent
-MIB = 1 << 20
-
-
-class Failed(Exception):
-    """What ends a measurement, as the one line that a person is told."""
-
+from labs import PERF, ROOT, Distance, Loopback, distance_of, distance_options, is_root, lab, parse_loss, parse_rate, parse_time  # noqa: F401
+from processes import COST_HEADER, MIB, Cost, Failed, Meter, Process, median_cost, processes, run, wait_for  # noqa: F401
 
 # ---- sizes and rates ------------------------------------------------------------------------------------
 
@@ -38,14 +32,6 @@ def parse_size(text):
     if not match:
         raise argparse.ArgumentTypeError(f"'{text}' is not a size; write a number with K, M or G, such as 64M")
     return round(float(match[1]) * 1024 ** " KMGT".index(match[2] or " "))
-
-
-def parse_rate(text):
-    """Bytes a second, of a rate as tc writes it: 100mbit, 1gbit."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", text.lower())
-    if not match:
-        raise Failed(f"'{text}' is not a rate; write it as tc does, such as 100mbit")
-    return float(match[1]) * 1000 ** " kmg".index(match[2] or " ") / 8
 
 
 def format_size(count):
@@ -94,9 +80,10 @@ def work_folder(needed):
 def touch_memory(size):
     """Has the system use so much memory, and gives it back. Where a virtual machine's host takes free pages back, a page that was free for a
     few seconds costs up to ten times as much as one that is used again: who runs first, or after a pause, would pay for that. Where the system
-    cannot do it at once (macOS), nothing is done."""
+    cannot do it at once (macOS), nothing is done. Another process does it, as what one has had at most is told of those that it starts."""
     if populate := getattr(mmap, "MAP_POPULATE", 0):
-        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate).close()
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate
+        run([sys.executable, "-c", f"import mmap; mmap.mmap(-1, {size}, flags={flags})"], 60 + size / (200 * MIB))
 
 
 def make_file(path, size, seed):
@@ -145,99 +132,6 @@ def snapshot_programs(folder, work):
     return target
 
 
-# ---- processes ------------------------------------------------------------------------------------------
-
-
-class Process:
-    """A process in a session of its own; its output goes to files. It is killed when the block that made it ends."""
-
-    def __init__(self, command, output, environment=None):
-        self.command = [str(each) for each in command]
-        self.output = output
-        self.errors = output.with_name(output.name + ".stderr")
-        with open(output, "wb") as out, open(self.errors, "wb") as errors:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment, start_new_session=True
-            )
-        self.pid = self.process.pid
-        self.started = time.monotonic()
-
-    def exit_code(self):
-        return self.process.poll()
-
-    def text(self):
-        return self.output.read_text("utf-8", "replace")
-
-    def complaint(self):
-        lines = [line for line in self.errors.read_text("utf-8", "replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
-
-    def kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(10)
-
-    def interrupt(self, patience=5):
-        """A clean stop first; then by force. True if it was clean."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
-        is_clean = self.process.poll() is not None
-        self.kill()
-        return is_clean
-
-    def wait(self, limit, what=None):
-        """Its exit code must be 0 within the limit."""
-        try:
-            code = self.process.wait(limit)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise Failed(f"{what or self.command[0]} was not done after {limit:.0f} s") from None
-        if code != 0:
-            raise Failed(f"{what or self.command[0]} ended with {code}: {self.complaint()}")
-
-
-@contextlib.contextmanager
-def processes():
-    """A list whose processes are dead when the block ends."""
-    started = []
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-
-
-def wait_for(condition, limit, what, watched=()):
-    """Until it is true; fails when the time is up, or when one of the watched processes failed."""
-    deadline = time.monotonic() + limit
-    while not condition():
-        for process in watched:
-            if process.exit_code() not in (None, 0):
-                raise Failed(f"{what}: {' '.join(process.command[:3])} ended with {process.exit_code()}: {process.complaint()}")
-        if time.monotonic() > deadline:
-            raise Failed(f"{what}: not done after {limit:.0f} s")
-        time.sleep(0.01)
-
-
-def run(command, limit, **more):
-    """Runs a tool to its end and returns its output; fails with what it said."""
-    command = [str(each) for each in command]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, start_new_session=True, **more)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"{command[0]} was not done after {limit:.0f} s") from None
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(command[:3])} ended with {done.returncode}: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}")
-    return done.stdout.decode("utf-8", "replace")
-
-
-def is_root():
-    return os.geteuid() == 0
-
-
 def can_connect(host, port):
     with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
         return True
@@ -252,70 +146,6 @@ def shoal_environment(work):
         folder.mkdir(parents=True, exist_ok=True)
         environment[f"XDG_{kind}_HOME"] = str(folder)
     return environment
-
-
-# ---- the lab --------------------------------------------------------------------------------------------
-
-
-class Loopback:
-    """All hosts are this one."""
-
-    rate = None
-
-    def enter(self, host):
-        return []
-
-    def address(self, host):
-        return "127.0.0.1"
-
-    tracker_address = "127.0.0.1"
-
-    def enter_tracker(self):
-        return []
-
-    def flags(self):
-        return []
-
-
-class Lab:
-    """Hosts 0…n-1 in network namespaces, each with links of one rate; the tracker stands at the switch, unshaped."""
-
-    tracker_address = "10.77.0.254"
-
-    def __init__(self, name, rate):
-        self.name, self.rate = name, rate
-
-    def enter(self, host):
-        return ["ip", "netns", "exec", f"{self.name}-{host + 1}"]
-
-    def address(self, host):
-        return f"10.77.0.{host + 1}"
-
-    def enter_tracker(self):
-        return ["ip", "netns", "exec", f"{self.name}-switch"]
-
-    def set_rate(self, host, rate):
-        run([PERF / "netlab", "rate", self.name, host + 1, rate], 30)
-
-    def flags(self):
-        return ["--insecure"]
-
-
-@contextlib.contextmanager
-def lab(count, rate):
-    """The hosts for a measurement: shaped where there is a rate, else this machine itself."""
-    if rate is None:
-        yield Loopback()
-        return
-    parse_rate(rate)
-    if not is_root():
-        raise Failed("--rate makes network namespaces, which needs root; leave it out to run on loopback")
-    name = f"shoalperf{os.getpid()}"
-    try:
-        run([PERF / "netlab", "up", name, count, rate], 60 + 2 * count)
-        yield Lab(name, rate)
-    finally:
-        run([PERF / "netlab", "down", name], 60 + 2 * count)
 
 
 # ---- swarms ---------------------------------------------------------------------------------------------
@@ -411,6 +241,10 @@ def write_table(folder, name, header, rows, heading, notes=()):
 def common_options(parser, name):
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/linux-release/bin", metavar="DIR", help="where the programs are")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/perf" / name, metavar="DIR", help="where the results go; build/perf/" + name)
+
+
+def shoal_arguments(parser):
+    parser.add_argument("--shoal-args", type=shlex.split, default=[], metavar="ARGS", help="more arguments for each shoal-peer, in quotes")
 
 
 def stop_on_signals():

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from bench import events_of, swarm_seconds
+from bench import Cost, events_of, swarm_seconds
 
 
 @dataclasses.dataclass
@@ -14,6 +14,7 @@ class Run:
     seconds: float
     curves: list
     facts: dict
+    cost: Cost = None
 
     def first(self):
         """When the first byte that counts was anywhere."""
