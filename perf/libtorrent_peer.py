@@ -4,7 +4,8 @@
 libtorrent_peer.py --index I --places HOST:PORT,… --torrents DIR --data DIR --ready DIR --record FILE
 
 Peer I listens on places[I]. It has those files of DIR/*.torrent that are in its data folder at the start, fetches the others from all
-places, and ends when every peer has all. FILE gets a line of JSON a sample: {"at": monotonic seconds, "bytes": fetched}; the first is
+places, and ends when every peer has all. The later one of two peers connects to the other: where both do and the way is long, the two connections
+cross, both may be closed as redundant, and the next attempt comes a minute later. FILE gets a line of JSON a sample: {"at": monotonic seconds, "bytes": fetched}; the first is
 the moment when all peers were up, the last (with "is_complete") the one when this peer had all. The monotonic clock is the machine's,
 so records of several peers compare.
 """
@@ -96,9 +97,8 @@ def main():
     with open(options.record, "w") as record:
         record.write(json.dumps({"at": time.monotonic(), "bytes": 0, "is_complete": False}) + "\n")
         for handle in handles:
-            for other, place in enumerate(options.places):
-                if other != options.index:
-                    handle.connect_peer(place)
+            for place in options.places[: options.index]:
+                handle.connect_peer(place)
         fetch(handles, record)
     (options.ready / f"done{options.index}").touch()
     wait_for_all(options.ready, "done", count)

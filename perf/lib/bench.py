@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -132,12 +131,6 @@ def snapshot_programs(folder, work):
     return target
 
 
-def can_connect(host, port):
-    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
-        return True
-    return False
-
-
 def shoal_environment(work):
     """The user's own configuration, cache and SHOAL_ variables would make another measurement of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
@@ -155,12 +148,12 @@ ESTABLISHED = "01"  # as /proc/net/tcp writes it
 SWARM_TIME = re.compile(r"total swarm time: ([\d.]+) s")
 
 
-def start_tracker(programs, place, work, expect, started, environment):
+def start_tracker(programs, place, work, expect, started, environment, more=()):
     """Returns its HOST:PORT and its process."""
     command = [*place.enter_tracker(), programs / "shoal-tracker", "--listen", f"{place.tracker_address}:0", *place.flags()]
     if expect:
         command += ["--expect", expect]
-    tracker = Process([*command, "--log", work / "tracker.log"], work / "tracker.out", environment)
+    tracker = Process([*command, "--log", work / "tracker.log", *more], work / "tracker.out", environment)
     started.append(tracker)
     wait_for(lambda: LISTENING.search(tracker.text()), 10, "the tracker", [tracker])
     return f"{place.tracker_address}:{LISTENING.search(tracker.text())[1]}", tracker

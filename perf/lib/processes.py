@@ -12,6 +12,7 @@ import dataclasses
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -223,7 +224,8 @@ class Cost:
         return Cost(self.seconds + other.seconds, max(self.largest, other.largest), self.together + other.together)
 
     def per_gb(self, received):
-        return self.seconds / (received / 1e9) if received else None
+        """None where so little came that what a process costs at all would be all that it says."""
+        return self.seconds / (received / 1e9) if received and received >= MIB else None
 
     def cells(self, received=None):
         """As COST_HEADER has them. `received`: bytes that arrived as files, at all receivers."""
@@ -254,6 +256,5 @@ class Meter:
 
 def median_cost(costs):
     """Of each figure on its own."""
-    costs = list(costs)
-    middle = lambda values: sorted(values)[(len(values) - 1) // 2]  # noqa: E731
-    return Cost(*(middle([getattr(cost, field.name) for cost in costs]) for field in dataclasses.fields(Cost)))
+    figures = zip(*(dataclasses.astuple(cost) for cost in costs))
+    return Cost(*(statistics.median(each) for each in figures))
