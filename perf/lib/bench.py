@@ -241,12 +241,12 @@ def shoal_arguments(parser):
 
 
 def stop_on_signals():
-    """A terminated script cleans up like an interrupted one."""
+    """A terminated script cleans up like an interrupted one, and so does one in the background, for which a shell ignores interrupts."""
 
     def stop(number, _):
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
 
 

@@ -125,6 +125,12 @@ class Process:
                 for pid in tree_of(self.pid):
                     self.peaks[pid] = max(self.peaks.get(pid, 0), live_peak(pid))
 
+    def forget_dead(self):
+        """The peaks of those descendants that are gone."""
+        with self.lock:
+            alive = tree_of(self.pid)
+            self.peaks = {pid: peak for pid, peak in self.peaks.items() if pid in alive}
+
     def cpu_seconds(self):
         """User and system seconds of it and its descendants, until now or its end."""
         if self.exit_code() is None:
@@ -239,9 +245,12 @@ class Cost:
 
 
 class Meter:
-    """What a side costs from now on; those of its processes that run already may have cost something before. A peak is that of a process's life."""
+    """What a side costs from now on; those of its processes that run already may have cost something before. A peak is that of a process's life,
+    of processes that lived at this time."""
 
     def __init__(self, running=()):
+        for process in running:
+            process.forget_dead()
         self.before = {process: process.cpu_seconds() for process in running}
 
     def cost(self, started=()):
