@@ -98,18 +98,18 @@ Descriptor open_device() {
 }
 
 void configure(std::uint32_t number) {
-  const Descriptor socket_(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (socket_.get() < 0) fail("cannot open a socket");
+  const Descriptor inet(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (inet.get() < 0) fail("cannot open a socket");
   ifreq request = request_for(kDevice);
   request.ifr_qlen = kDeviceQueue;
-  control(socket_.get(), SIOCSIFTXQLEN, request, "set the queue of");
+  control(inet.get(), SIOCSIFTXQLEN, request, "set the queue of");
   request = request_for(kDevice);
   request.ifr_mtu = kMtu;
-  control(socket_.get(), SIOCSIFMTU, request, "set the MTU of");
-  set_address(socket_.get(), SIOCSIFADDR, kNetwork + number, "give an address to");
-  set_address(socket_.get(), SIOCSIFNETMASK, 0xFFFFFF00, "give a netmask to");
-  set_up(socket_.get(), "lo");
-  set_up(socket_.get(), kDevice);
+  control(inet.get(), SIOCSIFMTU, request, "set the MTU of");
+  set_address(inet.get(), SIOCSIFADDR, kNetwork + number, "give an address to");
+  set_address(inet.get(), SIOCSIFNETMASK, 0xFFFFFF00, "give a netmask to");
+  set_up(inet.get(), "lo");
+  set_up(inet.get(), kDevice);
 }
 
 /// The keeper's life: it learns names until the other end of the pipe is gone, and removes them then.

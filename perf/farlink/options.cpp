@@ -4,10 +4,10 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <initializer_list>
 #include <system_error>
 #include <utility>
 
@@ -22,8 +22,9 @@ std::optional<std::pair<double, std::string_view>> number_and_unit(std::string_v
   return std::pair(value, text.substr(static_cast<std::size_t>(end - text.data())));
 }
 
-template <std::size_t kCount>
-std::optional<double> scaled(std::string_view text, const std::array<std::pair<const char*, double>, kCount>& units) {
+using Units = std::initializer_list<std::pair<const char*, double>>;
+
+std::optional<double> scaled(std::string_view text, Units units) {
   const auto parts = number_and_unit(text);
   if (!parts) return std::nullopt;
   for (const auto& [unit, factor] : units) {
@@ -49,18 +50,18 @@ CLI::Option* add(CLI::App& app, const std::string& name, T& target, Parse parse,
 
 std::optional<double> parse_rate(std::string_view text) {
   if (text == "none") return kNoLimit;
-  const auto rate = scaled<4>(text, {{{"bit", 1.0 / 8}, {"kbit", 1e3 / 8}, {"mbit", 1e6 / 8}, {"gbit", 1e9 / 8}}});
+  const auto rate = scaled(text, {{"bit", 1.0 / 8}, {"kbit", 1e3 / 8}, {"mbit", 1e6 / 8}, {"gbit", 1e9 / 8}});
   return rate && *rate >= 1000 && *rate <= 1e11 ? rate : std::nullopt;
 }
 
 std::optional<Duration> parse_duration(std::string_view text) {
   constexpr double kMost = 60e9;
-  const auto ns = scaled<4>(text, {{{"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"ns", 1.0}}});
+  const auto ns = scaled(text, {{"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"ns", 1.0}});
   return ns && *ns <= kMost ? std::optional(Duration(std::llround(*ns))) : std::nullopt;
 }
 
 std::optional<double> parse_percent(std::string_view text) {
-  const auto share = scaled<2>(text, {{{"%", 0.01}, {"", 0.01}}});
+  const auto share = scaled(text, {{"%", 0.01}, {"", 0.01}});
   return share && *share < 1 ? share : std::nullopt;
 }
 

@@ -16,6 +16,7 @@ import unittest
 
 import swarm_lab
 
+SO_RCVBUFFORCE = 33  # socket has no name for it
 PROBE = pathlib.Path(__file__).resolve()
 
 
@@ -30,7 +31,8 @@ def echo_request(number):
 def probe_echo(address, count, at_once):
     """Prints the round trip of each answer, in seconds: one after the other, or all at once."""
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    raw.settimeout(2 * swarm_lab.SLOWNESS)
+    raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)  # room for all answers, should this process have to wait for a processor
+    raw.settimeout(3 * swarm_lab.SLOWNESS)
     sent = {}
 
     def receive():
@@ -52,20 +54,20 @@ def probe_echo(address, count, at_once):
 
 
 def probe_sink(address):
-    """Takes one connection, and prints the seconds from its first byte to its last."""
+    """Takes one connection, and prints when its last byte had come, on the machine's clock."""
     with socket.create_server((address, 7000)) as server:
         print("listening", flush=True)
         server.settimeout(20 * swarm_lab.SLOWNESS)
         link, _ = server.accept()
         link.settimeout(20 * swarm_lab.SLOWNESS)
-        link.recv(1)
-        begun = time.monotonic()
         while link.recv(1 << 16):
             pass
-        print(time.monotonic() - begun, flush=True)
+        print(time.monotonic(), flush=True)
 
 
 def probe_send(address, count):
+    """Prints when it began, on the same clock."""
+    print(time.monotonic(), flush=True)
     with socket.create_connection((address, 7000), 20) as link:
         link.sendall(bytes(count))
 
@@ -111,22 +113,33 @@ class FarLab(unittest.TestCase):
         self.assertEqual(process.returncode, 0, errors)
         return [float(line) for line in output.split()]
 
+    def least(self, measure, wanted):
+        """The least that is measured until it is at most `wanted`: a machine that does other things, too, makes some too long, but none too short."""
+        found = []
+
+        def is_enough():
+            found.append(measure())
+            return min(found) <= wanted
+
+        swarm_lab.wait_until(is_enough, f"at most {wanted} s", describe=lambda: f"the least was {min(found)} s")
+        return min(found)
+
     def test_a_round_trip_takes_twice_the_delay(self):
         self.start_lab(2, "100mbit", "--delay", "25ms")
         for host, other in ((1, "10.77.0.2"), (2, "10.77.0.1"), (1, "10.77.0.254")):
-            trips = self.numbers(self.probe(host, "echo", other, 8, 0))
-            self.assertEqual(len(trips), 8)
-            self.assertGreaterEqual(min(trips), 0.050)
-            self.assertLess(min(trips), 0.050 + 0.005 * swarm_lab.SLOWNESS)
+            trip = self.least(lambda host=host, other=other: min(self.numbers(self.probe(host, "echo", other, 8, 0))), 0.055)
+            self.assertGreaterEqual(trip, 0.050)
+
+    def seconds_for(self, count):
+        sink = self.probe(2, "sink", "10.77.0.2")
+        self.assertEqual(sink.stdout.readline(), "listening\n")
+        begun = self.numbers(self.probe(1, "send", "10.77.0.2", count))[0]
+        return self.numbers(sink)[0] - begun
 
     def test_bytes_come_at_the_rate_of_the_link(self):
         self.start_lab(2, "20mbit", "--delay", "1ms")
-        sink = self.probe(2, "sink", "10.77.0.2")
-        self.assertEqual(sink.stdout.readline(), "listening\n")
-        self.numbers(self.probe(1, "send", "10.77.0.2", 4_000_000))
-        seconds = self.numbers(sink)[0]
-        self.assertGreater(seconds, 4_000_000 * 8 / 20e6 - 0.01)
-        self.assertLess(seconds, 1.5 * 4_000_000 * 8 / 20e6 * swarm_lab.SLOWNESS)
+        line = 2_000_000 * 8 / 20e6
+        self.assertGreater(self.least(lambda: self.seconds_for(2_000_000), 1.3 * line), line)
 
     def test_a_share_of_packets_is_lost(self):
         lab = self.start_lab(2, "100mbit", "--delay", "1ms", "--loss", "20%")

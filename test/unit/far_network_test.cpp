@@ -23,6 +23,11 @@ std::vector<std::byte> packet_of(std::size_t bytes, std::uint8_t mark = 0) { ret
 
 Settings two_hosts(double rate) { return {.rates = {rate, rate}, .delay = 25ms, .loss = 0, .queue = 50ms, .seed = 1}; }
 
+/// So many packets of 1,000 bytes at once, marked by their number.
+void send_at_once(Network& network, std::uint8_t count) {
+  for (std::uint8_t each = 0; each < count; ++each) network.send(0ms, 0, 1, packet_of(1000, each));
+}
+
 struct Receipt {
   Instant at;
   std::uint8_t mark;
@@ -42,6 +47,15 @@ std::vector<Receipt> receive_all(Network& network, std::size_t host) {
     }
   }
   return receipts;
+}
+
+/// In the order of their marks, a millisecond apart.
+void check_steady(const std::vector<Receipt>& receipts, std::size_t count, Instant first) {
+  REQUIRE(receipts.size() == count);
+  for (std::size_t each = 0; each < count; ++each) {
+    CHECK(receipts[each].mark == each);
+    CHECK(receipts[each].at == first + each * 1ms);
+  }
 }
 
 }  // namespace
@@ -123,13 +137,8 @@ TEST_CASE("a packet takes its line up, the delay, and its line down") {
 
 TEST_CASE("what one host sends comes in order, at the rate of the link") {
   Network network(two_hosts(8 * kMbit));
-  for (std::uint8_t each = 0; each < 40; ++each) network.send(0ms, 0, 1, packet_of(1000, each));
-  const auto receipts = receive_all(network, 1);
-  REQUIRE(receipts.size() == 40);
-  for (std::uint8_t each = 0; each < 40; ++each) {
-    CHECK(receipts[each].mark == each);
-    CHECK(receipts[each].at == 27ms + each * 1ms);
-  }
+  send_at_once(network, 40);
+  check_steady(receive_all(network, 1), 40, 27ms);
 }
 
 TEST_CASE("two senders share their receiver's line, in the order in which their packets come") {
@@ -138,17 +147,12 @@ TEST_CASE("two senders share their receiver's line, in the order in which their 
   for (std::uint8_t each = 0; each < 10; ++each) {
     network.send(each * 100us, each % 2, 2, packet_of(1000, each));
   }
-  const auto receipts = receive_all(network, 2);
-  REQUIRE(receipts.size() == 10);
-  for (std::uint8_t each = 0; each < 10; ++each) {
-    CHECK(receipts[each].mark == each);
-    CHECK(receipts[each].at == 11ms + each * 1ms);
-  }
+  check_steady(receive_all(network, 2), 10, 11ms);
 }
 
 TEST_CASE("the times of packets do not depend on when somebody looks") {
   Network network(two_hosts(8 * kMbit));
-  for (std::uint8_t each = 0; each < 3; ++each) network.send(0ms, 0, 1, packet_of(1000, each));
+  send_at_once(network, 3);
   network.advance(26500us);  // the first is across, late: since 26 ms
   CHECK(network.next() == 27ms);
   CHECK_FALSE(network.received(26900us, 1).has_value());
@@ -157,7 +161,7 @@ TEST_CASE("the times of packets do not depend on when somebody looks") {
 
 TEST_CASE("more than a link takes is dropped at its queue, and no more than that") {
   Network network(two_hosts(8 * kMbit));
-  for (int each = 0; each < 100; ++each) network.send(0ms, 0, 1, packet_of(1000));
+  send_at_once(network, 100);
   CHECK(receive_all(network, 1).size() == 51);  // 50 ms of them wait, and one is being sent
   CHECK(network.counts().dropped == 49);
 }
