@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 
-from labs import PERF, ROOT, Distance, Loopback, distance_of, distance_options, is_root, lab, parse_loss, parse_rate, parse_time  # noqa: F401
+from labs import PERF, ROOT, Distance, Loopback, congestion_option, distance_of, distance_options, is_root, lab, parse_loss, parse_rate, parse_time  # noqa: F401
 from processes import COST_HEADER, MIB, Cost, Failed, Meter, Process, median_cost, processes, run, wait_for  # noqa: F401
 
 # ---- sizes and rates ------------------------------------------------------------------------------------

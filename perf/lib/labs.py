@@ -44,11 +44,13 @@ def parse_loss(text):
 
 @dataclasses.dataclass
 class Distance:
-    """How far hosts are from each other: seconds one way, the share of packets that is lost, and how long one may wait for a line."""
+    """How far hosts are from each other: seconds one way, the share of packets that is lost, how long one may wait for a line, and by which congestion
+    control they send where nobody says otherwise (None: as this machine)."""
 
     delay: float = 0.0
     loss: float = 0.0
     queue: float = 0.05
+    congestion: str | None = None
 
     def flags(self):
         return ["--delay", f"{self.delay * 1e6:.0f}us", "--loss", f"{self.loss * 100:.9f}%", "--queue", f"{self.queue * 1e6:.0f}us"]
@@ -67,11 +69,16 @@ def distance_options(parser):
     parser.add_argument("--delay", type=parse_time, metavar="D", help="of a packet, one way, such as 25ms: hosts that are far from each other")
     parser.add_argument("--loss", type=parse_loss, metavar="P", help="of packets on their way, such as 0.1%%")
     parser.add_argument("--queue", type=parse_time, metavar="D", help="how long a packet waits at most for a line, in a far lab; 50ms")
+    congestion_option(parser)
+
+
+def congestion_option(parser):
+    parser.add_argument("--host-congestion", dest="congestion", metavar="NAME", help="congestion control of far hosts, such as cubic; that of this machine")
 
 
 def distance_of(options):
     """None where nothing was said of it."""
-    said = {name: getattr(options, name) for name in ("delay", "loss", "queue") if getattr(options, name) is not None}
+    said = {name: getattr(options, name) for name in ("delay", "loss", "queue", "congestion") if getattr(options, name) is not None}
     return Distance(**said) if said else None
 
 
@@ -141,10 +148,24 @@ class FarLab(Lab):
     def __init__(self, name, count, rate, distance, process):
         super().__init__(name, count, rate)
         self.distance, self.process = distance, process
+        if distance.congestion:
+            self.set_congestion(distance.congestion)
+
+    def set_congestion(self, congestion):
+        try:
+            for space in (*range(1, self.count + 1), "switch"):
+                run(["ip", "netns", "exec", f"{self.name}-{space}", "sysctl", "-w", f"net.ipv4.tcp_congestion_control={congestion}"], 10)
+        except Failed:
+            allowed = self.setting("tcp_allowed_congestion_control")
+            raise Failed(f"hosts cannot send by {congestion}: this machine allows them {allowed} (sysctl net.ipv4.tcp_allowed_congestion_control)") from None
+
+    def setting(self, name):
+        return " ".join(run([*self.enter(0), "sysctl", "-n", f"net.ipv4.{name}"], 10).split())
 
     def notes(self):
         seconds = time.monotonic() - self.process.started
-        return [f"the lab: {self.distance.words()}; to carry the packets took {self.process.cpu_seconds():.1f} s of a processor in {seconds:.0f} s"]
+        tcp = f"{self.setting('tcp_congestion_control')}, tcp_rmem {self.setting('tcp_rmem')}, tcp_wmem {self.setting('tcp_wmem')}"
+        return [f"the lab: {self.distance.words()}; TCP: {tcp}; to carry the packets took {self.process.cpu_seconds():.1f} s of a processor in {seconds:.0f} s"]
 
 
 def far_link(programs):
