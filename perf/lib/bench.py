@@ -237,7 +237,7 @@ def common_options(parser, name):
 
 
 def shoal_arguments(parser):
-    parser.add_argument("--shoal-args", type=shlex.split, default=[], metavar="ARGS", help="more arguments for each shoal-peer, in quotes")
+    parser.add_argument("--shoal-args", type=shlex.split, default=[], metavar="ARGS", help="more arguments for each shoal-peer, in quotes; --shoal-args=--word where it is one word")
 
 
 def stop_on_signals():
