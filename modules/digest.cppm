@@ -17,6 +17,7 @@ module;
 export module shoal.digest;
 
 import shoal.base;
+export import :kernels;
 
 export namespace shoal {
 
@@ -50,12 +51,13 @@ struct Sha256Message {
   Sha256Digest* digest = nullptr;
 };
 /// Sets the digests of messages of any lengths. They go side by side where the processor can (x86 with AVX-512 or with instructions for
-/// SHA-256), which is up to twice as fast as one after the other (docs/decisions/0024).
+/// SHA-256) and the plan has it so, which is up to twice as fast as one after the other (docs/decisions/0024).
 void sha256_together(std::span<const Sha256Message> messages);
+void sha256_together(std::span<const Sha256Message> messages, const KernelPlan& plan);
 
 struct Md5Piece;
 
-/// As many streams at least advance side by side; where there are more than that, or than twice as many with AVX-512, they take turns.
+/// As many streams at least advance at a time; where there are more than that, or than twice as many with AVX-512, they take turns.
 inline constexpr std::size_t kMd5Lanes = 8;
 
 /// MD5 of bytes that come piece by piece.
@@ -65,8 +67,11 @@ class Md5Stream {
   /// Updates several streams, side by side in the lanes of vectors: eight take hardly longer than one. Each stream stands in one
   /// piece only. It pays most for pieces of one length, because a lane is idle once its piece is over.
   static void update_together(std::span<const Md5Piece> pieces);
-  /// The same while half of the lanes are busy. Returns what is left, which costs less together with what comes next.
+  static void update_together(std::span<const Md5Piece> pieces, const KernelPlan& plan);
+  /// The same while so many go on that they reach half of the rate of full lanes. Returns what is left, which costs less together with
+  /// what comes next.
   static std::vector<Md5Piece> update_in_company(std::span<const Md5Piece> pieces);
+  static std::vector<Md5Piece> update_in_company(std::span<const Md5Piece> pieces, const KernelPlan& plan);
   /// The digest of everything so far. The stream is spent: call nothing else on it.
   Md5Digest finish();
 

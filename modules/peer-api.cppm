@@ -89,16 +89,18 @@ struct WaitingMd5s {
   std::size_t fetching = 0;      ///< Contents that are being fetched, whether they wait here or not.
   std::size_t workers = 0;       ///< Those that digest others now.
   bool is_one_pressing = false;  ///< See below.
+  Md5Pace pace{};                ///< Of this processor.
 };
 
-/// Whether a worker is to take them up now, or they are to wait for others to be digested side by side with them: eight together cost
-/// little more than one alone (docs/decisions/0019 and 0021).
+/// Whether a worker is to take them up now, or they are to wait for others to be digested side by side with them: on most processors eight
+/// together cost little more than one alone (docs/decisions/0019, 0021 and 0033).
 bool is_worth_a_worker(const WaitingMd5s& waiting);
 
 /// Whether an MD5 that is so many chunks behind can wait no longer: it would end after the last chunk of its content has come, at the rate
 /// at which the first `have` of its `chunks` came in `elapsed`; or what waits may soon have to be read from the disk again. One whose
 /// chunks are all here, for `whole_for` now, may be a tenth of a second late, for as long as others are being fetched.
-bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for);
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for,
+                 Nanoseconds chunk_time = Md5Pace().chunk_time);
 
 // ---- what a person runs -------------------------------------------------------------------------------
 

@@ -85,6 +85,9 @@ int open_by_parts(int folder, const std::string& name, int flags);
 
 std::int64_t wall_clock_ns();
 
+/// Makes the folders of a file that nobody asked for, for the user alone, as far as that can be done.
+void make_folders_of(const std::string& file);
+
 // ---- what Linux does better (linux.cpp, or its twin portable.cpp) -----------------------------------------
 
 /// The same as open_by_parts, in one system call where there is one. An empty name is the folder itself.

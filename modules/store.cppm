@@ -43,6 +43,16 @@ Result<std::unique_ptr<RecordFolder>> make_records(std::string folder);
 /// `$XDG_CACHE_HOME/shoal/digests.db`, else `~/.cache/shoal/digests.db`; empty (no cache) where there is neither.
 std::string default_cache_file();
 
+/// What the kept times of the digest kernels hold for.
+struct KernelKey {
+  std::string version = SHOAL_VERSION;
+  std::string processor = processor_name();
+};
+/// The times that `file` has for that program on that processor; else those that `measure` says (by the system's clock where that is
+/// null), which are kept in `file`, where it can be written. A file that is damaged, or of others, is none. Any thread; any number of
+/// processes may do so with one file at a time.
+KernelTimes kept_kernel_times(const std::string& file, const KernelKey& key = {}, const std::function<KernelTimes()>& measure = {});
+
 enum class Verdict : std::uint8_t {
   ok,         ///< The content is the recorded one.
   corrupted,  ///< Another content, although size, time and inode are those that were recorded.

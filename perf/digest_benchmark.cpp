@@ -1,15 +1,18 @@
 /// What MD5 costs, for streams one by one, for streams that advance together, and in OpenSSL; and what the hashes of chunks cost, one by
-/// one and together. Run: bin/digest_benchmark
+/// one and together. First, what a peer measures and takes here. Run: bin/digest_benchmark
 #include <benchmark/benchmark.h>
 #include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <numeric>
 #include <span>
+#include <string>
 #include <vector>
 
 import shoal.base;
@@ -137,6 +140,29 @@ void md5_of_small_messages(benchmark::State& state) {
 }
 BENCHMARK(md5_of_small_messages)->Arg(0)->Arg(200)->Arg(4096);
 
+/// The rates of all kernels, as a peer measures them, and what it takes then.
+void print_kernels() {
+  const auto print = [](const char* digest, const std::vector<Kernel>& kernels, const std::vector<double>& times) {
+    for (std::size_t i = 0; i < kernels.size(); ++i)
+      std::printf("%s by %-12s %2zu lanes: %5.2f GB/s of each, %5.2f of all\n", digest, std::string(kernels[i].name).c_str(),
+                  kernels[i].lanes, 1024 / times[i], 1024 * static_cast<double>(kernels[i].lanes) / times[i]);
+  };
+  const auto now = [] { return Nanoseconds(std::chrono::steady_clock::now().time_since_epoch()); };
+  const Nanoseconds begin = now();
+  const KernelTimes times = measure_kernels(now);
+  std::printf("%s: measured in %.1f ms\n", processor_name().c_str(), Seconds(now() - begin).count() * 1000);
+  print("MD5", md5_kernels(), times.md5);
+  print("SHA-256", sha256_kernels(), times.sha256);
+  for (const std::string& line : describe(KernelChoice(times, true))) std::printf("%s\n", line.c_str());
+  choose_kernels_by([times] { return times; });
+  (void)md5(made_up_bytes(kChunkSize));
+}
+
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  print_kernels();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+}

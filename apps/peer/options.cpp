@@ -334,6 +334,7 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   PeerCommand command;
   const Program program = peer_program(command);
   command.cache = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "digests.db").value_or(":memory:");
+  command.kernels = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "kernels").value_or("");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
   const bool is_default = command.listen == PeerCommand{}.listen;

@@ -92,7 +92,8 @@ struct PeerCommand {
   std::string latency;                                           ///< A file with latencies of pairs; none when empty.
   Nanoseconds latency_default = std::chrono::milliseconds(100);  ///< Of pairs that it does not name.
   bool emulate_latency = false;
-  std::string cache;  ///< The digest cache; `:memory:` for none.
+  std::string cache;    ///< The digest cache; `:memory:` for none.
+  std::string kernels;  ///< Where the times of the digest kernels are kept; nowhere when empty.
   CommonOptions common;
 };
 

@@ -298,6 +298,7 @@ ExitCode run_peer(const PeerCommand& command) {
   if (lines) reporting.write = [&lines](std::FILE* stream, std::string_view text) { lines->write(stream, text); };
   auto report = Report::open(std::move(reporting));
   if (!report) return say_failure("shoal-peer", report.error());
+  choose_kernels_by([file = command.kernels] { return kept_kernel_times(file); });
   NetOptions options;
   options.ends_with_process = true;
   options.upload_limit = command.limit_rate;

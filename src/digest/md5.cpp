@@ -1,7 +1,6 @@
 module;
 
-#include "avx512.hpp"
-#include "md5_lanes.hpp"
+#include "md5_code.hpp"
 #include "md5_rounds.hpp"
 
 #include <algorithm>
@@ -15,63 +14,38 @@ module;
 module shoal.digest;
 
 namespace shoal {
+
+const KernelChoice& kernels_for(std::size_t bytes);  // choice.cpp
+
 namespace {
 
 using md5_rounds::Lane;
-using md5_rounds::Quad;
-using md5_rounds::State;
 
 /// What follows a message, before its length.
 constexpr std::array<std::byte, md5_rounds::kBlockSize> kPadding{std::byte{0x80}};
 
-/// Where there are fewer messages than lanes, the others repeat the first one's work, for nobody.
-template <class Word, std::size_t Groups>
-[[gnu::always_inline]] inline void compress_padded(std::span<const Lane> lanes, std::size_t count) {
-  std::array<Lane, Groups * md5_rounds::kLanesOf<Word>> all;
-  State nobodys{};
-  all.fill({&nobodys, lanes.front().blocks});
-  std::ranges::copy(lanes, all.begin());
-  md5_rounds::compress<Word, Groups>(all, count);
-}
+constexpr std::size_t kMostLanes = KernelPlan::kMostStreams;
 
-#if defined(__x86_64__)
-
-template <std::size_t Groups>
-[[gnu::target("avx512f,avx512bw,avx512vl")]] void compress_with_avx512(std::span<const Lane> lanes, std::size_t count) {
-  compress_padded<Quad, Groups>(lanes, count);
-}
-
-/// A single message is a little faster in a lane of a vector, too, once filling the lanes has paid.
+/// A single message of fewer blocks does not pay for filling lanes, where these are faster for one.
 constexpr std::size_t kWorthLanes = 32;
 
-void compress_with_avx512(std::span<const Lane> lanes, std::size_t count) {
-  if (lanes.size() == 1 && count < kWorthLanes) return compress_padded<std::uint32_t, 1>(lanes, count);
-  if (lanes.size() <= md5_rounds::kLanesOf<Quad>) return compress_with_avx512<1>(lanes, count);
-  if (lanes.size() <= 2 * md5_rounds::kLanesOf<Quad>) return compress_with_avx512<2>(lanes, count);
-  md5_lanes::compress(lanes, count);
+void compress_few(const Lane& lane, std::size_t count) { md5_code::compress<std::uint32_t, 1>({&lane, 1}, count); }
+
+/// Digests `count` blocks of each of 1 to kMostLanes messages.
+void compress(std::span<const Lane> lanes, std::size_t count, const KernelPlan& plan) {
+  if (lanes.size() == 1 && count < kWorthLanes) return compress_few(lanes.front(), count);
+  while (!lanes.empty()) {
+    const md5_code::Code& code = md5_code::codes()[plan.kernel_for(lanes.size())];
+    const std::size_t taken = std::min(lanes.size(), code.lanes);
+    code.run(lanes.first(taken), count);
+    lanes = lanes.subspan(taken);
+  }
 }
 
-#endif
-
-constexpr std::size_t kMostLanes = 16;  ///< With AVX-512.
-
-/// How many messages go side by side here.
-std::size_t lanes_here() {
-  static const std::size_t lanes = has_avx512() ? kMostLanes : kMd5Lanes;
-  return lanes;
-}
-
-/// Digests `count` blocks of each of 1 to lanes_here() messages.
-void compress(std::span<const Lane> lanes, std::size_t count) {
-  static_assert(kMd5Lanes == 2 * md5_rounds::kLanesOf<Quad>);
-#if defined(__x86_64__)
-  static_assert(kMostLanes == md5_lanes::kLanes);
-  if (lanes_here() == kMostLanes) return compress_with_avx512(lanes, count);
-#endif
-  if (lanes.size() == 1) return compress_padded<std::uint32_t, 1>(lanes, count);
-  if (lanes.size() == 2) return compress_padded<std::uint32_t, 2>(lanes, count);
-  if (lanes.size() <= md5_rounds::kLanesOf<Quad>) return compress_padded<Quad, 1>(lanes, count);
-  compress_padded<Quad, 2>(lanes, count);
+std::size_t bytes_of(std::span<const Md5Piece> pieces) {
+  std::size_t bytes = 0;
+  for (const Md5Piece& piece : pieces) bytes += piece.data.size();
+  return bytes;
 }
 
 }  // namespace
@@ -83,7 +57,7 @@ std::span<const std::byte> Md5Stream::complete_block(std::span<const std::byte> 
   const auto part = data.first(std::min(data.size(), kBlockSize - begun));
   std::ranges::copy(part, block_.begin() + static_cast<std::ptrdiff_t>(begun));
   length_ += part.size();
-  if (length_ % kBlockSize == 0) compress(std::array{Lane{&state_, block_.data()}}, 1);
+  if (length_ % kBlockSize == 0) compress_few({&state_, block_.data()}, 1);
   return data.subspan(part.size());
 }
 
@@ -108,9 +82,12 @@ Md5Digest Md5Stream::finish() {
 /// The streams that are in the lanes, each with what is left of its data.
 class Md5Stream::Lanes {
  public:
+  explicit Lanes(const KernelPlan& plan) : plan_(plan), most_(std::max(kMd5Lanes, plan.lanes())) {}
+
   bool is_empty() const { return taken_ == 0; }
   bool is_full() const { return taken_ == most_; }
-  bool is_half_full() const { return taken_ >= most_ / 2; }
+  /// Whether the rate of those that are left is half of that of full lanes.
+  bool is_in_company() const { return taken_ >= plan_.company(); }
 
   /// Takes a lane for the whole blocks of a piece, where it has such.
   void take(const Md5Piece& piece) {
@@ -125,7 +102,7 @@ class Md5Stream::Lanes {
     const std::size_t count = std::ranges::min(runs, {}, &Run::blocks).blocks();
     std::array<Lane, kMostLanes> lanes;
     for (std::size_t i = 0; i < taken_; ++i) lanes[i] = {&runs[i].stream->state_, runs[i].data.data()};
-    compress(std::span(lanes).first(taken_), count);
+    compress(std::span(lanes).first(taken_), count, plan_);
     for (Run& run : runs) run.advance(count);
     free_finished();
   }
@@ -157,13 +134,16 @@ class Md5Stream::Lanes {
     }
   }
 
-  const std::size_t most_ = lanes_here();
+  const KernelPlan& plan_;
+  const std::size_t most_;
   std::array<Run, kMostLanes> runs_;
   std::size_t taken_ = 0;
 };
 
-void Md5Stream::update_together(std::span<const Md5Piece> pieces) {
-  Lanes lanes;
+void Md5Stream::update_together(std::span<const Md5Piece> pieces) { update_together(pieces, kernels_for(bytes_of(pieces)).md5); }
+
+void Md5Stream::update_together(std::span<const Md5Piece> pieces, const KernelPlan& plan) {
+  Lanes lanes(plan);
   for (const Md5Piece& piece : pieces) {
     lanes.take(piece);
     if (lanes.is_full()) lanes.advance();
@@ -172,13 +152,41 @@ void Md5Stream::update_together(std::span<const Md5Piece> pieces) {
 }
 
 std::vector<Md5Piece> Md5Stream::update_in_company(std::span<const Md5Piece> pieces) {
-  Lanes lanes;
+  return update_in_company(pieces, kernels_for(bytes_of(pieces)).md5);
+}
+
+std::vector<Md5Piece> Md5Stream::update_in_company(std::span<const Md5Piece> pieces, const KernelPlan& plan) {
+  Lanes lanes(plan);
   for (const Md5Piece& piece : pieces) {
     lanes.take(piece);
     if (lanes.is_full()) lanes.advance();
   }
-  while (lanes.is_half_full()) lanes.advance();
+  while (!lanes.is_empty() && lanes.is_in_company()) lanes.advance();
   return lanes.rest();
+}
+
+// ---- for choice.cpp -----------------------------------------------------------------------------------
+
+std::vector<Kernel> md5_kernels() {
+  std::vector<Kernel> kernels;
+  for (const auto& code : md5_code::codes()) kernels.push_back({code.name, code.lanes});
+  return kernels;
+}
+
+std::vector<double> standard_md5_times() {
+  std::vector<double> times;
+  for (const auto& code : md5_code::codes()) times.push_back(code.standard_time);
+  return times;
+}
+
+/// Has a kernel digest a part of `data` in each of its lanes.
+void run_md5_kernel(std::size_t kernel, std::span<const std::byte> data) {
+  const md5_code::Code& code = md5_code::codes()[kernel];
+  const std::size_t blocks = data.size() / kMostLanes / md5_rounds::kBlockSize;
+  std::array<md5_rounds::State, kMostLanes> states{};
+  std::array<Lane, kMostLanes> lanes;
+  for (std::size_t i = 0; i < code.lanes; ++i) lanes[i] = {&states[i], data.data() + i * blocks * md5_rounds::kBlockSize};
+  code.run(std::span(lanes).first(code.lanes), blocks);
 }
 
 }  // namespace shoal

@@ -29,6 +29,9 @@ static_assert(std::endian::native == std::endian::little, "MD5 reads its words w
 /// A word of each of four messages. The compiler makes SSE2, NEON or plain words of it.
 using Quad = std::uint32_t __attribute__((vector_size(16)));
 
+/// A word of each of eight, for code that is compiled for AVX2 or more.
+using Eight = std::uint32_t __attribute__((vector_size(32)));
+
 template <class Word>
 inline constexpr std::size_t kLanesOf = sizeof(Word) / sizeof(std::uint32_t);
 
@@ -134,6 +137,15 @@ template <class Word>
   }
 }
 
+/// The words of eight blocks, likewise.
+[[gnu::always_inline]] inline void load_words(Words<Eight>& words, const Lane* lanes, std::size_t offset) {
+  Words<Quad> first;
+  Words<Quad> second;
+  load_words(first, lanes, offset);
+  load_words(second, lanes + kLanesOf<Quad>, offset);
+  for (std::size_t i = 0; i < kWords; ++i) words[i] = __builtin_shufflevector(first[i], second[i], 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
 template <class Word>
 [[gnu::always_inline]] inline States<Word> load_states(const Lane* lanes) {
   States<Word> states;
@@ -141,7 +153,7 @@ template <class Word>
     if constexpr (kLanesOf<Word> == 1)
       states[i] = (*lanes->state)[i];
     else
-      states[i] = Quad{(*lanes[0].state)[i], (*lanes[1].state)[i], (*lanes[2].state)[i], (*lanes[3].state)[i]};
+      for (std::size_t lane = 0; lane < kLanesOf<Word>; ++lane) states[i][lane] = (*lanes[lane].state)[i];
   return states;
 }
 

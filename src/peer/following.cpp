@@ -28,9 +28,7 @@ namespace shoal {
 namespace {
 
 constexpr std::uint32_t kMostChunks = 16;     // of each content, that a worker digests in one go
-constexpr std::size_t kCompany = 4;           // contents, that one waits for
 constexpr std::uint32_t kMostWaiting = 2048;  // chunks of a content, that wait for others to go along: they are likely still in memory
-constexpr std::chrono::milliseconds kChunkTime(1);                 // to digest a chunk, where others need the processors, too
 constexpr Nanoseconds kMostLate = std::chrono::milliseconds(100);  // for company
 constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
 
@@ -49,12 +47,14 @@ struct Followed {
 std::uint32_t backlog_of(const Content& content) { return content.several->md5_end - content.several->md5_next; }
 
 WaitingMd5s waiting_md5s(const Node& node) {
-  WaitingMd5s waiting{.contents = node.to_follow.size(), .fetching = node.fetching.size(), .workers = node.followers};
+  WaitingMd5s waiting{
+      .contents = node.to_follow.size(), .fetching = node.fetching.size(), .workers = node.followers, .pace = kernels_in_use().pace};
   for (const ContentIndex index : node.to_follow) {
     const Content& content = *node.contents[index.value];
     const Nanoseconds elapsed = content.began ? node.world.now() - *content.began : Nanoseconds(0);
     const Nanoseconds whole_for = has_all(content) ? node.world.now() - content.several->whole_since : Nanoseconds(0);
-    if (is_pressing(backlog_of(content), content.have, content.chunks, elapsed, whole_for)) waiting.is_one_pressing = true;
+    if (is_pressing(backlog_of(content), content.have, content.chunks, elapsed, whole_for, waiting.pace.chunk_time))
+      waiting.is_one_pressing = true;
   }
   return waiting;
 }
@@ -79,10 +79,11 @@ Followed hand_out(Content& content, std::uint32_t chunks) {
 /// What another worker is to digest, if any is worth it: as many contents as there are lanes, and as many chunks of each as the one
 /// with the fewest has, so that no lane is idle.
 std::vector<Followed> next_batch(Node& node) {
-  if (!is_worth_a_worker(waiting_md5s(node))) return {};
+  const WaitingMd5s waiting = waiting_md5s(node);
+  if (!is_worth_a_worker(waiting)) return {};
   std::erase_if(node.to_follow, [&](ContentIndex index) { return !node.contents[index.value]->partial; });  // given up
   sort_by_need(node);
-  const auto taken = std::span(node.to_follow).first(std::min(kMd5Lanes, node.to_follow.size()));
+  const auto taken = std::span(node.to_follow).first(std::min(waiting.pace.together, node.to_follow.size()));
   std::uint32_t chunks = kMostChunks;
   for (const ContentIndex index : taken) chunks = std::min(chunks, backlog_of(*node.contents[index.value]));
   std::vector<Followed> batch;
@@ -102,7 +103,7 @@ std::span<const std::byte> read_piece(Followed& followed, std::span<std::byte> b
 
 /// On a worker.
 void digest_together(const Digester& digester, std::span<Followed> batch) {
-  thread_local std::vector<std::byte> buffers(kMd5Lanes * kPieceSize);
+  thread_local std::vector<std::byte> buffers(KernelPlan::kMostStreams * kPieceSize);
   std::vector<Md5Piece> pieces;
   std::vector<std::uint64_t> offsets;
   do {
@@ -148,17 +149,19 @@ Task<> follow_contents(Node& node, std::vector<Followed> batch) {
 
 }  // namespace
 
-/// One worker at a time; several only where there is enough for all lanes of each.
+/// One worker at a time; several only where there is enough for all lanes of each, or where lanes gain nothing.
 bool is_worth_a_worker(const WaitingMd5s& waiting) {
-  if (waiting.workers > 0) return waiting.contents >= kMd5Lanes;
+  const Md5Pace& pace = waiting.pace;
   if (waiting.contents == 0) return false;
-  return waiting.is_one_pressing || waiting.contents >= std::min(waiting.fetching, kCompany);
+  if (waiting.workers > 0) return waiting.contents >= pace.together || pace.enough[pace.together] == 1;
+  return waiting.is_one_pressing || waiting.contents >= pace.enough[std::min(waiting.fetching, pace.enough.size() - 1)];
 }
 
-bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for) {
+bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks, Nanoseconds elapsed, Nanoseconds whole_for,
+                 Nanoseconds chunk_time) {
   if (behind == 0 || have == 0) return false;
   const Nanoseconds remaining = have < chunks ? elapsed / have * (chunks - have) : kMostLate - whole_for;
-  return behind >= kMostWaiting || behind * kChunkTime > remaining;
+  return behind >= kMostWaiting || behind * chunk_time > remaining;
 }
 
 void follow_md5(Node& node, Content& content) {

@@ -292,6 +292,14 @@ Result<> do_peers(Shell shell) {
   return {};
 }
 
+/// Which kernels digest here, and how fast.
+std::string kernels_text() {
+  const KernelChoice& choice = kernels_in_use();
+  if (!choice.is_measured) return "not measured yet: nothing was digested";
+  const auto lines = describe(choice);
+  return lines.front() + "\n           " + lines.back();
+}
+
 Result<> do_status(Shell shell) {
   const PeerStatus status = shell.control.status();
   shell.report.event("status", {{"peer", status.id},
@@ -303,7 +311,8 @@ Result<> do_status(Shell shell) {
                                 {"load", std::uint64_t{status.load}},
                                 {"neighbours", std::uint64_t{status.neighbours}},
                                 {"received", status.bytes_received},
-                                {"sent", status.bytes_sent}});
+                                {"sent", status.bytes_sent},
+                                {"digests", kernels_text()}});
   shell.report.print(fmt::format("peer       {} at {}", status.id, to_string(status.address)));
   shell.report.print(
       fmt::format("tracker    {}, {}", to_string(status.tracker), status.is_registered ? "registered" : "away; trying again"));
@@ -311,6 +320,7 @@ Result<> do_status(Shell shell) {
   shell.report.print(fmt::format("load       {}", status.load));
   shell.report.print(fmt::format("neighbours {}; {} received, {} sent", status.neighbours, format_bytes(status.bytes_received),
                                  format_bytes(status.bytes_sent)));
+  shell.report.print(fmt::format("digests    {}", kernels_text()));
   return {};
 }
 

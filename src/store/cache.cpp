@@ -53,12 +53,6 @@ constexpr std::size_t kMaxChunks = 30'000'000;
 constexpr int kPathColumn = 0;
 constexpr int kChunksColumn = 7;
 
-/// The cache is no place that anybody asked for, so its folders are made, and only for the user.
-void make_folders_of(const std::string& file) {
-  for (auto slash = file.find('/', 1); slash != std::string::npos; slash = file.find('/', slash + 1))
-    ::mkdir(file.substr(0, slash).c_str(), 0700);
-}
-
 std::string_view text_of(SQLite::Statement& row, int column) {
   const SQLite::Column value = row.getColumn(column);
   const char* const text = value.getText();

@@ -119,6 +119,11 @@ int open_by_parts(int folder, const std::string& name, int flags) {
   return ::openat(opened ? opened.get() : folder, name.c_str() + begin, flags | O_NOFOLLOW | O_CLOEXEC);
 }
 
+void make_folders_of(const std::string& file) {
+  for (auto slash = file.find('/', 1); slash != std::string::npos; slash = file.find('/', slash + 1))
+    ::mkdir(file.substr(0, slash).c_str(), 0700);
+}
+
 std::int64_t wall_clock_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
