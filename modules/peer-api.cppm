@@ -122,6 +122,7 @@ struct PeerOptions {
   Nanoseconds other_latency = std::chrono::milliseconds(100);  ///< Of pairs that the table does not name.
   bool emulates_latency = false;                               ///< What comes from others is taken up as late as the table says.
   bool from_one = false;                                       ///< What run_get fetches comes from one source each, the best.
+  bool md5_later = false;                                      ///< A file of several chunks gets its name before its MD5 is confirmed.
 };
 
 /// What a run came to.

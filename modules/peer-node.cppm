@@ -98,6 +98,8 @@ struct Target {
   EntryPtr entry;  ///< With the name that it gets here.
   std::string owner;
   bool is_publishing = false;  ///< Verified, and handed on.
+  bool is_early = false;       ///< It is handed on before its MD5 is known, ...
+  bool is_named = false;       ///< ... and has its name.
   bool is_published = false;
   bool is_failed = false;
   bool is_lost = false;  ///< Its owner is gone for good.
@@ -604,7 +606,6 @@ bool has_holder(const Node& node, const Content& content);
 void open_contents(Node& node);
 void on_hashes_complete(Node& node, Content& content);
 void on_all_chunks(Node& node, Content& content);
-void on_md5(Node& node, Content& content, const Md5Digest& md5);
 void fail_target(Node& node, Content& content, Target& target, const Error& error);
 /// Does without what `owner` offered as `name` before: it has a newer one.
 void drop_outdated(Node& node, const std::string& owner, const std::string& name);
@@ -617,8 +618,15 @@ Task<> open_content(Node& node, ContentIndex index);
 Task<> publish_contents(Node& node);
 Task<> digest_again(Node& node, FileEntry entry);
 
-// ---- MD5: src/peer/following.cpp ----------------------------------------------------------------------
+// ---- MD5: src/peer/following.cpp, confirming.cpp -----------------------------------------------------
 
+/// The MD5 of a content was found: what waits for it is published, or has failed.
+void on_md5(Node& node, Content& content, const Md5Digest& md5);
+/// All chunks of a content are here, whose MD5 is not: where that may come later, it gets its first name.
+void publish_early(Node& node, Content& content);
+/// A name was given early.
+void on_published_early(Node& node, Content& content, Target& target);
+void report_published(const Node& node, const Content& content, const Target& target);
 /// More chunks of a content came, so that its MD5 may go on.
 void follow_md5(Node& node, Content& content);
 /// Some may have waited long enough.

@@ -183,6 +183,7 @@ struct Publication {
   std::shared_ptr<PartialFile> file;
   FileEntry entry;
   ChunkHashes chunks;
+  bool is_confirmed = true;  ///< Its MD5 was found to be that of the entry; else the digests are not remembered yet.
 };
 
 /// One more name for a file that is here already.
@@ -220,6 +221,8 @@ class Storage {
   /// Gives each file its name, time and mode: data to the disk, rename, folder to the disk, in groups. A result for each.
   /// An existing file of that name is replaced.
   virtual std::vector<Result<>> publish(std::span<const Publication> files) = 0;
+  /// The MD5 of a file that was published without was found to be that of the entry, so that its digests may be remembered.
+  virtual void confirm(const StoredFile& file);
   /// Publishes a copy of a file that is here already, under another name.
   virtual Result<> copy(const StoredFile& from, const FileEntry& to) = 0;
   /// Several of them, published as one group. A result for each. All are open at once.

@@ -37,8 +37,10 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer", "latency-default"},
     KnownOption{"peer", "emulate-latency"},
     KnownOption{"peer.swarm", "expect"},
+    KnownOption{"peer.swarm", "md5"},
     KnownOption{"peer.get", "out"},
     KnownOption{"peer.get", "one"},
+    KnownOption{"peer.get", "md5"},
     KnownOption{"peer.clock", "count"},
     KnownOption{"peer.clock", "interval"},
     KnownOption{"peer.clock", "duration"},
@@ -49,6 +51,7 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer.share", "no-watch"},
     KnownOption{"peer.shell", "no-watch"},
     KnownOption{"peer.shell", "no-reannounce"},
+    KnownOption{"peer.shell", "md5"},
 };
 
 inline constexpr std::array<std::string_view, 12> kKnownTables{"tracker",     "peer",       "peer.swarm",    "peer.share",

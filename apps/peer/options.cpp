@@ -62,6 +62,23 @@ std::string make_id() {
   return fmt::format("{}-{:04x}", is_named ? host.data() : "peer", std::random_device{}() & 0xffffu);
 }
 
+/// `now` or `later`.
+Setter md5_into(bool& is_later) {
+  return [&is_later](const std::string& text) -> Result<void> {
+    if (text != "now" && text != "later") return fail(Errc::usage, fmt::format("'{}' is no time for an MD5", text), "write now or later");
+    is_later = text == "later";
+    return {};
+  };
+}
+
+Option md5_option(PeerCommand& command) {
+  return {.name = "md5",
+          .value = "now|later",
+          .help = "when the MD5 of a large file is confirmed: before it gets its name, or after, once its Merkle root is verified",
+          .standard = "now",
+          .set = md5_into(command.md5_later)};
+}
+
 // ---- commands -------------------------------------------------------------------------------------------------
 
 template <class Action>
@@ -84,7 +101,8 @@ Command swarm_command(PeerCommand& command) {
                      .value = "N",
                      .help = "a closed swarm of N peers: exit when all of them have everything; otherwise go on until stopped",
                      .standard = "0: open",
-                     .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })}}}};
+                     .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
+                    md5_option(command)}}};
   return swarm;
 }
 
@@ -106,7 +124,8 @@ Command shell_command(PeerCommand& command) {
                    {no_watch(within<ShellAction>(command, [](ShellAction& action) { return into(action.no_watch); })),
                     {.name = "no-reannounce",
                      .help = "tell a tracker that has started anew what DIR holds only when updatelist is typed",
-                     .set = within<ShellAction>(command, [](ShellAction& action) { return into(action.no_reannounce); })}}}};
+                     .set = within<ShellAction>(command, [](ShellAction& action) { return into(action.no_reannounce); })},
+                    md5_option(command)}}};
   return shell;
 }
 
@@ -130,7 +149,8 @@ Command get_command(PeerCommand& command) {
                    .set = within<GetAction>(command, [](GetAction& action) { return into(action.out); })},
                   {.name = "one",
                    .help = "fetch each file from the best source only",
-                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.from_one); })}}}};
+                   .set = within<GetAction>(command, [](GetAction& action) { return into(action.from_one); })},
+                  md5_option(command)}}};
   return get;
 }
 

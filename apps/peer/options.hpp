@@ -92,8 +92,9 @@ struct PeerCommand {
   std::string latency;                                           ///< A file with latencies of pairs; none when empty.
   Nanoseconds latency_default = std::chrono::milliseconds(100);  ///< Of pairs that it does not name.
   bool emulate_latency = false;
-  std::string cache;    ///< The digest cache; `:memory:` for none.
-  std::string kernels;  ///< Where the times of the digest kernels are kept; nowhere when empty.
+  bool md5_later = false;  ///< Of swarm, get and shell: a file gets its name when its Merkle root is verified, before its MD5 is.
+  std::string cache;       ///< The digest cache; `:memory:` for none.
+  std::string kernels;     ///< Where the times of the digest kernels are kept; nowhere when empty.
   CommonOptions common;
 };
 

@@ -70,6 +70,7 @@ PeerOptions options_of(const PeerCommand& command, Appetite appetite, std::uint3
   options.most_in_flight = command.in_flight > 0 ? command.in_flight : in_flight_by_memory();
   options.include = command.include;
   options.exclude = command.exclude;
+  options.md5_later = command.md5_later;
   options.other_latency = command.latency_default;
   options.emulates_latency = command.emulate_latency;
   return options;

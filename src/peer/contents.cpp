@@ -215,10 +215,10 @@ void on_all_chunks(Node& node, Content& content) {
     --node.open_contents;
     open_contents(node);
   }
-  if (content.md5_found)
-    on_md5(node, content, *content.md5_found);
-  else if (content.chunks > 1)
-    follow_md5(node, content);
+  if (content.md5_found) return on_md5(node, content, *content.md5_found);
+  if (content.chunks == 1) return;
+  publish_early(node, content);
+  follow_md5(node, content);
 }
 
 }  // namespace shoal

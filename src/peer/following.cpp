@@ -27,8 +27,10 @@ import shoal.world;
 namespace shoal {
 namespace {
 
-constexpr std::uint32_t kMostChunks = 16;     // of each content, that a worker digests in one go
+constexpr std::uint32_t kMostChunks = 16;     // of each content, that a worker digests in one go, ...
+constexpr std::uint32_t kMostAlone = 128;     // ... or of the only file of a command: it has to wait for the node in between
 constexpr std::uint32_t kMostWaiting = 2048;  // chunks of a content, that wait for others to go along: they are likely still in memory
+constexpr std::uint32_t kFarAhead = 3 * kMostAlone;                // chunks, that an MD5 has before it without coming to an end of them
 constexpr Nanoseconds kMostLate = std::chrono::milliseconds(100);  // for company
 constexpr std::size_t kPieceSize = 32 * 1024;  // of each content at a time: those of all lanes stay in the nearer caches
 
@@ -43,6 +45,12 @@ struct Followed {
   Md5Stream md5;
   Result<> digested;
 };
+
+/// The only file that is fetched is so far ahead of its MD5 that the command is over no sooner if more of it comes now.
+bool is_far_ahead(const Node& node, const Content& content) {
+  const bool is_alone = node.ends_when_done && node.fetching.size() == 1 && content.stage == Stage::fetching && content.several;
+  return is_alone && !node.options.md5_later && content.several->md5_end - content.several->md5_next >= kFarAhead;
+}
 
 std::uint32_t backlog_of(const Content& content) { return content.several->md5_end - content.several->md5_next; }
 
@@ -84,7 +92,7 @@ std::vector<Followed> next_batch(Node& node) {
   std::erase_if(node.to_follow, [&](ContentIndex index) { return !node.contents[index.value]->partial; });  // given up
   sort_by_need(node);
   const auto taken = std::span(node.to_follow).first(std::min(waiting.pace.together, node.to_follow.size()));
-  std::uint32_t chunks = kMostChunks;
+  std::uint32_t chunks = node.ends_when_done && taken.size() == 1 ? kMostAlone : kMostChunks;
   for (const ContentIndex index : taken) chunks = std::min(chunks, backlog_of(*node.contents[index.value]));
   std::vector<Followed> batch;
   for (const ContentIndex index : taken) batch.push_back(hand_out(*node.contents[index.value], chunks));
@@ -162,6 +170,13 @@ bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks,
   if (behind == 0 || have == 0) return false;
   const Nanoseconds remaining = have < chunks ? elapsed / have * (chunks - have) : kMostLate - whole_for;
   return behind >= kMostWaiting || behind * chunk_time > remaining;
+}
+
+/// Waits, before a chunk is stored, while the MD5 is far behind: what is received faster than that takes the processors from it, and has to
+/// be read from the disk again where memory is short.
+Task<> keep_near_md5(Node& node, const Content& content) {
+  constexpr std::chrono::milliseconds kPause(2);
+  while (is_far_ahead(node, content)) co_await node.world.sleep(kPause);
 }
 
 void follow_md5(Node& node, Content& content) {

@@ -40,8 +40,8 @@ namespace shoal {
 namespace {
 
 /// Tasks that a run cannot go on without.
-const std::set<std::string> kVital{"accepting",           "connecting",           "md5",     "publishing",
-                                   "storing small files", "taking in the folder", "ticking", "tracker"};
+const std::set<std::string> kVital{"accepting",           "confirming",           "connecting", "md5",    "publishing",
+                                   "storing small files", "taking in the folder", "ticking",    "tracker"};
 
 }  // namespace
 

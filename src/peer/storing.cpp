@@ -35,6 +35,9 @@ import shoal.world;
 namespace asio = boost::asio;
 
 namespace shoal {
+
+Task<> keep_near_md5(Node& node, const Content& content);  // following.cpp
+
 namespace {
 
 /// A further name that a small file is written under, too, while its bytes are at hand.
@@ -117,6 +120,7 @@ Task<> store_chunk(Node& node, Arrival arrival) {
   const Budget::Share turn = co_await node.storing.take(1);
   const Content& content = content_at(node, arrival.slot);
   const std::uint32_t chunk = chunk_of(content, arrival.slot);
+  co_await keep_near_md5(node, content);
   if (!content.partial) {  // it was given up before this began
     node.picker.end(arrival.slot);
     node.bytes_wasted += arrival.buffer.size();

@@ -179,24 +179,6 @@ Task<> open_content(Node& node, ContentIndex index) {
 
 // ---- the end of a content -----------------------------------------------------------------------------
 
-void on_md5(Node& node, Content& content, const Md5Digest& md5) {
-  content.md5_found = md5;
-  for (std::size_t i = 0; i < content.targets.size(); ++i) {
-    Target& target = content.targets[i];
-    if (!is_open(target)) continue;
-    if (target.entry->md5 != md5) {
-      const std::string what =
-          fmt::format("{}: MD5 is {}, but {} said {}", target.entry->name, to_hex(md5), target.owner, to_hex(target.entry->md5));
-      fail_target(node, content, target, {make_error_code(Errc::wrong_digest), what, {}});
-      continue;
-    }
-    target.is_publishing = true;
-    node.to_publish.push_back({content.index, i});
-  }
-  node.publish_signal.notify();
-  check_done(node);
-}
-
 namespace {
 
 /// Goes on without this target; where it was the last, without the content.
@@ -237,25 +219,15 @@ void drop_outdated(Node& node, const std::string& owner, const std::string& name
 
 namespace {
 
-void report_published(const Node& node, const Content& content, const Target& target) {
-  if (node.report.wants_events()) {
-    const double seconds = content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
-    node.report.event("file", {{"name", target.entry->name},
-                               {"bytes", content.size},
-                               {"md5", to_hex(target.entry->md5)},
-                               {"seconds", seconds},
-                               {"owner", target.owner}});
-  }
-  if (node.report.wants_debug())
-    node.report.debug(fmt::format("{}: complete, MD5 {} confirmed", target.entry->name, to_hex(target.entry->md5)));
-}
-
 void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
   if (target.is_failed) return;
   if (!result) {
     if (exit_code_of(result.error()) == ExitCode::disk_full) return finish(node, Failure(result.error()));
-    return fail_target(node, content, target, result.error());
+    fail_target(node, content, target, result.error());
+    if (target.is_early && content.md5_found) on_md5(node, content, *content.md5_found);  // which waited for this name
+    return;
   }
+  if (target.is_early) return on_published_early(node, content, target);
   target.is_published = true;
   if (content.asked) content.asked->is_published = true;
   --node.unfinished;
@@ -289,7 +261,8 @@ Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
   std::vector<Publication> files;
   for (const ToPublish& job : jobs) {
     const Content& content = *find_content(node, job.content);
-    files.push_back({file_for(node, job), *content.targets[job.target].entry, content.hashes});
+    const Target& target = content.targets[job.target];
+    files.push_back({file_for(node, job), *target.entry, content.hashes, !target.is_early});
   }
   const auto results = co_await offload(node.world, [&] { return node.storage.publish(files); });
   for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -297,6 +270,7 @@ Task<> publish_batch(Node& node, std::vector<ToPublish> jobs) {
     on_published(node, content, content.targets[jobs[i].target], results[i]);
     node.further_files.erase(jobs[i]);
     if (!results[i] && !std::ranges::all_of(content.targets, [](const Target& target) { return target.is_failed; })) continue;
+    if (!content.md5_found) continue;  // it is still read for that
     content.partial.reset();
     content.descriptor = {};
   }

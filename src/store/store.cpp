@@ -70,6 +70,7 @@ class FolderStore final : public Storage {
   Result<std::shared_ptr<const ChunkSource>> open(const FileEntry& entry) override;
   Result<std::shared_ptr<PartialFile>> open_partial(const FileEntry& entry) override;
   std::vector<Result<>> publish(std::span<const Publication> files) override;
+  void confirm(const StoredFile& file) override;
   Result<> copy(const StoredFile& from, const FileEntry& to) override;
   std::vector<Result<>> copy_all(std::span<const Copying> copies) override;
   bool exists(const std::string& name) const override;
@@ -191,9 +192,19 @@ void FolderStore::remember(std::span<const Publication> files, std::span<Publish
     jobs[i].file->file()->settle(jobs[i].stamp);
     known_.set_open(entry.name, entry.root, jobs[i].file->file());
     active_.remove(jobs[i].file->part_name());
-    if (entry.size > 0) records.push_back({root_.path_of(entry.name), jobs[i].stamp, entry.md5, entry.root, files[i].chunks});
+    if (entry.size > 0 && files[i].is_confirmed)
+      records.push_back({root_.path_of(entry.name), jobs[i].stamp, entry.md5, entry.root, files[i].chunks});
   }
   cache_.record_soon(std::move(records));
+}
+
+/// Only while it is the file that was published.
+void FolderStore::confirm(const StoredFile& file) {
+  const FileEntry& entry = file.entry;
+  const auto known = known_.find(entry.name);
+  if (!known || known->root != entry.root || known->stamp.size != entry.size) return;
+  if (auto opened = open(entry); !opened) return;
+  cache_.record_soon({{root_.path_of(entry.name), known->stamp, entry.md5, entry.root, file.chunks}});
 }
 
 Result<> FolderStore::copy(const StoredFile& from, const FileEntry& to) {

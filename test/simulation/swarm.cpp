@@ -109,6 +109,7 @@ struct Swarm::Peer {
   std::optional<Nanoseconds> done_at;
   bool is_excused = false;
   bool is_fetching = true;
+  bool md5_later = false;
   std::uint64_t wasted = 0;
 };
 
@@ -123,6 +124,7 @@ std::size_t Swarm::add(PeerPlan plan) {
   peer->host = simulation_.add_host(plan.host);
   peer->options = plan.host;
   peer->is_fetching = plan.is_fetching;
+  peer->md5_later = plan.md5_later;
   peer->is_excused = !plan.is_fetching;
   for (const auto& [name, content] : plan.files) {
     simulation_.put(peer->host, name, content);
@@ -161,6 +163,7 @@ Task<> Swarm::run_peer(std::size_t index, World& world, Storage& storage, Signal
   options.listen = {"0.0.0.0", 0};
   options.id = peer.id;
   options.expect = expect_;
+  options.md5_later = peer.md5_later;
   if (!peer.is_fetching) options.appetite = Appetite::nothing;
   options.upload_limit = static_cast<std::uint64_t>(peer.options.up);
   const auto outcome = co_await run_member(world, diary->report(), storage, options, stop);

@@ -21,6 +21,7 @@ struct PeerPlan {
   sim::HostOptions host;
   std::vector<std::pair<std::string, sim::ContentPtr>> files;
   bool is_fetching = true;  ///< Else it only shares what it has.
+  bool md5_later = false;   ///< Files get their names before their MD5s are confirmed.
 };
 
 /// A point of a swarm's curve: what had been sent by then, of all that had to be.

@@ -126,6 +126,51 @@ TEST_CASE("A small file that has many names comes once, and gets all of them") {
   }
 }
 
+namespace {
+
+/// A source of several files, some under several names and one of a single chunk, and peers that confirm the MD5s later.
+void add_later_fetchers(Swarm& swarm, std::size_t fetchers) {
+  PeerPlan source{host_at(12.5e6), {}};
+  for (std::uint64_t file = 1; file <= 3; ++file)
+    for (std::uint64_t name = 0; name < file; ++name)
+      source.files.emplace_back("file-" + std::to_string(file) + "-" + std::to_string(name),
+                                swarm.simulation().content(file, file * kMiB + 77));
+  source.files.emplace_back("small", swarm.simulation().content(9, 1000));
+  swarm.add(std::move(source));
+  for (std::size_t i = 0; i < fetchers; ++i) {
+    PeerPlan fetcher{host_at(12.5e6), {}};
+    fetcher.md5_later = true;
+    swarm.add(std::move(fetcher));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Where MD5s are confirmed later, everybody has every file under all its names, and the swarm ends") {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    CAPTURE(seed);
+    Swarm swarm(scale_of(4, seed).options, 4);
+    add_later_fetchers(swarm, 3);
+    swarm.start_all();
+    check_whole(swarm.finish({1min}));
+  }
+}
+
+TEST_CASE("Who dies when a file has its name and its MD5 is not confirmed has everything in the end") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    Swarm swarm(scale_of(3, seed).options, 3);
+    add_later_fetchers(swarm, 2);
+    swarm.start_all();
+    auto& simulation = swarm.simulation();
+    simulation.run([&] { return simulation.published().size() > seed % 5; }, {1min});
+    REQUIRE(simulation.published().size() > seed % 5);
+    simulation.kill(simulation.published().back().host, seed % 2 == 0 ? sim::Death::killed : sim::Death::power);
+    swarm.make_whole();
+    check_whole(swarm.finish({1min}));
+  }
+}
+
 TEST_CASE("Every scenario ends with everyone complete") {
   for (const Scenario& scenario : scenarios()) {
     DYNAMIC_SECTION(scenario.name) { check_whole(scenario.run(scale_of(10))); }

@@ -135,6 +135,76 @@ class Lying(SystemTest):
             self.assertEqual(len(self.lies_told_to(name)), 3, f"{self.liar.served} {self.liar.connections}\n{self.peers[name].describe()}")
 
 
+class Md5Later(SystemTest):
+    """A large file has its name once its Merkle root is verified, and its MD5 is confirmed, or not, after that."""
+
+    def offer(self, md5=None):
+        self.content = shoal_wire.Content("wanted", random_bytes(20 * MIB + 77, "wanted"))
+        self.right = self.content.md5
+        self.content.md5 = md5 or self.right
+        self.tracker = self.lab.tracker()
+        self.source = shoal_wire.LyingPeer(self.tracker.address, "source", self.content, every=1)  # none of its chunks is wrong
+        self.addCleanup(self.source.close)
+        self.folder = self.lab.path("got")
+        self.file = os.path.join(self.folder, "wanted")
+
+    def get(self, *arguments):
+        get = self.lab.peer("asker", "get", "wanted", "-o", self.folder, *arguments, tracker=self.tracker, log=False)
+        get.wait()
+        return get
+
+    def data(self):
+        with open(self.file, "rb") as file:
+            return file.read()
+
+    def test_a_right_md5_is_confirmed_before_the_command_ends(self):
+        self.offer()
+        get = self.get("--md5", "later")
+        self.expect_exit(0, get)
+        self.assertEqual(self.data(), self.content.data)
+        kinds = [event["event"] for event in get.events() if event["event"] in ("file", "confirmed", "result")]
+        self.assertEqual(kinds, ["file", "confirmed", "result"])
+        self.assertEqual(get.events("file")[0]["is_confirmed"], False)
+        self.assertEqual(get.events("confirmed")[0]["md5"], self.right.hex())
+        again = self.get("--md5", "later")
+        self.expect_exit(0, again)
+        self.assertEqual(again.events("chunk"), [])
+
+    def test_a_wrong_md5_is_exit_code_32_and_a_line_and_the_file_is_kept(self):
+        wrong = bytes(range(16))
+        self.offer(wrong)
+        get = self.get("--md5", "later")
+        self.expect_exit(32, get)
+        line = [line for line in get.stderr().splitlines() if line.startswith("shoal-peer: wanted: MD5 is")]
+        self.assertEqual(len(line), 1, get.describe())
+        for part in (self.right.hex(), wrong.hex(), "source", "delete it"):
+            self.assertIn(part, line[0])
+        self.assertEqual(get.events("confirmed"), [])
+        self.assertEqual(self.data(), self.content.data)
+        # A next start does not take the MD5 that was said for the file's.
+        share = self.lab.peer("asker", "share", self.folder, tracker=self.lab.tracker(), log=False)
+        share.wait_for("registered")
+        verify = self.lab.peer("asker", "verify", self.folder, log=False)
+        self.expect_exit(0, verify)
+        self.assertEqual([(event["md5"], event["verdict"]) for event in verify.events("verified")], [(self.right.hex(), "ok")])
+
+    def test_a_wrong_md5_gets_no_name_where_it_is_not_later(self):
+        self.offer(bytes(range(16)))
+        get = self.get("--md5", "now")
+        self.expect_exit(32, get)
+        self.assertFalse(os.path.exists(self.file))
+        self.assertEqual(get.events("file"), [])
+
+    def test_who_is_killed_before_the_confirmation_digests_the_file_anew(self):
+        self.offer(bytes(range(16)))
+        get = self.lab.peer("asker", "get", "wanted", "-o", self.folder, "--md5", "later", tracker=self.tracker, log=False)
+        wait_until(lambda: os.path.exists(self.file), "the file's name", describe=self.lab.describe)
+        get.kill()
+        verify = self.lab.peer("asker", "verify", self.folder, log=False)
+        self.expect_exit(0, verify)
+        self.assertEqual([(event["md5"], event["verdict"]) for event in verify.events("verified")], [(self.right.hex(), "not recorded before")])
+
+
 class TrackerKilled(SystemTest):
     def start(self):
         self.tracker = self.lab.tracker("--expect", 3)

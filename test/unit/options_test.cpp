@@ -171,6 +171,16 @@ TEST_CASE("A peer waits for its tracker for ever, but find and ls for five secon
   CHECK(peer({"find", "x", "--wait", "forever"}).wait == std::nullopt);
 }
 
+TEST_CASE("The MD5 comes later where the command line, the environment or the configuration says so") {
+  CHECK_FALSE(peer({"get", "file"}).md5_later);
+  CHECK(peer({"get", "file", "--md5", "later"}).md5_later);
+  CHECK(peer({"swarm", "/", "--md5", "later"}).md5_later);
+  CHECK(peer({"shell", "/", "--md5=later"}).md5_later);
+  CHECK_FALSE(peer({"get", "file", "--md5", "later", "--md5", "now"}).md5_later);
+  CHECK(peer_refusal({"get", "file", "--md5", "never"}) == "shoal-peer: --md5: 'never' is no time for an MD5; write now or later");
+  CHECK_FALSE(peer_refusal({"share", "/", "--md5", "later"}).empty());
+}
+
 TEST_CASE("A peer that is given no name makes one that is valid and not another's") {
   const std::string id = peer({"ls"}).id;
   REQUIRE(id.size() >= 6);

@@ -759,6 +759,44 @@ TEST_CASE("a restart digests nothing of what was published") {
   CHECK((report.bytes_hashed == 0 && report.files[0].entry == entry_for("large", pattern(3 * kChunkSize))));
 }
 
+TEST_CASE("what is published before its MD5 is confirmed is digested after a restart, and is what it is") {
+  const Scratch scratch;
+  const std::string content = pattern(3 * kChunkSize);
+  FileEntry wrong = entry_for("large", content);
+  wrong.md5 = md5(bytes_of("something else"));
+  {
+    const auto store = opened(scratch.options());
+    Publication publication = fetched(*store, wrong, content);
+    publication.is_confirmed = false;
+    must(store->publish({&publication, 1}).front());
+  }
+  const auto report = scanned(*opened(scratch.options()));
+  REQUIRE(report.files.size() == 1);
+  CHECK(report.bytes_hashed == content.size());
+  CHECK(report.files[0].entry == entry_for("large", content));
+}
+
+TEST_CASE("what is confirmed after it was published is remembered, unless it was changed meanwhile") {
+  const Scratch scratch;
+  const std::string content = pattern(3 * kChunkSize);
+  {
+    const auto store = opened(scratch.options());
+    for (const char* const name : {"confirmed", "changed"}) {
+      Publication publication = fetched(*store, entry_for(name, content), content);
+      publication.is_confirmed = false;
+      must(store->publish({&publication, 1}).front());
+    }
+    write_file(scratch.folder() / "changed", "short");
+    for (const char* const name : {"confirmed", "changed", "never published"})
+      store->confirm({entry_for(name, content), chunks_for(content)});
+    store->finish();
+  }
+  const auto report = scanned(*opened(scratch.options()));
+  REQUIRE(report.files.size() == 2);
+  CHECK(report.bytes_hashed == 5);
+  CHECK(report.files[1].entry == entry_for("confirmed", content));
+}
+
 TEST_CASE("what is published now and then is remembered at once") {
   const Scratch scratch;
   const auto store = opened(scratch.options());
