@@ -154,6 +154,9 @@ void print_kernels() {
   print("MD5", md5_kernels(), times.md5);
   print("SHA-256", sha256_kernels(), times.sha256);
   for (const std::string& line : describe(KernelChoice(times, true))) std::printf("%s\n", line.c_str());
+  const Md5Pace pace = KernelChoice(times, true).pace;
+  std::printf("MD5s that wait for no more: of 2 files %d, of 4 %d, of 8 %d, of 16 %d; %zu together\n", pace.enough[2], pace.enough[4],
+              pace.enough[8], pace.enough[16], pace.together);
   choose_kernels_by([times] { return times; });
   (void)md5(made_up_bytes(kChunkSize));
 }

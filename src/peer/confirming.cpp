@@ -36,7 +36,7 @@ Error wrong_md5(const Target& target, const Md5Digest& md5) {
           target.is_early ? fmt::format("it is there under that name, as {} has it; delete it, or ask who offers it", target.owner) : ""};
 }
 
-/// Its name is given, and its MD5 is known.
+/// It was handed on early, and has neither been confirmed nor failed.
 bool is_to_settle(const Target& target) { return target.is_early && target.is_publishing && !target.is_published && !target.is_failed; }
 
 void report_confirmed(const Node& node, const Content& content, const Target& target) {

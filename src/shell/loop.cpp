@@ -1,6 +1,6 @@
 module;
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
@@ -292,12 +292,10 @@ Result<> do_peers(Shell shell) {
   return {};
 }
 
-/// Which kernels digest here, and how fast.
-std::string kernels_text() {
+/// Which kernels digest here, and how fast: a line a digest.
+std::vector<std::string> kernel_lines() {
   const KernelChoice& choice = kernels_in_use();
-  if (!choice.is_measured) return "not measured yet: nothing was digested";
-  const auto lines = describe(choice);
-  return lines.front() + "\n           " + lines.back();
+  return choice.is_measured ? describe(choice) : std::vector<std::string>{"not measured yet: nothing was digested"};
 }
 
 Result<> do_status(Shell shell) {
@@ -312,7 +310,7 @@ Result<> do_status(Shell shell) {
                                 {"neighbours", std::uint64_t{status.neighbours}},
                                 {"received", status.bytes_received},
                                 {"sent", status.bytes_sent},
-                                {"digests", kernels_text()}});
+                                {"digests", fmt::format("{}", fmt::join(kernel_lines(), "; "))}});
   shell.report.print(fmt::format("peer       {} at {}", status.id, to_string(status.address)));
   shell.report.print(
       fmt::format("tracker    {}, {}", to_string(status.tracker), status.is_registered ? "registered" : "away; trying again"));
@@ -320,7 +318,7 @@ Result<> do_status(Shell shell) {
   shell.report.print(fmt::format("load       {}", status.load));
   shell.report.print(fmt::format("neighbours {}; {} received, {} sent", status.neighbours, format_bytes(status.bytes_received),
                                  format_bytes(status.bytes_sent)));
-  shell.report.print(fmt::format("digests    {}", kernels_text()));
+  for (const std::string& line : kernel_lines()) shell.report.print(fmt::format("digests    {}", line));
   return {};
 }
 

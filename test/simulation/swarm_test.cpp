@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -128,47 +129,39 @@ TEST_CASE("A small file that has many names comes once, and gets all of them") {
 
 namespace {
 
-/// A source of several files, some under several names and one of a single chunk, and peers that confirm the MD5s later.
-void add_later_fetchers(Swarm& swarm, std::size_t fetchers) {
+/// A source of several files, some under several names and one of a single chunk, and `fetchers` that confirm the MD5s later. Who publishes
+/// the name after so many others is killed then, and started again.
+void check_later(std::uint64_t seed, std::size_t fetchers, std::optional<std::size_t> killed_after) {
+  CAPTURE(seed);
+  Swarm swarm(scale_of(fetchers + 1, seed).options, static_cast<std::uint32_t>(fetchers + 1));
+  auto& simulation = swarm.simulation();
   PeerPlan source{host_at(12.5e6), {}};
   for (std::uint64_t file = 1; file <= 3; ++file)
     for (std::uint64_t name = 0; name < file; ++name)
-      source.files.emplace_back("file-" + std::to_string(file) + "-" + std::to_string(name),
-                                swarm.simulation().content(file, file * kMiB + 77));
-  source.files.emplace_back("small", swarm.simulation().content(9, 1000));
+      source.files.emplace_back("file-" + std::to_string(file) + "-" + std::to_string(name), simulation.content(file, file * kMiB + 77));
+  source.files.emplace_back("small", simulation.content(9, 1000));
   swarm.add(std::move(source));
-  for (std::size_t i = 0; i < fetchers; ++i) {
-    PeerPlan fetcher{host_at(12.5e6), {}};
-    fetcher.md5_later = true;
-    swarm.add(std::move(fetcher));
+  PeerPlan fetcher{host_at(12.5e6), {}};
+  fetcher.md5_later = true;
+  for (std::size_t i = 0; i < fetchers; ++i) swarm.add(fetcher);
+  swarm.start_all();
+  if (killed_after) {
+    simulation.run([&] { return simulation.published().size() > *killed_after; }, {1min});
+    REQUIRE(simulation.published().size() > *killed_after);
+    simulation.kill(simulation.published().back().host, seed % 2 == 0 ? sim::Death::killed : sim::Death::power);
+    swarm.make_whole();
   }
+  check_whole(swarm.finish({1min}));
 }
 
 }  // namespace
 
 TEST_CASE("Where MD5s are confirmed later, everybody has every file under all its names, and the swarm ends") {
-  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
-    CAPTURE(seed);
-    Swarm swarm(scale_of(4, seed).options, 4);
-    add_later_fetchers(swarm, 3);
-    swarm.start_all();
-    check_whole(swarm.finish({1min}));
-  }
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) check_later(seed, 3, std::nullopt);
 }
 
 TEST_CASE("Who dies when a file has its name and its MD5 is not confirmed has everything in the end") {
-  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
-    CAPTURE(seed);
-    Swarm swarm(scale_of(3, seed).options, 3);
-    add_later_fetchers(swarm, 2);
-    swarm.start_all();
-    auto& simulation = swarm.simulation();
-    simulation.run([&] { return simulation.published().size() > seed % 5; }, {1min});
-    REQUIRE(simulation.published().size() > seed % 5);
-    simulation.kill(simulation.published().back().host, seed % 2 == 0 ? sim::Death::killed : sim::Death::power);
-    swarm.make_whole();
-    check_whole(swarm.finish({1min}));
-  }
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) check_later(seed, 2, seed % 5);
 }
 
 TEST_CASE("Every scenario ends with everyone complete") {

@@ -93,6 +93,22 @@ class Scenarios(CatalogueTest):
         self.assertEqual(b.wait(), 2)
         wait_until(lambda: self.holders(a, "one.bin") == ["a"], "the one that left is no holder")
 
+    def test_a_download_may_have_its_md5_confirmed_later(self):
+        tracker = self.memory_tracker()
+        a = self.shell("a", {"big": random_bytes(40 * CHUNK, "big"), "small": b"content"}, tracker)
+        b = self.shell("b", {}, tracker, "--md5", "later")
+        events, code = b.say("download big")
+        self.assertEqual(code, 0)
+        kinds = [event["event"] for event in events if event["event"] in ("file", "confirmed", "downloaded")]
+        self.assertEqual(kinds, ["file", "confirmed", "downloaded"])
+        self.assertEqual(self.content_of(b, "big"), self.content_of(a, "big"))
+        events, code = b.say("download small")
+        self.assertEqual((code, [event for event in events if event["event"] == "confirmed"]), (0, []))
+        self.assertEqual(self.content_of(b, "small"), b"content")
+        self.assertRegex(b.of("status", "status")[0]["digests"], "^MD5: 1 by .*; SHA-256: 1 by ")
+        for shell in (a, b):
+            shell.tell("exit")
+
     def test_a_peer_waits_for_its_tracker(self):
         port = free_port()
         peer = self.shell("early", {"x": b"x"}, f"127.0.0.1:{port}", wait=False)

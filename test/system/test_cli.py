@@ -272,6 +272,19 @@ class Verify(SystemTest):
     def verify(self):
         return self.lab.peer("a", "verify", self.folder)
 
+    def test_kernels_are_timed_by_what_digests_and_once(self):
+        home = {"XDG_CACHE_HOME": self.lab.path("xdg")}
+        kept = os.path.join(home["XDG_CACHE_HOME"], "shoal", "kernels")
+        tracker = self.lab.tracker()
+        self.expect_exit(0, self.lab.peer("a", "ls", tracker=tracker, env=home))
+        self.assertFalse(os.path.exists(kept))
+        self.expect_exit(0, self.lab.peer("a", "verify", self.folder, env=home))
+        with open(kept, encoding="utf-8") as file:
+            self.assertRegex(file.read(), "^shoal kernels 1\nversion ")
+        before = os.stat(kept)
+        self.expect_exit(0, self.lab.peer("a", "verify", self.folder, env=home))
+        self.assertEqual(os.stat(kept).st_ino, before.st_ino)
+
     def flip(self, keeps_time):
         path = os.path.join(self.folder, "bad")
         before = os.stat(path)

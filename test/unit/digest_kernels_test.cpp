@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <random>
 #include <set>
@@ -80,6 +81,16 @@ bool gives_right_sha256s(const KernelPlan& plan, const std::vector<Bytes>& messa
   return true;
 }
 
+/// Each kernel alone, with any number of messages: fewer than lanes, as many, and more, which wait.
+void check_each(const std::vector<Kernel>& kernels, std::mt19937& random,
+                const std::function<bool(const KernelPlan&, const std::vector<Bytes>&)>& is_right) {
+  for (std::size_t kernel = 0; kernel < kernels.size(); ++kernel)
+    for (std::size_t count = 0; count <= 35; ++count) {
+      CAPTURE(kernels[kernel].name, count);
+      CHECK(is_right(plan_of_only(kernels, kernel), messages_of_any_length(count, random)));
+    }
+}
+
 std::vector<Kernel> three_kernels() { return {{"one", 1}, {"two", 2}, {"eight", 8}}; }
 
 }  // namespace
@@ -87,23 +98,13 @@ std::vector<Kernel> three_kernels() { return {{"one", 1}, {"two", 2}, {"eight", 
 // ---- every kernel -------------------------------------------------------------------------------------
 
 TEST_CASE("Every MD5 kernel gives what OpenSSL gives, for any number of streams") {
-  const auto kernels = md5_kernels();
   std::mt19937 random(33);
-  for (std::size_t kernel = 0; kernel < kernels.size(); ++kernel)
-    for (std::size_t count = 0; count <= 35; ++count) {
-      CAPTURE(kernels[kernel].name, count);
-      CHECK(gives_right_md5s(plan_of_only(kernels, kernel), messages_of_any_length(count, random), random));
-    }
+  check_each(md5_kernels(), random, [&](const KernelPlan& plan, const auto& messages) { return gives_right_md5s(plan, messages, random); });
 }
 
 TEST_CASE("Every SHA-256 kernel gives what OpenSSL gives, for any number of messages") {
-  const auto kernels = sha256_kernels();
   std::mt19937 random(34);
-  for (std::size_t kernel = 0; kernel < kernels.size(); ++kernel)
-    for (std::size_t count = 0; count <= 35; ++count) {
-      CAPTURE(kernels[kernel].name, count);
-      CHECK(gives_right_sha256s(plan_of_only(kernels, kernel), messages_of_any_length(count, random)));
-    }
+  check_each(sha256_kernels(), random, gives_right_sha256s);
 }
 
 TEST_CASE("Any times give right digests") {
