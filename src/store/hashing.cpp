@@ -149,6 +149,9 @@ bool is_unchanged(const FileAmongOthers& file, int fd) {
   return ::fstat(fd, &after) == 0 && stamp_of(after) == stamp_of(file.status);
 }
 
+/// All of its chunks are digested; an empty one has none.
+bool is_over(const FileAmongOthers& file) { return file.chunks.size() == chunk_count(file.job.size); }
+
 /// Reads its next chunk to the front of `room`.
 void read_chunk(FileAmongOthers& file, int fd, std::span<std::byte> room) {
   const auto index = static_cast<std::uint32_t>(file.chunks.size());
@@ -167,7 +170,10 @@ FileAmongOthers begin_file(const Root& root, const std::string& name, const Hash
   if (stamp.size != job.size) return file;
   wait_until_settled(stamp.ctime_ns);
   file.is_settled = is_settled(stamp.ctime_ns);
-  read_chunk(file, fd.get(), room);
+  if (is_over(file))
+    file.is_good = is_unchanged(file, fd.get());
+  else
+    read_chunk(file, fd.get(), room);
   if (job.size > kChunkSize) file.fd = std::move(fd);
   return file;
 }
@@ -267,20 +273,26 @@ class HashWorker {
     std::vector<FileAmongOthers*> open;
     for (FileAmongOthers& file : files)
       if (file.is_good) open.push_back(&file);
+    hand_over_ended(open);
     while (!open.empty() && !is_stopped_) {
       digest_together(open);
-      for (FileAmongOthers* const file : open)
-        if (!meter_.add(is_over(*file) ? 1 : 0, file->chunk.size())) is_stopped_ = true;
-      const auto over = std::ranges::partition(open, [](const FileAmongOthers* file) { return !is_over(*file); });
-      for (FileAmongOthers* const file : over) done_(file->job.index, to_hashed(*file));
-      open.erase(over.begin(), over.end());
+      for (const FileAmongOthers* const file : open)
+        if (!meter_.add(0, file->chunk.size())) is_stopped_ = true;
+      hand_over_ended(open);
       for (std::size_t i = 0; i < open.size(); ++i)
         read_chunk(*open[i], open[i]->fd.get(), std::span(together_.get() + i * kChunkSize, kChunkSize));
       std::erase_if(open, [](const FileAmongOthers* file) { return !file->is_good; });
     }
   }
 
-  static bool is_over(const FileAmongOthers& file) { return file.chunks.size() == chunk_count(file.job.size); }
+  void hand_over_ended(std::vector<FileAmongOthers*>& open) {
+    const auto ended = std::ranges::partition(open, [](const FileAmongOthers* file) { return !is_over(*file); });
+    for (FileAmongOthers* const file : ended) {
+      done_(file->job.index, to_hashed(*file));
+      if (!meter_.add(1, 0)) is_stopped_ = true;
+    }
+    open.erase(ended.begin(), ended.end());
+  }
 
   const Root& root_;
   const Listing& listing_;

@@ -1074,3 +1074,25 @@ TEST_CASE("the default cache file lies in the user's cache folder") {
   ::setenv("HOME", "/home/somebody", 1);
   CHECK((chosen == "/some/cache/shoal/digests.db" && default_cache_file() == "/home/somebody/.cache/shoal/digests.db"));
 }
+
+TEST_CASE("Verifying ends and finds every file, whatever empty ones are among them") {
+  const std::size_t empty_files = GENERATE(1, 2, 17, 400);
+  Scratch scratch;
+  for (std::size_t i = 0; i < empty_files; ++i) write_file(scratch.folder() / fmt::format("empty/{}", i), "");
+  fs::create_directories(scratch.folder() / "nothing" / "in here");
+  const auto contents = GENERATE(std::vector<std::size_t>{}, std::vector<std::size_t>{1}, std::vector<std::size_t>{kChunkSize},
+                                 std::vector<std::size_t>{kChunkSize, kChunkSize + 1, 3 * kChunkSize, 1, 9 * kMiB});
+  for (std::size_t i = 0; i < contents.size(); ++i) write_file(scratch.folder() / fmt::format("{}", i), pattern(contents[i], static_cast<unsigned>(i)));
+  scanned(*opened(scratch.options()));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  ScanOptions options;
+  options.should_stop = [&] { return std::chrono::steady_clock::now() > deadline; };
+  const auto report = verify(scratch.options(), options);
+  REQUIRE(report);
+  CHECK(report->problems.empty());
+  CHECK(report->files.size() == empty_files + contents.size());
+  CHECK(std::ranges::none_of(report->files, [](const VerifiedFile& file) { return file.verdict == Verdict::corrupted; }));
+  const auto empty = std::ranges::find(report->files, "empty/0", &VerifiedFile::name);
+  REQUIRE(empty != report->files.end());
+  CHECK(empty->md5 == md5({}));
+}
