@@ -227,19 +227,19 @@ ExitCode print_verified(Report& report, const VerifyReport& verified) {
   return exit;
 }
 
-Task<> raise_flag(Signal& stop, std::atomic<bool>& flag) {
+Task<> raise_flag(Signal& stop, std::shared_ptr<std::atomic<bool>> flag) {
   co_await stop.wait();
-  flag = true;
+  *flag = true;
 }
 
 Task<ExitCode> act(Run run, const VerifyAction& action) {
-  std::atomic<bool> is_stopped = false;
+  const auto is_stopped = std::make_shared<std::atomic<bool>>(false);
   TaskGroup tasks([](const std::string&, const Error&) {});
   tasks.spawn(make_strand(run.world), "stop", raise_flag(run.stop, is_stopped));
   ScanOptions options;
   options.include = run.command.include;
   options.exclude = run.command.exclude;
-  options.should_stop = [&] { return is_stopped.load(); };
+  options.should_stop = [is_stopped] { return is_stopped->load(); };
   options.progress = [&](const ScanProgress& progress) {
     run.report.progress({}, {"verifying", progress.bytes_done, progress.bytes_total, 0, 0});
   };

@@ -113,9 +113,9 @@ Task<> run_peer(ClockPeerState& peer) {
   if (--run.unfinished == 0) run.finished.notify();
 }
 
-Task<> wait_for_stop(ClockRun& run, Signal& stop, bool& is_stopped) {
+Task<> wait_for_stop(ClockRun& run, Signal& stop, std::shared_ptr<bool> is_stopped) {
   co_await stop.wait();
-  is_stopped = true;
+  *is_stopped = true;
   run.finished.notify();
 }
 
@@ -186,7 +186,7 @@ Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& 
   if (options.wait_sync) options.is_exchanging = false;
   const auto run = std::make_unique<ClockRun>(world, report, records, std::move(options));
   report.set_clock([&run = *run] { return seconds_of(run); }, [&run = *run] { return bound_of(run); });
-  bool is_stopped = false;
+  const auto is_stopped = std::make_shared<bool>(false);  // whoever sets it may be the last to know of it
   const Executor strand = co_await asio::this_coro::executor;
   run->tasks.spawn(strand, "stop", wait_for_stop(*run, stop, is_stopped));
   for (const auto& crew : run->crews) {
@@ -195,15 +195,15 @@ Task<Result<ClockResult>> run_clock(World& world, Report& report, RecordFolder& 
     for (ClockPeerState* peer : crew->peers) run->tasks.spawn(peer->strand, "clock peer", run_peer(*peer));
   }
   co_await run->finished.wait();
-  const bool has_failed = run->unfinished > 0 && !is_stopped;
-  if (is_stopped || has_failed)
+  const bool has_failed = run->unfinished > 0 && !*is_stopped;
+  if (*is_stopped || has_failed)
     for (const auto& crew : run->crews) co_await run_on(crew->strand, [&] { part(*crew); });
   run->tasks.cancel();
   co_await run->tasks.join();
   co_await run_on(world.workers(), [&] { write_rest(*run); });
   report.set_clock([end = seconds_of(*run)] { return end; }, [bound = bound_of(*run)] { return bound; });
   if (has_failed && run->failure) co_return Failure(*run->failure);
-  co_return result_of(*run, is_stopped);
+  co_return result_of(*run, *is_stopped);
 }
 
 }  // namespace shoal

@@ -356,6 +356,18 @@ KnownWords words_for(PeerControl& control, bool is_terminal) {
   return known;
 }
 
+/// A command runs. However it ends, also where it is cancelled, nobody interrupts it after that.
+class RunningCommand {
+ public:
+  RunningCommand(Interrupts& interrupts, PeerControl& control) : interrupts_(interrupts) { interrupts_.set_running(&control); }
+  ~RunningCommand() { interrupts_.set_running(nullptr); }
+  RunningCommand(const RunningCommand&) = delete;
+  RunningCommand& operator=(const RunningCommand&) = delete;
+
+ private:
+  Interrupts& interrupts_;
+};
+
 /// One line; nothing when it says to leave.
 Task<std::optional<ExitCode>> do_line(Shell shell, Interrupts& interrupts, std::string text) {
   auto line = parse_line(text);
@@ -367,14 +379,12 @@ Task<std::optional<ExitCode>> do_line(Shell shell, Interrupts& interrupts, std::
     co_return ExitCode::done;
   } else {
     name = (*line)->command->name;
-    interrupts.set_running(&shell.control);
+    const RunningCommand running(interrupts, shell.control);
     if (is_exit(**line)) {
       if (name == "exit") co_await shell.control.let_finish(2s);
-      interrupts.set_running(nullptr);
       co_return std::nullopt;
     }
     done = co_await perform(shell, std::move(**line));
-    interrupts.set_running(nullptr);
   }
   if (!done) shell.report.error(done.error());
   const ExitCode exit = done ? ExitCode::done : exit_code_of(done.error());

@@ -505,9 +505,9 @@ Task<> keep_house(Tracker& tracker) {
   }
 }
 
-Task<> wait_for_stop(Tracker& tracker, Signal& stop, bool& is_stopped) {
+Task<> wait_for_stop(Tracker& tracker, Signal& stop, std::shared_ptr<bool> is_stopped) {
   co_await stop.wait();
-  is_stopped = true;
+  *is_stopped = true;
   tracker.over.notify();
 }
 
@@ -523,7 +523,7 @@ ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
   Fields fields{
       {"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
   tracker.report.end_progress();
-  for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything", id));
+  for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything, or could not offer all that it has", id));
   const double percent = outcome.percent_of_bound_x100 / 100.0;
   if (percent > 0) fields.emplace_back("percent_of_bound", percent);
   tracker.report.event("swarm_complete", fields);
@@ -533,10 +533,10 @@ ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
 }
 
 /// The end of a run. On the tracker's strand, where its sessions are.
-Task<ExitCode> conclude(Tracker& tracker, std::shared_ptr<Listener> listener, bool& is_stopped) {
+Task<ExitCode> conclude(Tracker& tracker, std::shared_ptr<Listener> listener, std::shared_ptr<const bool> is_stopped) {
   co_await tracker.over.wait();
   ExitCode exit = ExitCode::interrupted;
-  if (!is_stopped && tracker.registry.outcome()) {
+  if (!*is_stopped && tracker.registry.outcome()) {
     exit = announce_outcome(tracker, *tracker.registry.outcome());
     co_await say_farewell(tracker);
   }
@@ -560,7 +560,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   report.event("listening", {{"address", to_string(listener->local())}});
   report.flush();
   tracker.clock_board.open_datagrams(listener->local(), tracker.tasks);
-  bool is_stopped = false;
+  const auto is_stopped = std::make_shared<bool>(false);  // whoever sets it may be the last to know of it
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
   tracker.tasks.spawn(tracker.strand, "the table of timestamps", tracker.clock_board.keep());

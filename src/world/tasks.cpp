@@ -4,9 +4,11 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/cancellation_type.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/system/system_error.hpp>
 #include <tl/expected.hpp>
 
@@ -45,6 +47,17 @@ struct TaskGroup::State {
   bool has_been_cancelled() const {
     const std::lock_guard lock(mutex);
     return is_cancelled;
+  }
+
+  void cancel() {
+    const std::lock_guard lock(mutex);
+    is_cancelled = true;
+    for (const auto& [number, task] : running) stop(task);
+  }
+
+  std::size_t count() const {
+    const std::lock_guard lock(mutex);
+    return running.size();
   }
 
   /// Emits on the task's own executor, where its cancellation state may be touched.
@@ -100,20 +113,39 @@ void TaskGroup::spawn(Executor executor, std::string name, Task<> task) {
   });
 }
 
-void TaskGroup::cancel() {
-  const std::lock_guard lock(state_->mutex);
-  state_->is_cancelled = true;
-  for (const auto& [number, task] : state_->running) State::stop(task);
+void TaskGroup::cancel() { state_->cancel(); }
+
+std::size_t TaskGroup::running() const { return state_->count(); }
+
+namespace {
+
+/// Whether the wait was cut off by a cancellation.
+Task<bool> was_cut_off(Signal& signal) {
+  try {
+    co_await signal.wait();
+    co_return false;
+  } catch (const boost::system::system_error& failed) {
+    if (failed.code() != asio::error::operation_aborted) throw;
+    co_return true;
+  }
 }
 
-std::size_t TaskGroup::running() const {
-  const std::lock_guard lock(state_->mutex);
-  return state_->running.size();
-}
+}  // namespace
 
 Task<> TaskGroup::join() {
   const auto state = state_;
-  while (running() > 0) co_await state->changed.wait();
+  const bool throws = co_await asio::this_coro::throw_if_cancelled();
+  co_await asio::this_coro::throw_if_cancelled(false);
+  const auto is_cancelled = [](asio::cancellation_state caller) { return caller.cancelled() != asio::cancellation_type::none; };
+  bool is_cut_off = is_cancelled(co_await asio::this_coro::cancellation_state);
+  if (is_cut_off) state->cancel();
+  while (state->count() > 0) {
+    if (!co_await was_cut_off(state->changed)) continue;
+    is_cut_off = true;
+    state->cancel();
+  }
+  co_await asio::this_coro::throw_if_cancelled(throws);
+  if (is_cut_off) throw boost::system::system_error(asio::error::operation_aborted);
 }
 
 }  // namespace shoal

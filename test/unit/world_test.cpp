@@ -399,6 +399,73 @@ TEST_CASE("A group is joined when its last task has ended") {
   CHECK(group.running() == 0);
 }
 
+namespace {
+
+/// Ends a step after it was cancelled, as one does that has something to finish.
+Task<> end_late(Executor executor, Signal& signal, int& ended) {
+  bool was_cancelled = false;
+  try {
+    co_await signal.wait();
+  } catch (const boost::system::system_error&) {
+    was_cancelled = true;
+  }
+  co_await asio::this_coro::throw_if_cancelled(false);
+  for (int step = 0; step < 3; ++step) co_await run_on(executor, [] {});
+  ended += was_cancelled ? 1 : 100;
+}
+
+/// Has tasks that refer to its frame; says how many had ended when that was left.
+Task<> hold_for_tasks(Executor executor, Signal& never, int& ended_when_left) {
+  struct Frame {
+    explicit Frame(int& ended) : ended_when_left(ended) {}
+    ~Frame() { ended_when_left = ended; }
+    int ended = 0;
+    int& ended_when_left;
+  };
+  Frame frame(ended_when_left);
+  TaskGroup group(ignore_failures());
+  Signal others[2];
+  for (Signal& signal : others) group.spawn(executor, "one", end_late(executor, signal, frame.ended));
+  group.spawn(executor, "another", end_late(executor, never, frame.ended));
+  co_await group.join();
+}
+
+}  // namespace
+
+TEST_CASE("Whoever is cancelled while its tasks run is left after they are cancelled and have ended") {
+  Steps steps;
+  Signal never;
+  int ended_when_left = -1;
+  Begun& holder = steps.start(hold_for_tasks(steps.executor(), never, ended_when_left));
+  REQUIRE_FALSE(holder.is_over);
+  steps.cancel(holder);
+  CHECK(holder.is_over);
+  CHECK(holder.was_cancelled);
+  CHECK(ended_when_left == 3);
+}
+
+TEST_CASE("Whoever joins its tasks after it was cancelled cancels them, too") {
+  Steps steps;
+  Signal never;
+  int ended = 0;
+  TaskGroup group(ignore_failures());
+  group.spawn(steps.executor(), "late", end_late(steps.executor(), never, ended));
+  const auto join_late = [&]() -> Task<> {
+    Signal first;
+    try {
+      co_await first.wait();
+    } catch (const boost::system::system_error&) {
+    }
+    co_await asio::this_coro::throw_if_cancelled(false);
+    co_await group.join();
+  };
+  Begun& joined = steps.start(join_late());
+  steps.cancel(joined);
+  CHECK(joined.is_over);
+  CHECK(joined.was_cancelled);
+  CHECK(ended == 1);
+}
+
 TEST_CASE("Tasks that are cancelled end, and that is no failure") {
   Steps steps;
   Failures failures;
