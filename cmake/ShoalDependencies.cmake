@@ -18,6 +18,13 @@ add_library(shoal_editline INTERFACE)
 target_include_directories(shoal_editline SYSTEM INTERFACE ${SHOAL_EDITLINE_INCLUDE})
 target_link_libraries(shoal_editline INTERFACE ${SHOAL_EDITLINE_LIBRARY})
 
+# utf8proc, by its files: not every version has a CMake package.
+find_path(SHOAL_UTF8PROC_INCLUDE utf8proc.h HINTS /opt/homebrew/opt/utf8proc/include /usr/local/opt/utf8proc/include REQUIRED)
+find_library(SHOAL_UTF8PROC_LIBRARY utf8proc HINTS /opt/homebrew/opt/utf8proc/lib /usr/local/opt/utf8proc/lib REQUIRED)
+add_library(shoal_utf8proc INTERFACE)
+target_include_directories(shoal_utf8proc SYSTEM INTERFACE ${SHOAL_UTF8PROC_INCLUDE})
+target_link_libraries(shoal_utf8proc INTERFACE ${SHOAL_UTF8PROC_LIBRARY})
+
 # Programs allocate with jemalloc: docs/decisions/0016. Sanitizers bring their own allocator, and macOS's is kept.
 add_library(shoal_allocator INTERFACE)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT SHOAL_SANITIZE)

@@ -41,9 +41,25 @@ inline constexpr std::size_t kMaxName = 4096;      ///< Bytes in a name.
 /// when it is empty, absolute, not UTF-8 (overlong forms and surrogates included), has an empty, `.` or `..` part,
 /// a NUL, control (C0, C1, DEL), bidirectional-control or line-separator character, a part over kMaxNamePart bytes,
 /// more than kMaxNameDepth parts, or over kMaxName bytes. A backslash is an ordinary character.
-/// A part that begins with kReservedPrefix is refused as well: such names are our own partial files.
+/// A part that begins with kReservedPrefix is refused as well: such names are our own partial files. So is one that some file system
+/// takes for such a name, as `.Shoal-`.
 Result<> check_name(std::string_view name);
 inline constexpr std::string_view kReservedPrefix = ".shoal-";
+
+/// What a file system does not see in a name: names that differ by nothing else are one name there.
+struct NameFolding {
+  bool letter_case = false;    ///< `README` and `readme`.
+  bool unicode_form = false;   ///< An accented letter as one character or as two (NFC, NFD).
+  bool ignorable = false;      ///< Characters that have no shape, such as U+200C.
+  bool trailing_dots = false;  ///< `a.` and `a`.
+
+  bool is_any() const { return letter_case || unicode_form || ignorable || trailing_dots; }
+  friend bool operator==(const NameFolding&, const NameFolding&) = default;
+};
+
+/// What is the same for all names that are one name where they are folded so; rather too many than too few are. For comparing only. Parts
+/// stay parts. A name that is not UTF-8 is folded as far as it is ASCII.
+std::string fold_name(std::string_view name, const NameFolding& folding);
 
 /// Whether an entry from outside makes sense by itself: its name is safe, its size below 2^60, a folder has no size
 /// and no digests, and an empty file has the empty file's digests. A file of 2^32 chunks or more is too_large.

@@ -36,17 +36,20 @@ export namespace shoal {
 /// that name, from another owner, is kept under a name that tells its owner; the same content is one file.
 class Names {
  public:
+  /// Which names are one name in the folder. Whatever was taken before stays so.
+  void set_folding(const NameFolding& folding);
   /// Something of our own folder.
   void add_own(const std::string& self, EntryPtr entry);
   void remove_own(const std::string& name);
   /// Something is in the folder under that name that is not offered: it is to be left alone.
   void reserve(const std::string& name);
-  bool is_taken(std::string_view name) const { return taken_.contains(name); }
+  bool is_taken(std::string_view name) const;
 
   struct Place {
     EntryPtr entry;            ///< With the name that it is kept under.
     bool is_conflict = false;  ///< It could not have the name that it was offered under.
     bool is_newer = false;     ///< It replaces what the same owner offered before under that name.
+    bool is_refused = false;   ///< The owner has offered more contents under that name than are kept: this one is not.
   };
   /// Where an offer is to be kept; nothing when that content is, or will be, there already.
   std::optional<Place> place(const std::string& owner, const FileEntry& entry);
@@ -58,6 +61,9 @@ class Names {
     EntryPtr offered_as;  ///< With the owner's name for it.
     OwnerIndex owner;
     bool is_own = false;
+    std::unique_ptr<const std::string> folded;  ///< The name as it is compared; null where that is the name.
+
+    std::string_view key() const { return folded ? std::string_view(*folded) : entry->name; }
   };
   struct Offered {
     EntryPtr entry;  ///< With the owner's name for it.
@@ -68,13 +74,15 @@ class Names {
   bool is_file(std::string_view name) const;
   std::string without_file_parents(std::string name, const std::string& owner);
   bool is_alias(const std::string& owner, const FileEntry& entry);
-  void take(Taken taken);
-  void count_in_folders(std::string_view name);
-  void uncount_in_folders(std::string_view name);
+  void take(EntryPtr entry, EntryPtr offered_as, OwnerIndex owner, bool is_own);
+  void count_in_folders(std::string_view key);
+  void uncount_in_folders(std::string_view key);
+  const Taken* find(std::string_view name) const;
 
-  std::unordered_map<std::string_view, Taken> taken_;  ///< The names stand in the entries.
-  TextMap<std::uint32_t> folders_;  ///< Those that names are taken in: how many of these, and of such folders, are directly in it.
-  std::string clean_folder_;        ///< The last one of which no part was a file, as long as that holds.
+  NameFolding folding_;
+  std::unordered_map<std::string_view, Taken> taken_;  ///< By key, which stands in what is taken.
+  TextMap<std::uint32_t> folders_;  ///< Those that keys are in: how many of these, and of such folders, are directly in it.
+  std::string clean_folder_;        ///< The key of the last one of which no part was a file, as long as that holds.
   std::vector<Offered> offers_;     ///< All that ever came.
   std::unordered_multimap<Sha256Digest, std::size_t> offers_by_root_;  ///< Of the first of them, as far as anybody asked.
   std::vector<std::string> owners_;

@@ -441,6 +441,21 @@ struct FurtherFile {
   Budget::Share descriptor;
 };
 
+/// What cannot be read, may not travel, or is refused. A run that leaves anything out has done a part of its work only. On the node's strand.
+class LeftOut {
+ public:
+  /// What the folder has of it now, as it was looked at as a whole. Returns what was not told of before.
+  std::vector<Error> set_own(std::vector<Error> problems);
+  /// One thing more. Whether it was not told of before.
+  bool add(const Error& problem);
+  std::size_t count() const { return own_.size() + others_.size(); }
+
+ private:
+  static constexpr std::size_t kMostOthers = 10'000;  // peers could offer nonsense for ever
+  std::set<std::string> own_;
+  std::set<std::string> others_;
+};
+
 /// The state of a running peer. Plain data: what happens to it is in the functions below, by subject.
 struct Node {
   Node(World& world, Report& report, Storage& storage, PeerOptions options);
@@ -470,6 +485,7 @@ struct Node {
   bool has_lost = false;                      ///< A target was ever lost.
   std::size_t unfinished = 0;                 ///< Targets that are wanted, and neither published nor failed.
   std::size_t failed_targets = 0;
+  LeftOut left_out;
   ExitCode failure = ExitCode::partial;  ///< What targets failed of: checksum where one did of that.
   std::uint64_t files_published = 0;
   std::vector<ContentIndex> to_follow;  ///< Contents with chunks for their MD5, which no worker has in hand.
@@ -572,7 +588,12 @@ void post_to(Node& node, F f) {
 // ---- the folder: src/peer/contents.cpp, targets.cpp ---------------------------------------------------
 
 void add_own(Node& node, StoredFile file);
-/// Somebody offers a file; `owner` is a peer's name. Bad entries are refused with a warning.
+/// Names that are one name in the folder count as one from here on. Before anybody's files are given names in it.
+void learn_folding(Node& node);
+/// Says what is left out, where that is news: src/peer/left_out.cpp.
+void leave_out(Node& node, const Error& problem);
+void leave_out_own(Node& node, std::vector<Error> problems);
+/// Somebody offers a file; `owner` is a peer's name. Bad entries are left out.
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry);
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost);
 /// A file of ours is no longer what it was: it is taken back, digested again, and offered anew.

@@ -514,13 +514,16 @@ struct Disk {
   std::map<std::pair<Sha256Digest, std::uint64_t>, std::shared_ptr<PartialData>> partials;
   std::uint64_t used = 0;
   std::uint64_t capacity = 0;
+  NameFolding folding;  ///< Which names are one name on it.
   bool is_broken = false;
   double rate = 0;                 ///< Bytes a second that it writes; 0: no limit.
   Nanoseconds busy_until{0};       ///< With what was written so far.
   std::vector<std::string> wrong;  ///< Published, and not what the entry says.
   std::function<void(const std::string&)> on_published;
 
-  /// Gives a file its name.
+  /// The file that is found by that name.
+  std::map<std::string, DiskFile>::const_iterator find(const std::string& name) const;
+  /// Gives a file its name, in the place of what was found by it.
   void publish(DiskFile file);
   /// Has it write so much.
   void occupy(std::uint64_t bytes);
@@ -541,6 +544,7 @@ class SimStorage final : public Storage {
   std::vector<Result<>> publish(std::span<const Publication> files) override;
   Result<> copy(const StoredFile& from, const FileEntry& to) override;
   bool exists(const std::string& name) const override;
+  NameFolding folding() override { return disk_->folding; }
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
 

@@ -131,9 +131,18 @@ struct Listing {
 };
 Result<Listing> list_folder(const Root& root, const ScanOptions& options);
 
+/// What is neither a file nor a folder does not travel.
+Failure not_regular(const std::string& path);
+
 /// The partial files below the folder, by name.
 std::vector<std::string> list_partials(const Root& root);
 inline constexpr std::string_view kPartialSuffix = ".part";
+
+// ---- names that are one name (folding.cpp) ------------------------------------------------------------------
+
+/// Which they are in this folder; nothing where no file can be made in it. Any number of processes at once.
+std::optional<NameFolding> try_folding(const Root& root);
+inline constexpr std::string_view kProbePrefix = ".shoal-probe-";
 
 // ---- digests (hashing.cpp, progress.cpp, scan.cpp) -------------------------------------------------------------------------------
 

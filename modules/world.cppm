@@ -229,6 +229,8 @@ class Storage {
   virtual std::vector<Result<>> copy_all(std::span<const Copying> copies);
   /// Whether anything, of whatever content, has that name now.
   virtual bool exists(const std::string& name) const = 0;
+  /// Which names are one name in this folder, as was found by trying it once; nothing where that could not be tried.
+  virtual NameFolding folding() { return {}; }
   /// Makes an empty folder (and its parents), or an empty file.
   virtual Result<> make_empty(const FileEntry& entry) = 0;
   /// Removes partial files that no transfer of this run has opened. Returns how many.
@@ -398,7 +400,8 @@ class TaskGroup {
   void spawn(Executor executor, std::string name, Task<> task);
   /// Asks all to stop, by terminal cancellation on their own executors; tasks spawned later are stopped as they begin.
   void cancel();
-  /// Resumes when no task is left.
+  /// Resumes when no task is left. Where the caller is cancelled meanwhile, so are the tasks, and it is thrown when the last of them has
+  /// ended: tasks may refer to what their caller's frame holds.
   Task<> join();
   std::size_t running() const;
 

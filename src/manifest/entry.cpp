@@ -54,11 +54,20 @@ std::string_view fault_in_characters(std::string_view name) {
   return {};
 }
 
+/// Also where some file system takes it for such a name.
+bool is_reserved(std::string_view part) {
+  constexpr NameFolding kAll{.letter_case = true, .unicode_form = true, .ignorable = true, .trailing_dots = false};
+  return part.starts_with(kReservedPrefix) || fold_name(part, kAll).starts_with(kReservedPrefix);
+}
+
+/// Most names are not worth a closer look: such a part begins with the prefix's dot, or with a character that is not seen.
+bool may_be_reserved(std::string_view part) { return part.front() == '.' || static_cast<unsigned char>(part.front()) >= 0x80; }
+
 std::string_view fault_in_part(std::string_view part) {
   if (part.empty()) return "has an empty part";
   if (part == "." || part == "..") return "has a '.' or '..' part";
   if (part.size() > kMaxNamePart) return "has a part over 255 bytes";
-  if (part.starts_with(kReservedPrefix)) return "has a part that begins like a partial file";
+  if (may_be_reserved(part) && is_reserved(part)) return "has a part that begins like a partial file";
   return {};
 }
 

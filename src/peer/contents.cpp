@@ -88,6 +88,10 @@ void add_own(Node& node, StoredFile file) {
   if (chunk_count(entry->size) == 0) return;
   Content& content = content_of(node, entry->root, entry->size);
   place_holdings(node, content);
+  if (content.stage == Stage::failed) {  // it did not come from others, and is here now
+    begin_anew(node, content);
+    take_back(node, content);  // what neighbours know of it is what was here when it failed
+  }
   if (content.stage != Stage::known) return;  // complete, or being fetched under another name
   content.stage = Stage::complete;
   content.served_as = entry;
@@ -95,6 +99,8 @@ void add_own(Node& node, StoredFile file) {
   for (std::uint32_t chunk = 0; chunk < content.chunks; ++chunk) node.picker.set_have(slot_of(content, chunk));
   content.have = content.chunks;
 }
+
+void learn_folding(Node& node) { node.names.set_folding(node.storage.folding()); }
 
 void on_changed(Node& node, ContentIndex index, const FileEntry& entry) {
   Content* content = find_content(node, index);
@@ -148,15 +154,18 @@ Task<> make_empty_target(Node& node, EntryPtr entry) {
 
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (const auto sound = check_entry(entry); !sound) {
-    node.report.warn(fmt::format("an entry of {} is refused: {}", owner, sound.error().message()));
-    return;
+    return leave_out(node, {sound.error().code, fmt::format("an entry of {} is refused: {}", owner, sound.error().what), {}});
   }
   if (owner == node.options.id || node.options.appetite == Appetite::nothing || is_left_out(node, entry.name)) return;
+  learn_folding(node);
   if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
   if (chunk_count(entry.size) + node.picker.slots() > kMostSlots)
-    return node.report.warn(fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)));
+    return leave_out(node, {make_error_code(Errc::too_large),
+                            fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)), {}});
   const auto place = node.names.place(owner, entry);
   if (!place) return want_again(node, entry);
+  if (place->is_refused)
+    return leave_out(node, {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});
   if (place->is_conflict && entry.kind == EntryKind::file)
     node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->entry->name));
   if (place->is_newer) drop_outdated(node, owner, place->entry->name);

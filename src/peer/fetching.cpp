@@ -216,6 +216,10 @@ void subscribe_to(Node& node, const Sha256Digest& root) {
   for (const auto& [source, remote] : node.remotes) tell(*remote, Subscribe{false, {root}});
 }
 
+void say_other_name(Node& node, const FileEntry& offered, const FileEntry& kept) {
+  node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", offered.name, kept.name));
+}
+
 /// Wants the file; returns the name that it gets. Nothing where it is here, or will be.
 std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::shared_ptr<Asked> asked) {
   const FileEntry& entry = file.entry;
@@ -225,9 +229,12 @@ std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::
   const std::string owner = best_of(*content.asked) ? best_of(*content.asked)->holder.id : node.options.id;
   apply_sources(node, content);
   const auto place = node.names.place(owner, entry);
+  if (place && place->is_refused) {
+    content.asked.reset();
+    throw StepFailed(Error{make_error_code(Errc::refused), fmt::format("{}: too many contents of that name are here", entry.name), {}});
+  }
   if (!place) return revive(node, content, entry) ? std::optional(entry.name) : std::nullopt;
-  if (place->is_conflict)
-    node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", entry.name, place->entry->name));
+  if (place->is_conflict) say_other_name(node, entry, *place->entry);
   want(node, content, {place->entry, owner});
   return place->entry->name;
 }
@@ -295,7 +302,12 @@ void offer_fetched(Node& node, const Content& content, const FileEntry& entry) {
 }
 
 /// Folders and empty files have no bytes.
-Task<Fetched> make_empty(Node& node, FileEntry entry) {
+Task<Fetched> make_empty(Node& node, LocatedFile file) {
+  const std::string owner = file.sources.empty() ? node.options.id : file.sources.front().holder.id;
+  const auto place = node.names.place(owner, file.entry);
+  if (!place && node.own.contains(file.entry.name)) co_return Fetched{file.entry, true, {}, {}};
+  if (place && place->is_conflict) say_other_name(node, file.entry, *place->entry);
+  const FileEntry entry = place ? *place->entry : file.entry;
   unwrap(co_await offload(node.world, [&] { return node.storage.make_empty(entry); }));
   add_own(node, {entry, nullptr});
   if (node.announced_epoch == node.epoch) tell_tracker(node, Offer{{entry}});
@@ -312,7 +324,7 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool fr
   co_await look_at_folder(node, file.entry);
   const auto own = node.own.find(file.entry.name);
   if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return Fetched{**own, true, {}, {}};
-  if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file.entry);
+  if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file);
   const Instant begun = node.world.now();
   const auto asked = plan(node, file, all, from_one);
   node.choices[file.entry.name] = choice_of(file, *asked);

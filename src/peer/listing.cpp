@@ -19,6 +19,7 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -178,7 +179,7 @@ Task<ListChange> update_list(Node& node) {
   {
     const ListingTurn turn(node);
     ScanReport scanned = co_await scan_for_list(node);
-    for (const auto& problem : scanned.problems) node.report.warn(problem.message());
+    leave_out_own(node, std::exchange(scanned.problems, {}));
     ListNews news = take_listing(node, std::move(scanned.files));
     change = news.change;
     co_await wait_for(node, [&] { return node.tracker != nullptr; }, 5s);
@@ -232,11 +233,19 @@ bool concerns_folders(const Node& node, const ListNews& news) {
   return std::ranges::any_of(news.gone, is_left_empty) || std::ranges::any_of(news.fresh, was_empty);
 }
 
+bool is_gone_or_link(const Error& why) {
+  return why.code == make_error_code(Errc::not_found) || why.code == std::errc::too_many_symbolic_link_levels;
+}
+
 /// Looks at the files that changed. Those that still change are looked at again.
 Task<ListNews> take_names(Node& node, std::set<std::string> names) {
   ListNews news;
   for (const std::string& name : names) {
-    if (!check_name(name) || is_left_out(node, name) || is_being_fetched(node, name)) continue;
+    if (is_left_out(node, name) || is_being_fetched(node, name)) continue;
+    if (const auto sound = check_name(name); !sound) {
+      if (node.storage.exists(name)) leave_out(node, sound.error());
+      continue;
+    }
     std::optional<FileEntry> known;
     if (const auto own = node.own.find(name); own != node.own.end()) known = **own;
     auto file = co_await offload(node.world, [&]() -> Result<std::optional<StoredFile>> {
@@ -249,8 +258,10 @@ Task<ListNews> take_names(Node& node, std::set<std::string> names) {
       take_file(node, **file, news);
     else if (!file && file.error().code == make_error_code(Errc::changed))
       node.changes.names.insert(name);
-    else if (!file)
+    else if (!file) {
       drop_file(node, name, news);
+      if (!is_gone_or_link(file.error())) leave_out(node, file.error());
+    }
   }
   co_return news;
 }
@@ -265,6 +276,7 @@ Task<> take_changes(Node& node, FolderChanges changes) {
   }
   if (changes.is_anything) {
     ScanReport scanned = co_await scan_for_list(node);
+    leave_out_own(node, std::exchange(scanned.problems, {}));
     ListNews more = take_listing(node, std::move(scanned.files));
     news.fresh.insert(news.fresh.end(), more.fresh.begin(), more.fresh.end());
     news.gone.insert(news.gone.end(), more.gone.begin(), more.gone.end());

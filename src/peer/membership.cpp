@@ -96,7 +96,7 @@ void on_swarm_complete(Node& node, const SwarmComplete& over) {
   node.percent_of_bound = over.percent_of_bound_x100 / 100.0;
   const bool is_ours = std::ranges::find(over.failed, node.options.id) != over.failed.end();
   for (const auto& id : over.failed)
-    if (id != node.options.id) node.report.warn(fmt::format("peer {}: did not get everything", id));
+    if (id != node.options.id) node.report.warn(fmt::format("peer {}: did not get everything, or could not offer all that it has", id));
   finish(node, is_ours ? node.failure : over.failed.empty() ? ExitCode::done : ExitCode::partial);
 }
 

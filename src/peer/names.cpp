@@ -33,19 +33,33 @@ std::string spelling(std::string_view name, const std::string& owner, int n) {
 
 }  // namespace
 
-void Names::count_in_folders(std::string_view name) {
-  for (auto slash = name.rfind('/'); slash != std::string_view::npos; slash = name.rfind('/')) {
-    name = name.substr(0, slash);
-    const auto [folder, is_new] = folders_.try_emplace(std::string(name), 0);
+void Names::set_folding(const NameFolding& folding) {
+  if (std::exchange(folding_, folding) == folding) return;
+  folders_.clear();
+  clean_folder_.clear();
+  for (auto& [key, taken] : std::exchange(taken_, {})) take(taken.entry, taken.offered_as, taken.owner, taken.is_own);
+}
+
+const Names::Taken* Names::find(std::string_view name) const {
+  const auto taken = folding_.is_any() ? taken_.find(fold_name(name, folding_)) : taken_.find(name);
+  return taken == taken_.end() ? nullptr : &taken->second;
+}
+
+bool Names::is_taken(std::string_view name) const { return find(name) != nullptr; }
+
+void Names::count_in_folders(std::string_view key) {
+  for (auto slash = key.rfind('/'); slash != std::string_view::npos; slash = key.rfind('/')) {
+    key = key.substr(0, slash);
+    const auto [folder, is_new] = folders_.try_emplace(std::string(key), 0);
     ++folder->second;
     if (!is_new) return;
   }
 }
 
-void Names::uncount_in_folders(std::string_view name) {
-  for (auto slash = name.rfind('/'); slash != std::string_view::npos; slash = name.rfind('/')) {
-    name = name.substr(0, slash);
-    const auto folder = folders_.find(name);
+void Names::uncount_in_folders(std::string_view key) {
+  for (auto slash = key.rfind('/'); slash != std::string_view::npos; slash = key.rfind('/')) {
+    key = key.substr(0, slash);
+    const auto folder = folders_.find(key);
     if (--folder->second > 0) return;
     folders_.erase(folder);
   }
@@ -58,16 +72,18 @@ Names::OwnerIndex Names::index_of(const std::string& owner) {
   return place->second;
 }
 
-void Names::take(Taken taken) {
-  const std::string& name = taken.entry->name;
-  if (taken.entry->kind == EntryKind::file && clean_folder_.starts_with(name)) clean_folder_.clear();
-  auto known = taken_.extract(std::string_view(name));
+void Names::take(EntryPtr entry, EntryPtr offered_as, OwnerIndex owner, bool is_own) {
+  Taken taken{std::move(entry), std::move(offered_as), owner, is_own, nullptr};
+  if (folding_.is_any()) taken.folded = std::make_unique<const std::string>(fold_name(taken.entry->name, folding_));
+  const std::string_view key = taken.key();
+  if (taken.entry->kind == EntryKind::file && clean_folder_.starts_with(key)) clean_folder_.clear();
+  auto known = taken_.extract(key);
   if (known.empty()) {
-    count_in_folders(name);
-    taken_.emplace(std::string_view(name), std::move(taken));
+    count_in_folders(key);
+    taken_.emplace(key, std::move(taken));
     return;
   }
-  known.key() = name;
+  known.key() = key;
   known.mapped() = std::move(taken);
   taken_.insert(std::move(known));
 }
@@ -75,22 +91,21 @@ void Names::take(Taken taken) {
 void Names::add_own(const std::string& self, EntryPtr entry) {
   const OwnerIndex owner = index_of(self);
   offers_.push_back({entry, owner});
-  take({entry, entry, owner, true});
+  take(entry, entry, owner, true);
 }
 
 void Names::reserve(const std::string& name) {
   auto entry = std::make_shared<FileEntry>();
   entry->name = name;
   entry->size = ~std::uint64_t{0};
-  take({entry, entry, index_of({}), true});
+  take(entry, entry, index_of({}), true);
 }
 
 void Names::remove_own(const std::string& name) {
-  const auto taken = taken_.find(name);
-  if (taken == taken_.end() || !taken->second.is_own) return;
-  const Taken removed = std::move(taken->second);  // its name is the key
-  taken_.erase(taken);
-  uncount_in_folders(name);
+  const Taken* const taken = find(name);
+  if (!taken || !taken->is_own) return;
+  const auto removed = taken_.extract(taken->key());
+  uncount_in_folders(removed.mapped().key());
 }
 
 /// A peer that came back offers what it once kept under a conflict name as a file of its own: that is no new file.
@@ -106,14 +121,14 @@ bool Names::is_alias(const std::string& owner, const FileEntry& entry) {
 }
 
 bool Names::is_file(std::string_view name) const {
-  const auto taken = taken_.find(name);
-  return taken != taken_.end() && taken->second.entry->kind == EntryKind::file;
+  const Taken* const taken = find(name);
+  return taken && taken->entry->kind == EntryKind::file;
 }
 
 /// Where a parent folder of `name` is a file here, that part of the name tells the owner.
 std::string Names::without_file_parents(std::string name, const std::string& owner) {
   const auto folder = std::string_view(name).substr(0, std::min(name.rfind('/'), name.size()));
-  if (folder.size() == name.size() || folder == clean_folder_) return name;  // files come by the folder
+  if (folder.size() == name.size() || fold_name(folder, folding_) == clean_folder_) return name;  // files come by the folder
   bool is_clean = true;
   for (auto slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1)) {
     const std::string parent = name.substr(0, slash);
@@ -124,24 +139,24 @@ std::string Names::without_file_parents(std::string name, const std::string& own
     name = other + name.substr(slash);
     slash = other.size();
   }
-  if (is_clean) clean_folder_ = name.substr(0, name.rfind('/'));
+  if (is_clean) clean_folder_ = fold_name(std::string_view(name).substr(0, name.rfind('/')), folding_);
   // Where that made it too long, it moves to the top.
   return check_name(name) ? name : name.substr(name.rfind('/') + 1);
 }
 
 std::optional<Names::Place> Names::try_name(const std::string& name, const Offered& offered, bool& is_taken) {
   const FileEntry& entry = *offered.entry;
-  const auto taken = taken_.find(name);
+  const Taken* const taken = find(name);
   is_taken = false;
   bool is_newer = false;
-  if (taken == taken_.end()) {
-    const bool is_folder = folders_.contains(name);
+  if (!taken) {
+    const bool is_folder = folders_.contains(fold_name(name, folding_));
     is_taken = is_folder && entry.kind == EntryKind::file;
     if (is_folder) return std::nullopt;
   } else {
-    const auto& [known, known_as, owner, is_own] = taken->second;
-    if (known->kind == entry.kind && known->root == entry.root && known->size == entry.size) return std::nullopt;
-    is_newer = owner == offered.owner && known_as->name == entry.name && !is_own && known->kind == entry.kind;
+    const FileEntry& known = *taken->entry;
+    if (known.kind == entry.kind && known.root == entry.root && known.size == entry.size) return std::nullopt;
+    is_newer = taken->owner == offered.owner && taken->offered_as->name == entry.name && !taken->is_own && known.kind == entry.kind;
     is_taken = !is_newer;
     if (is_taken) return std::nullopt;
   }
@@ -151,7 +166,7 @@ std::optional<Names::Place> Names::try_name(const std::string& name, const Offer
     renamed->name = name;
     kept = std::move(renamed);
   }
-  take({kept, offered.entry, offered.owner, false});
+  take(kept, offered.entry, offered.owner, false);
   return Place{kept, kept != offered.entry, is_newer};
 }
 
@@ -163,6 +178,7 @@ std::optional<Names::Place> Names::place(const std::string& owner, const FileEnt
   bool is_taken = false;
   auto place = try_name(name, offered, is_taken);
   for (int n = 1; n <= kMaxSpellings && is_taken; ++n) place = try_name(spelling(name, owner, n), offered, is_taken);
+  if (is_taken) return Place{.entry = offered.entry, .is_refused = true};
   return place;
 }
 

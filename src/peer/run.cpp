@@ -138,17 +138,20 @@ void draw_progress(Node& node) {
 
 namespace {
 
-Task<> watch_for_stop(Node& node, Signal& stop, std::atomic<bool>& is_stopped) {
+/// Whether the run is to stop. Any thread; shared, so that whoever sets it never outlives it.
+using StopFlag = std::shared_ptr<std::atomic<bool>>;
+
+Task<> watch_for_stop(Node& node, Signal& stop, StopFlag is_stopped) {
   co_await stop.wait();
-  is_stopped = true;
+  *is_stopped = true;
   co_await run_on(node.strand, [&] { finish(node, ExitCode::interrupted); });
 }
 
-Task<Result<ScanReport>> scan_folder(Node& node, std::atomic<bool>& is_stopped) {
+Task<Result<ScanReport>> scan_folder(Node& node, StopFlag is_stopped) {
   ScanOptions options;
   options.include = node.options.include;
   options.exclude = node.options.exclude;
-  options.should_stop = [&] { return is_stopped.load(); };
+  options.should_stop = [is_stopped] { return is_stopped->load(); };
   options.progress = [&node](const ScanProgress& progress) {
     if (node.report.wants_progress()) node.report.progress({}, {"digesting", progress.bytes_done, progress.bytes_total, 0, 0});
   };
@@ -157,10 +160,11 @@ Task<Result<ScanReport>> scan_folder(Node& node, std::atomic<bool>& is_stopped) 
   co_return scanned;
 }
 
-void tell_of_scan(Node& node, const ScanReport& scanned) {
+void tell_of_scan(Node& node, ScanReport& scanned) {
   std::uint64_t bytes = 0;
   for (const auto& file : scanned.files) bytes += file.entry.size;
-  for (const auto& problem : scanned.problems) node.report.warn(problem.message());
+  const std::uint64_t problems = scanned.problems.size();
+  leave_out_own(node, std::exchange(scanned.problems, {}));
   if (!scanned.symlinks.empty())
     node.report.note(fmt::format("skipped {} symbolic link{} ({}{})", scanned.symlinks.size(), scanned.symlinks.size() == 1 ? "" : "s",
                                  scanned.symlinks.front(), scanned.symlinks.size() > 1 ? ", ..." : ""));
@@ -170,7 +174,7 @@ void tell_of_scan(Node& node, const ScanReport& scanned) {
                                 {"bytes", bytes},
                                 {"digested", scanned.bytes_hashed},
                                 {"symlinks", std::uint64_t{scanned.symlinks.size()}},
-                                {"problems", std::uint64_t{scanned.problems.size()}}});
+                                {"problems", problems}});
 }
 
 Result<std::shared_ptr<Listener>> listen(Node& node) {
@@ -237,7 +241,7 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
                                       Signal& stop) {
   const RunState kept(world, std::make_unique<Node>(world, report, storage, std::move(options)));
   Node& node = *kept;
-  std::atomic<bool> is_stopped = false;
+  const auto is_stopped = std::make_shared<std::atomic<bool>>(false);
   auto listener = listen(node);  // a scan may take long: a port that is taken is said before
   if (!listener) co_return Failure(listener.error());
   node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));
@@ -260,7 +264,7 @@ Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage
   const RunState kept(world, std::make_unique<Node>(world, report, storage, std::move(options)));
   Node& node = *kept;
   node.ends_when_done = true;
-  std::atomic<bool> is_stopped = false;
+  const auto is_stopped = std::make_shared<std::atomic<bool>>(false);
   auto listener = listen(node);
   if (!listener) co_return Failure(listener.error());
   node.tasks.spawn(make_strand(world), "stop", watch_for_stop(node, stop, is_stopped));

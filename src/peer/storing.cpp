@@ -107,11 +107,11 @@ void on_stored(Node& node, const Arrival& arrival, Stored stored) {
 
 // ---- chunks of larger files ---------------------------------------------------------------------------
 
-/// On a worker: is it right, and if so, on disk.
-Stored verify_and_write(const Digester& digester, const Content& content, PartialFile& file, std::uint32_t chunk,
+/// On a worker: is it right, and if so, on disk. The content's own hashes stay with the node, where they may change meanwhile.
+Stored verify_and_write(const Digester& digester, const Sha256Digest& hash, PartialFile& file, std::uint32_t chunk,
                         std::span<const std::byte> bytes) {
   Stored stored;
-  stored.is_right = digester.chunk_hash(bytes, content.size) == hash_of(content, chunk);
+  stored.is_right = digester.chunk_hash(bytes, file.size()) == hash;
   if (stored.is_right) stored.written = file.write(std::uint64_t{chunk} * kChunkSize, bytes);
   return stored;
 }
@@ -126,8 +126,8 @@ Task<> store_chunk(Node& node, Arrival arrival) {
     node.bytes_wasted += arrival.buffer.size();
     co_return;
   }
-  Stored stored = co_await offload(node.world, [&, file = content.partial] {
-    return verify_and_write(node.world.digester(), content, *file, chunk, arrival.buffer.span());
+  Stored stored = co_await offload(node.world, [&, file = content.partial, hash = hash_of(content, chunk)] {
+    return verify_and_write(node.world.digester(), hash, *file, chunk, arrival.buffer.span());
   });
   on_stored(node, arrival, std::move(stored));
   if (Remote* remote = remote_of(node, arrival.session)) refill(node, *remote);

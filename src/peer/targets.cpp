@@ -355,18 +355,19 @@ void give_up_lost(Node& node) {
 
 void check_done(Node& node) {
   if (node.unfinished > 0 || !node.has_begun || node.outcome) return;
-  if (node.ends_when_done) return finish(node, node.failed_targets > 0 ? node.failure : ExitCode::done);
+  const std::size_t failures = node.failed_targets + node.left_out.count();
+  if (node.ends_when_done) return finish(node, failures > 0 ? node.failure : ExitCode::done);
   if (node.options.appetite == Appetite::nothing || node.complete_told == node.revision || !node.tracker) return;
   const bool is_first = !node.complete_told;
   node.complete_told = node.revision;
   report_progress(node);
   const auto upload = node.options.upload_limit > 0 ? node.options.upload_limit : static_cast<std::uint64_t>(node.up.peak());
   const auto at = node.clock.at(node.world.now()).count();
-  tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(node.failed_targets), at, upload,
+  tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(failures), at, upload,
                               static_cast<std::uint64_t>(node.down.peak())});
   if (!is_first) return;
   node.report.event("complete",
-                    {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{node.failed_targets}}});
+                    {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{failures}}});
   node.report.end_progress();
   node.report.note(
       fmt::format("all complete: {} files, {} fetched; still serving", node.files_published, format_bytes(node.bytes_fetched)));

@@ -261,7 +261,10 @@ Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& optio
 }
 
 Task<> look_at_folder(Node& node, FileEntry entry) {
-  const bool is_known = co_await in_node(node, [&] { return node.names.is_taken(entry.name); });
+  const bool is_known = co_await in_node(node, [&] {
+    learn_folding(node);
+    return node.names.is_taken(entry.name);
+  });
   if (is_known || entry.kind == EntryKind::folder || !node.storage.exists(entry.name)) co_return;
   const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
   co_await run_on(node.strand, [&] {
@@ -316,11 +319,12 @@ std::vector<Message> first_questions(const World& world, const std::vector<std::
 }
 
 Task<> take_finding(Node& node, Finding finding) {
-  if (!check_entry(finding.entry)) co_return;
+  const std::string owner = finding.holders.empty() ? std::string("somebody") : finding.holders.front().id;
+  if (!check_entry(finding.entry)) co_return co_await run_on(node.strand, [&] { on_offered(node, owner, finding.entry); });  // which refuses it
   co_await look_at_folder(node, finding.entry);
   co_await run_on(node.strand, [&] {
     for (const auto& holder : finding.holders) on_roster(node, holder);
-    if (!finding.holders.empty()) on_offered(node, finding.holders.front().id, finding.entry);
+    if (!finding.holders.empty()) on_offered(node, owner, finding.entry);
     connect_missing(node);
   });
 }

@@ -186,8 +186,14 @@ void Disk::occupy(std::uint64_t bytes) {
   busy_until = std::max(busy_until, loop.now()) + Nanoseconds(static_cast<std::int64_t>(static_cast<double>(bytes) / rate * 1e9));
 }
 
+std::map<std::string, DiskFile>::const_iterator Disk::find(const std::string& name) const {
+  if (!folding.is_any()) return files.find(name);
+  return std::ranges::find(files, fold_name(name, folding), [&](const auto& file) { return fold_name(file.first, folding); });
+}
+
 void Disk::publish(DiskFile file) {
   const std::string name = file.entry.name;
+  if (const auto replaced = find(name); replaced != files.end() && replaced->first != name) files.erase(replaced);
   if (!file.is_right) wrong.push_back(name);
   files.insert_or_assign(name, std::move(file));
   if (on_published) on_published(name);
@@ -209,7 +215,7 @@ Result<ScanReport> SimStorage::scan(const ScanOptions& options) {
 
 Result<StoredFile> SimStorage::digest(const std::string& name) {
   if (auto sound = works(*disk_, fmt::format("cannot digest {}", name)); !sound) return Failure(sound.error());
-  const auto file = disk_->files.find(name);
+  const auto file = disk_->find(name);
   if (file == disk_->files.end()) return fail(Errc::not_found, fmt::format("cannot digest {}", name));
   const ContentPtr& content = file->second.content;
   return StoredFile{file->second.entry, content && content->chunks->size() > 1 ? content->chunks : nullptr};
@@ -217,7 +223,7 @@ Result<StoredFile> SimStorage::digest(const std::string& name) {
 
 Result<std::shared_ptr<const ChunkSource>> SimStorage::open(const FileEntry& entry) {
   if (auto sound = works(*disk_, fmt::format("cannot open {}", entry.name)); !sound) return Failure(sound.error());
-  const auto file = disk_->files.find(entry.name);
+  const auto file = disk_->find(entry.name);
   if (file == disk_->files.end() || !(file->second.entry == entry) || !file->second.content)
     return fail(Errc::changed, fmt::format("cannot open {}", entry.name));
   return std::make_shared<DiskSource>(library_, disk_, file->second.content);
@@ -259,7 +265,7 @@ std::vector<Result<>> SimStorage::publish(std::span<const Publication> files) {
 Result<> SimStorage::copy(const StoredFile& from, const FileEntry& to) {
   if (*is_fenced_) return fail(Errc::interrupted, "copying after the end");
   if (auto sound = works(*disk_, fmt::format("cannot copy {}", from.entry.name)); !sound) return sound;
-  const auto file = disk_->files.find(from.entry.name);
+  const auto file = disk_->find(from.entry.name);
   if (file == disk_->files.end()) return fail(Errc::changed, fmt::format("cannot copy {}", from.entry.name));
   if (disk_->used + to.size > disk_->capacity) return failed(std::errc::no_space_on_device, fmt::format("cannot copy to {}", to.name));
   disk_->used += to.size;
@@ -271,7 +277,7 @@ Result<> SimStorage::copy(const StoredFile& from, const FileEntry& to) {
   return {};
 }
 
-bool SimStorage::exists(const std::string& name) const { return disk_->files.contains(name); }
+bool SimStorage::exists(const std::string& name) const { return disk_->find(name) != disk_->files.end(); }
 
 Result<> SimStorage::make_empty(const FileEntry& entry) {
   if (*is_fenced_) return fail(Errc::interrupted, "making a file after the end");

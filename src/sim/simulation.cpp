@@ -103,6 +103,7 @@ HostId Simulation::add_host(const HostOptions& options) {
   auto disk = std::make_shared<Disk>(state_->loop);
   const HostId host(static_cast<std::uint32_t>(state_->disks.size()));
   disk->capacity = options.disk_bytes;
+  disk->folding = options.disk_folding;
   disk->rate = options.disk_rate;
   disk->on_published = [state = state_.get(), host](const std::string& name) {
     state->published.push_back({host, name, state->loop.now()});

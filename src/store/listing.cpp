@@ -105,9 +105,8 @@ class Lister {
     while (!is_stopped_) {
       const dirent* const entry = next_entry(dir);
       if (!entry) break;
-      const bool is_reserved = std::string_view(entry->d_name).starts_with(kReservedPrefix);
-      const bool is_partial = is_reserved && is_partial_name(entry->d_name) && kind_of(dir, *entry) == Kind::file;
-      if (is_reserved && !is_partial) continue;
+      const bool is_partial = is_partial_name(entry->d_name) && kind_of(dir, *entry) == Kind::file;
+      if (std::string_view(entry->d_name).starts_with(kProbePrefix)) continue;
       if (length > 0) name += '/';
       name += entry->d_name;
       if (is_partial)
@@ -129,15 +128,16 @@ class Lister {
     }
     const bool is_member = S_ISREG(status.st_mode) || S_ISDIR(status.st_mode);
     if (any_matches(options_.exclude, name)) return is_member;
+    if (!S_ISDIR(status.st_mode) && !is_included(name)) return is_member;
     if (S_ISLNK(status.st_mode)) {
-      if (is_included(name)) listing_.symlinks.push_back(name);
+      listing_.symlinks.push_back(name);
       return false;
     }
     if (auto checked = check_name(name); !checked)
       add_problem(std::move(checked).error());
     else if (S_ISDIR(status.st_mode))
       visit_folder(folder, name);
-    else if (is_included(name))
+    else
       visit_file(name, status);
     return is_member;
   }
@@ -146,7 +146,7 @@ class Lister {
     if (S_ISREG(status.st_mode))
       listing_.found.push_back({name, stamp_of(status), EntryKind::file, (status.st_mode & S_IXUSR) != 0});
     else
-      add_problem(fail(Errc::unsupported, fmt::format("skipped '{}', which is no regular file", root_.path_of(name))).value());
+      add_problem(not_regular(root_.path_of(name)).value());
   }
 
   void visit_folder(int parent, std::string& name) {
@@ -188,6 +188,12 @@ void find_partials(DIR* dir, const std::string& prefix, std::vector<std::string>
     if (const Dir child = open_dir(::openat(::dirfd(dir), entry->d_name, kOpenFolder))) find_partials(child.get(), name + '/', out);
   }
 }
+
+}  // namespace
+
+Failure not_regular(const std::string& path) { return fail(Errc::unsupported, fmt::format("skipped '{}', which is no regular file", path)); }
+
+namespace {
 
 Failure bad_folder(const std::string& folder, int error) {
   return fail(Errc::usage, fmt::format("cannot use folder '{}' ({})", folder, std::generic_category().message(error)));

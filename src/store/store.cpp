@@ -74,6 +74,7 @@ class FolderStore final : public Storage {
   Result<> copy(const StoredFile& from, const FileEntry& to) override;
   std::vector<Result<>> copy_all(std::span<const Copying> copies) override;
   bool exists(const std::string& name) const override;
+  NameFolding folding() override;
   Result<> make_empty(const FileEntry& entry) override;
   std::size_t remove_stale_partials() override;
   void finish() override { cache_.close(); }
@@ -112,6 +113,8 @@ class FolderStore final : public Storage {
   FreshFolders fresh_;
   RecentFolders recent_folders_;
   mutable LastLookedFor last_looked_for_;
+  std::mutex folding_mutex_;
+  std::optional<NameFolding> folding_;  ///< Once it could be tried.
   std::optional<std::vector<std::string>> found_partials_;  ///< By the last scan, where it saw all. For remove_stale_partials.
 };
 
@@ -329,6 +332,12 @@ bool FolderStore::exists(const std::string& name) const {
   if (const auto folder = folder_part(name); !folder.empty() && !has_folder(std::string(folder))) return false;
   struct stat status{};
   return ::fstatat(root_.fd.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+NameFolding FolderStore::folding() {
+  const std::lock_guard lock(folding_mutex_);
+  if (!folding_) folding_ = try_folding(root_);
+  return folding_.value_or(NameFolding{});
 }
 
 bool FolderStore::has_folder(const std::string& name) const {
