@@ -76,8 +76,19 @@ Result<bool> parse_switch(const std::string& text) {
   return fail(Errc::usage, fmt::format("'{}' is neither yes nor no", text), "write true or false");
 }
 
+namespace {
+
+/// What a variable that is not set leaves on a command line means nothing, least of all everything.
+Result<void> require_text(const std::string& text) {
+  if (!text.empty()) return {};
+  return fail(Errc::usage, "'' is an empty argument", "write what is meant, or leave it out; a variable may not be set");
+}
+
+}  // namespace
+
 Setter into(std::string& target) {
   return [&target](const std::string& text) -> Result<void> {
+    if (auto some = require_text(text); !some) return some;
     target = text;
     return {};
   };
@@ -85,6 +96,7 @@ Setter into(std::string& target) {
 
 Setter into(std::vector<std::string>& target) {
   return [&target](const std::string& text) -> Result<void> {
+    if (auto some = require_text(text); !some) return some;
     target.push_back(text);
     return {};
   };

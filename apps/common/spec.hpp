@@ -52,6 +52,7 @@ struct Program {
 
 // ---- setters ----------------------------------------------------------------------------------------------
 
+/// Texts are not empty.
 Setter into(std::string& target);
 Setter into(bool& target);
 Setter into(std::uint32_t& target);

@@ -141,6 +141,8 @@ Result<std::optional<ShellLine>> parse_line(std::string_view line) {
       parsed.from_one = true;
     else if (word->starts_with("--") && has_options)
       return bad_usage(*parsed.command, fmt::format("unknown option {}", *word));
+    else if (word->empty())
+      return bad_usage(*parsed.command, "'' is an empty argument");
     else
       parsed.operands.push_back(std::move(*word));
   }

@@ -494,3 +494,48 @@ TEST_CASE("A typing distance counts letters added, left out, changed and swapped
   CHECK(typing_distance("sawrm", "swarm") == 1);
   CHECK(typing_distance("", "ls") == 2);
 }
+
+// ---- empty arguments --------------------------------------------------------------------------------------
+
+TEST_CASE("An empty argument of a command means nothing, and is refused") {
+  for (const std::string command : {"get", "find", "share", "swarm", "verify", "shell", "load", "timeline"}) {
+    CHECK_FALSE(peer_refusal({command, ""}).empty());
+    CHECK_FALSE(peer_refusal({command, "--", ""}).empty());
+  }
+  CHECK(peer_refusal({"get", "a", ""}).find("empty") != std::string::npos);
+  CHECK(peer_refusal({"get", "", "a"}).find("empty") != std::string::npos);
+}
+
+TEST_CASE("An empty value of any option is refused, by name") {
+  PeerCommand peer_command;
+  const Program of_peer = peer_program(peer_command);
+  const auto check = [](const std::vector<OptionGroup>& groups, const auto& refusal_of) {
+    for (const OptionGroup& group : groups)
+      for (const Option& option : group.options) {
+        if (option.value.empty()) continue;
+        INFO(option.name);
+        CHECK(refusal_of("--" + option.name).find("--" + option.name) != std::string::npos);
+      }
+  };
+  for (const Command& command : of_peer.commands) {
+    std::vector<std::string> line{command.name};
+    if (!command.operand.empty()) line.push_back(command.name == "load" ? "127.0.0.1:1" : ".");
+    const auto refusal_of = [&](const std::string& option) {
+      auto words = line;
+      words.push_back(option);
+      words.emplace_back();
+      return peer_refusal(words);
+    };
+    check(of_peer.groups, refusal_of);
+    check(command.groups, refusal_of);
+  }
+  TrackerCommand tracker_command;
+  const Program of_tracker = tracker_program(tracker_command);
+  const auto refusal_of = [](const std::string& option) { return tracker_refusal({option, ""}); };
+  check(of_tracker.groups, refusal_of);
+  check(of_tracker.commands.front().groups, refusal_of);
+}
+
+TEST_CASE("An empty variable is as good as none") {
+  CHECK(peer({"get", "a"}, {{"SHOAL_OUT", ""}, {"SHOAL_INCLUDE", ""}, {"SHOAL_ID", ""}}).include.empty());
+}

@@ -103,3 +103,8 @@ TEST_CASE("A hint shows the usage of a command, or the commands that begin so") 
   CHECK(hint_for("download ").starts_with("download NAME [--one]"));
   CHECK(hint_for("ex") == "exit  exit!");
 }
+
+TEST_CASE("An empty argument is a mistake, not everything") {
+  for (const std::string line : {"download ''", "find \"\"", "ls ''", "why ''", "getload ''"})
+    CHECK(failure_of(line).find("empty") != std::string::npos);
+}
