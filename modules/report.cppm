@@ -38,9 +38,11 @@ struct ReportOptions {
   std::function<Instant()> now;  ///< What paces the progress display; the steady clock when empty.
   std::FILE* out = nullptr;      ///< Where NDJSON and answers go; stdout when null. Not closed.
   std::FILE* err = nullptr;      ///< Where a person reads along; stderr when null. Not closed.
-  /// Writes whole lines to one of these, so that they do not run into a prompt; plain writing when empty. Called under a lock: it must
-  /// not call the Report.
-  std::function<void(std::FILE* stream, std::string_view text)> write;
+  /// Writes whole lines to one of these, so that they do not run into a prompt; plain writing when empty. False, and errno, where it
+  /// cannot. Called under a lock: it must not call the Report.
+  std::function<bool(std::FILE* stream, std::string_view text)> write;
+  /// Hears, once, that whoever read `out` has gone. Any thread. May be empty.
+  std::function<void()> on_reader_gone;
 };
 
 /// One file or total in the progress display.
@@ -81,6 +83,10 @@ class Report {
   void error(const Error& error);
   /// What the user asked for (a list, a total), on stdout, not with --json.
   void print(std::string_view line);
+  /// A line of NDJSON that was made elsewhere, for stdout alone.
+  void print_json(std::string_view line);
+  /// Something that was asked for cannot be written: a warning, and the run does not end with 0.
+  void lose(const Error& error, std::string_view line);
 
   /// Draws progress: on a terminal the lines and the total in place, at most ten times a second; else one plain
   /// line every five seconds. `files` may be long: the first that move are shown. No-op with --quiet and --json.
@@ -93,6 +99,10 @@ class Report {
   /// Writes the closing `result` event with `exit` and the given fields. Nothing follows it on stdout with --json.
   void result(ExitCode exit, Fields fields = {});
   void flush();
+  /// What a run ends with that came to `exit`. What could not be written to stdout, to the log or to a record is lost, which was said once
+  /// on stderr: then it is not 0, but the code of a full disk, or `unknown`. A reader of stdout who has gone is no news to anybody: that
+  /// is said nowhere, and an interruption that followed from it is `unknown` as well.
+  ExitCode exit_with(ExitCode exit) const;
 
  private:
   struct State;

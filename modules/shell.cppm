@@ -81,8 +81,8 @@ class Lines {
   virtual Task<std::optional<std::string>> next(KnownWords known) = 0;
   /// Drops what was typed so far, and says `why` above the prompt. Any thread.
   virtual void abandon(std::string why) = 0;
-  /// Writes so that a prompt stays whole: for ReportOptions::write. Any thread.
-  virtual void write(std::FILE* stream, std::string_view text) = 0;
+  /// Writes so that a prompt stays whole: for ReportOptions::write. False, and errno, where it cannot. Any thread.
+  virtual bool write(std::FILE* stream, std::string_view text) = 0;
 };
 /// `history_file` may be empty: then the history ends with the process.
 std::unique_ptr<Lines> open_lines(const std::string& history_file);

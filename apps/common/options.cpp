@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <tl/expected.hpp>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -66,10 +67,13 @@ std::optional<std::string> xdg_path(const Inputs& inputs, const std::string& var
   return std::nullopt;
 }
 
-int say(const Stop& stop) {
-  std::fputs(stop.out.c_str(), stdout);
+int say(const std::string& program, const Stop& stop) {
   std::fputs(stop.err.c_str(), stderr);
-  return static_cast<int>(stop.exit);
+  if (std::fputs(stop.out.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return static_cast<int>(stop.exit);
+  const Error error{std::error_code(errno, std::generic_category()), "cannot write to stdout", {}};
+  if (errno != EPIPE) std::fputs(fmt::format("{}: {}\n", program, error.message()).c_str(), stderr);
+  if (stop.exit != ExitCode::done) return static_cast<int>(stop.exit);
+  return static_cast<int>(exit_code_of(error) == ExitCode::disk_full ? ExitCode::disk_full : ExitCode::unknown);
 }
 
 int guarded(const std::string& program, const std::function<int()>& main) {
@@ -77,7 +81,7 @@ int guarded(const std::string& program, const std::function<int()>& main) {
     return main();
   } catch (const std::exception& problem) {
     const Error error{{}, fmt::format("stopped by what nobody expected: {}", problem.what()), "please report it"};
-    return say({ExitCode::unknown, {}, fmt::format("{}: {}\n", program, printable(error.message()))});
+    return say(program, {ExitCode::unknown, {}, fmt::format("{}: {}\n", program, printable(error.message()))});
   }
 }
 

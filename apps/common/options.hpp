@@ -63,8 +63,8 @@ std::string help_text(const Program& program, const Command* command);
 /// `SHOAL_LIMIT_RATE`
 std::string variable_name(const std::string& option);
 
-/// Says why, and returns the exit code.
-int say(const Stop& stop);
+/// Says why, and returns the exit code: not 0 where that cannot be said.
+int say(const std::string& program, const Stop& stop);
 /// Runs `main`; an exception that nobody caught is one line and exit code 1.
 int guarded(const std::string& program, const std::function<int()>& main);
 

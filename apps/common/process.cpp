@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -5,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <climits>
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -20,6 +22,15 @@ namespace {
 constexpr std::chrono::milliseconds kStopPatience(1700);
 
 }  // namespace
+
+void prepare_streams() {
+  // An open takes the lowest number that is free. What cannot be written is noticed: an output is opened for reading only.
+  int opened = 0;
+  do opened = ::open("/dev/null", O_RDONLY);
+  while (opened >= 0 && opened <= STDERR_FILENO);
+  if (opened > STDERR_FILENO) ::close(opened);
+  std::signal(SIGPIPE, SIG_IGN);
+}
 
 void raise_descriptor_limit() {
   rlimit limit{};

@@ -9,6 +9,10 @@ import shoal.world;
 
 namespace shoal::apps {
 
+/// Gives a stream that was closed before us an end where nothing can be read or written, so that no file or connection takes its number.
+/// And a reader of ours that goes away is a failed write from here on, not our death.
+void prepare_streams();
+
 /// As many descriptors as the system lets a process have.
 void raise_descriptor_limit();
 

@@ -295,8 +295,10 @@ ExitCode run_peer(const PeerCommand& command) {
   raise_descriptor_limit();
   const auto* const shell = std::get_if<ShellAction>(&command.action);
   const auto lines = shell ? open_lines(shell->history) : nullptr;
+  Signal stop;
   ReportOptions reporting = report_options(command.common, "shoal-peer");
-  if (lines) reporting.write = [&lines](std::FILE* stream, std::string_view text) { lines->write(stream, text); };
+  reporting.on_reader_gone = [&stop] { stop.notify(); };
+  if (lines) reporting.write = [&lines](std::FILE* stream, std::string_view text) { return lines->write(stream, text); };
   auto report = Report::open(std::move(reporting));
   if (!report) return say_failure("shoal-peer", report.error());
   choose_kernels_by([file = command.kernels] { return kept_kernel_times(file); });
@@ -306,7 +308,6 @@ ExitCode run_peer(const PeerCommand& command) {
   options.congestion = command.congestion == "system" ? std::string() : command.congestion;
   const auto* const clock = std::get_if<ClockAction>(&command.action);
   if (clock) options.io_threads = threads_for(*clock);
-  Signal stop;
   std::optional<Interrupts> interrupts;
   if (lines) interrupts.emplace(*lines, [&stop] { stop.notify(); });
   const auto world = make_net_world(options);  // ends before what its interrupts are told to
@@ -319,7 +320,7 @@ ExitCode run_peer(const PeerCommand& command) {
   ExitCode exit = ExitCode::unknown;
   world->run(perform({command, *world, **report, stop, lines.get(), interrupts ? &*interrupts : nullptr}, exit));
   (*report)->flush();
-  return exit;
+  return (*report)->exit_with(exit);
 }
 
 }  // namespace shoal::apps

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -176,25 +177,24 @@ std::string draw(const Timeline& timeline) {
 }
 
 Result<> write_picture(const std::string& path, const std::string& svg) {
-  std::ofstream file(path, std::ios::binary);
-  file << svg;
-  file.close();
-  if (!file) return fail_errno(fmt::format("cannot write the picture '{}'", path));
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"), std::fclose);
+  const bool is_written = file && std::fwrite(svg.data(), 1, svg.size(), file.get()) == svg.size() && std::fflush(file.get()) == 0;
+  if (!is_written) return fail_errno(fmt::format("cannot write the picture '{}'", path));
   return {};
 }
 
-void print_json(const Timeline& timeline) {
+void print_json(Report& report, const Timeline& timeline) {
   for (const Event& event : timeline.events) {
     Json line = event.fields;
     line["log"] = event.log;
-    fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
+    report.print_json(line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
-  std::fflush(stdout);
 }
 
 ExitCode end(Report& report, const Timeline& timeline, const Error* error) {
   if (error) report.error(*error);
-  const ExitCode exit = error ? ExitCode::usage : ExitCode::done;
+  const bool is_full = error && exit_code_of(*error) == ExitCode::disk_full;
+  const ExitCode exit = is_full ? ExitCode::disk_full : error ? ExitCode::usage : ExitCode::done;
   report.result(exit, {{"events", std::uint64_t{timeline.events.size()}}, {"skipped", timeline.skipped}});
   return exit;
 }
@@ -207,7 +207,7 @@ ExitCode run_timeline_command(const TimelineAction& action, Report& report, bool
     if (const auto read = read_log(path, timeline); !read) return end(report, timeline, &read.error());
   std::sort(timeline.events.begin(), timeline.events.end());
   if (timeline.skipped > 0) report.warn(fmt::format("{} lines are no events, and left out", timeline.skipped));
-  if (is_json) print_json(timeline);
+  if (is_json) print_json(report, timeline);
   for (const Event& event : timeline.events) report.print(text_of(event));
   if (!action.svg.empty())
     if (const auto written = write_picture(action.svg, draw(timeline)); !written) return end(report, timeline, &written.error());

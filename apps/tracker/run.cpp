@@ -24,8 +24,9 @@ namespace shoal::apps {
 namespace {
 
 /// The report of this run; with --out, its event log goes there.
-Result<std::unique_ptr<Report>> open_report(const TrackerCommand& command) {
+Result<std::unique_ptr<Report>> open_report(const TrackerCommand& command, Signal& stop) {
   ReportOptions options = report_options(command.common, "shoal-tracker");
+  options.on_reader_gone = [&stop] { stop.notify(); };
   if (!command.out.empty()) {
     std::error_code error;
     std::filesystem::create_directories(command.out, error);
@@ -54,7 +55,8 @@ Result<std::shared_ptr<TrackerState>> choose_state(const TrackerCommand& command
 
 ExitCode run_tracker(const TrackerCommand& command) {
   raise_descriptor_limit();
-  auto report = open_report(command);
+  Signal stop;
+  auto report = open_report(command, stop);
   if (!report) return say_failure("shoal-tracker", report.error());
   auto state = choose_state(command, **report);
   if (!state) {
@@ -62,7 +64,6 @@ ExitCode run_tracker(const TrackerCommand& command) {
     (*report)->result(exit_code_of(state.error()));
     return exit_code_of(state.error());
   }
-  Signal stop;
   const auto world = make_net_world({.ends_with_process = true});
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
@@ -70,7 +71,7 @@ ExitCode run_tracker(const TrackerCommand& command) {
   world->run(serve(*world, **report, std::move(options), stop, exit));
   (*report)->result(exit);
   (*report)->flush();
-  return exit;
+  return (*report)->exit_with(exit);
 }
 
 }  // namespace shoal::apps

@@ -134,7 +134,8 @@ void write_rest(ClockRun& run) {
   for (const auto& peer : run.peers) {
     if (!peer->file || peer->has_table_failed || peer->table.pending() == 0) continue;
     const std::string rows = peer->table.take();
-    static_cast<void>(peer->file->append(std::as_bytes(std::span(rows))));
+    if (auto written = peer->file->append(std::as_bytes(std::span(rows))); !written && !run.is_disk_failure_told.exchange(true))
+      run.report.lose(written.error(), fmt::format("peer {}: its table ends here: {}", peer->id, written.error().message()));
   }
 }
 

@@ -10,6 +10,7 @@ module;
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
@@ -42,13 +43,59 @@ constexpr Nanoseconds kPlainLineEvery = std::chrono::seconds(5);
 
 Instant steady_now() { return Instant(std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())); }
 
-void write_whole(std::FILE* stream, std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stream);
-  std::fflush(stream);
+/// False, and errno, where not all of it could be written.
+bool write_whole(std::FILE* stream, std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stream) != text.size()) return false;
+  return std::fflush(stream) == 0;
 }
 
-using Writer = std::function<void(std::FILE* stream, std::string_view text)>;
+using Writer = std::function<bool(std::FILE* stream, std::string_view text)>;
 Writer writer_of(const ReportOptions& options) { return options.write ? options.write : write_whole; }
+
+/// What could not be written. Any thread.
+class Losses {
+ public:
+  /// A full disk tells more than anything else.
+  void note(int error) {
+    const bool is_full = error == ENOSPC || error == EDQUOT;
+    ExitCode none = ExitCode::done;
+    if (is_full)
+      exit_ = ExitCode::disk_full;
+    else
+      exit_.compare_exchange_strong(none, ExitCode::unknown);
+  }
+  ExitCode exit() const { return exit_; }
+
+ private:
+  std::atomic<ExitCode> exit_ = ExitCode::done;
+};
+
+/// Stdout, until something cannot be written to it. Any thread.
+class Answers {
+ public:
+  Answers(std::FILE* out, Writer write, Losses& losses) : out_(out), write_(std::move(write)), losses_(losses) {}
+
+  void write(std::string_view text) {
+    const std::lock_guard lock(mutex_);
+    if (is_lost_ || write_(out_, text)) return;
+    is_lost_ = true;
+    untold_ = errno;
+    is_reader_gone_ = errno == EPIPE;
+    losses_.note(errno);
+  }
+  /// Why it cannot be written to, once.
+  int take_untold() { return untold_.load(std::memory_order_relaxed) == 0 ? 0 : untold_.exchange(0); }
+  bool is_reader_gone() const { return is_reader_gone_; }
+
+ private:
+  std::mutex mutex_;
+  std::FILE* out_;
+  Writer write_;
+  Losses& losses_;
+  bool is_lost_ = false;
+  std::atomic<bool> is_reader_gone_ = false;
+  std::atomic<int> untold_ = 0;
+};
 
 /// Calls `work` every second, on a thread of its own, until destroyed.
 class EverySecond {
@@ -138,8 +185,8 @@ class EventStream {
  public:
   enum class Reach { log_only, everywhere };
 
-  EventStream(std::FILE* out, bool is_json_wanted, std::function<double()> clock, Writer write)
-      : out_(is_json_wanted ? out : nullptr), write_(std::move(write)), clock_(std::move(clock)) {}
+  EventStream(Answers& answers, bool is_json_wanted, std::function<double()> clock)
+      : answers_(answers), is_json_wanted_(is_json_wanted), clock_(std::move(clock)) {}
 
   Result<void> open_log(const std::string& path, const std::function<void(std::string_view)>& on_failure) {
     // spdlog creates missing folders and retries; a path that cannot be opened should say so, at once, with errno.
@@ -181,7 +228,7 @@ class EventStream {
     emit(event_line(name, seconds(), bound(), members), reach, level);
   }
 
-  bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && out_ != nullptr); }
+  bool is_read(Reach reach) const { return log_ || (reach == Reach::everywhere && is_json_wanted_); }
 
   /// The last line on stdout.
   void close(const Fields& fields) {
@@ -189,7 +236,7 @@ class EventStream {
     const std::lock_guard lock(mutex_);
     if (std::exchange(is_closed_, true)) return;
     emit(event_line("result", seconds(), bound(), members), Reach::everywhere, spdlog::level::info);
-    out_ = nullptr;
+    is_json_wanted_ = false;
   }
 
   void flush() {
@@ -202,12 +249,12 @@ class EventStream {
 
   void emit(const std::string& line, Reach reach, spdlog::level::level_enum level) {
     if (log_) log_->log(level, spdlog::string_view_t(line.data(), line.size()));
-    if (reach == Reach::everywhere && out_ != nullptr) write_(out_, line + "\n");
+    if (reach == Reach::everywhere && is_json_wanted_) answers_.write(line + "\n");
   }
 
   std::mutex mutex_;
-  std::atomic<std::FILE*> out_;  ///< Null without --json, and after the result.
-  Writer write_;
+  Answers& answers_;
+  std::atomic<bool> is_json_wanted_;  ///< Not after the result.
   std::function<double()> clock_;
   std::function<double()> bound_;
   bool is_closed_ = false;
@@ -228,8 +275,8 @@ bool is_set(const char* variable) {
 /// Lines and progress on one terminal or file. Any thread may write.
 class Display {
  public:
-  Display(const ReportOptions& options, std::FILE* out, std::FILE* err)
-      : out_(out),
+  Display(const ReportOptions& options, Answers& answers, std::FILE* err)
+      : answers_(answers),
         err_(err),
         write_(writer_of(options)),
         now_(options.now ? options.now : steady_now),
@@ -241,14 +288,23 @@ class Display {
   bool has_colour() const { return has_colour_; }
   bool wants_progress() const { return is_progress_wanted_ && now_() >= next_progress_.load(std::memory_order_relaxed); }
 
-  void say(std::string_view line) { write_around(err_, line); }
-  void answer(std::string_view line) { write_around(out_, line); }
+  /// A line in the place of the progress, which moves down.
+  void say(std::string_view line) {
+    const std::lock_guard lock(mutex_);
+    write_(err_, wiping() + std::string(line) + "\n" + drawing());
+  }
+  void answer(std::string_view line) {
+    const std::lock_guard lock(mutex_);
+    if (!frame_.empty()) write_(err_, wiping());
+    answers_.write(std::string(line) + "\n");
+    if (!frame_.empty()) write_(err_, drawing());
+  }
 
   void progress(const std::vector<ProgressLine>& files, const ProgressLine& total) {
     const std::lock_guard lock(mutex_);
     if (!wants_progress()) return;
     next_progress_ = now_() + (is_terminal_ ? kDrawEvery : kPlainLineEvery);
-    if (!is_terminal_) return write_(err_, progress_text(total) + "\n");
+    if (!is_terminal_) return static_cast<void>(write_(err_, progress_text(total) + "\n"));
     const std::string wipe = wiping();
     frame_ = progress_frame(files, total, screen());
     write_(err_, wipe + drawing());
@@ -262,17 +318,6 @@ class Display {
   }
 
  private:
-  /// A line in the place of the progress, which moves down.
-  void write_around(std::FILE* stream, std::string_view line) {
-    const std::lock_guard lock(mutex_);
-    const std::string whole = std::string(line) + "\n";
-    if (frame_.empty()) return write_(stream, whole);
-    if (stream == err_) return write_(err_, wiping() + whole + drawing());
-    write_(err_, wiping());
-    write_(stream, whole);
-    write_(err_, drawing());
-  }
-
   /// From below the frame up to where it begins, and nothing after that.
   std::string wiping() const { return frame_.empty() ? std::string{} : fmt::format("\x1b[{}A\r\x1b[J", frame_.size()); }
 
@@ -292,7 +337,7 @@ class Display {
     return screen;
   }
 
-  std::FILE* out_;
+  Answers& answers_;
   std::FILE* err_;
   Writer write_;
   std::function<Instant()> now_;
@@ -311,8 +356,9 @@ class Display {
 struct Report::State {
   explicit State(ReportOptions given)
       : options(std::move(given)),
-        display(options, options.out != nullptr ? options.out : stdout, options.err != nullptr ? options.err : stderr),
-        events(options.out != nullptr ? options.out : stdout, options.json, options.swarm_seconds, writer_of(options)) {}
+        answers(options.out != nullptr ? options.out : stdout, writer_of(options), losses),
+        display(options, answers, options.err != nullptr ? options.err : stderr),
+        events(answers, options.json, options.swarm_seconds) {}
 
   std::string painted(std::string_view text, std::string_view colour) const {
     return display.has_colour() ? fmt::format("\x1b[{}m{}\x1b[0m", colour, text) : std::string(text);
@@ -321,7 +367,24 @@ struct Report::State {
   /// `shoal-peer: `, where there is a program to name.
   std::string prefix() const { return options.program.empty() ? std::string{} : options.program + ": "; }
 
+  void say_wrong(const Error& error) { display.say(prefix() + painted(printable(error.message()), "31")); }
+
+  /// An event, to the log and to stdout; a loss that comes of it is told.
+  void write(std::string_view name, const Fields& fields, EventStream::Reach reach, spdlog::level::level_enum level = spdlog::level::info) {
+    events.write(name, fields, reach, level);
+    tell_of_loss();
+  }
+
+  void tell_of_loss() {
+    const int error = answers.take_untold();
+    if (error == 0) return;
+    if (error == EPIPE) return options.on_reader_gone ? options.on_reader_gone() : void();
+    say_wrong({std::error_code(error, std::generic_category()), "cannot write to stdout", "what would stand there is lost"});
+  }
+
   ReportOptions options;
+  Losses losses;
+  Answers answers;
   Display display;
   EventStream events;
 };
@@ -338,11 +401,14 @@ Result<std::unique_ptr<Report>> Report::open(ReportOptions options) {
   State& s = *state;
   if (!s.options.log_file.empty()) {
     const auto opened = s.events.open_log(s.options.log_file, [&s](std::string_view problem) {
+      const bool is_full = problem.find(std::generic_category().message(ENOSPC)) != std::string_view::npos;
+      s.losses.note(is_full ? ENOSPC : EIO);
       s.display.say(s.prefix() + s.painted("warning: ", "33") + "the log is incomplete: " + printable(problem));
     });
     if (!opened) return Failure(opened.error());
   }
   s.events.hello(s.options.program);
+  s.tell_of_loss();
   return std::unique_ptr<Report>(new Report(std::move(state)));
 }
 
@@ -350,7 +416,7 @@ void Report::set_clock(std::function<double()> swarm_seconds, std::function<doub
   state_->events.set_clock(std::move(swarm_seconds), std::move(bound));
 }
 
-void Report::event(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::everywhere); }
+void Report::event(std::string_view name, const Fields& fields) { state_->write(name, fields, EventStream::Reach::everywhere); }
 
 void Report::detail(std::string_view name, const Fields& fields) { state_->events.write(name, fields, EventStream::Reach::log_only); }
 
@@ -370,18 +436,35 @@ void Report::debug(std::string_view line) {
 
 void Report::warn(std::string_view line) {
   state_->display.say(state_->prefix() + state_->painted("warning: ", "33") + printable(line));
-  state_->events.write("warning", {{"message", std::string(line)}}, EventStream::Reach::everywhere, spdlog::level::warn);
+  state_->write("warning", {{"message", std::string(line)}}, EventStream::Reach::everywhere, spdlog::level::warn);
 }
 
 void Report::error(const Error& error) {
   const std::string message = error.message();
-  state_->display.say(state_->prefix() + state_->painted(printable(message), "31"));
+  state_->say_wrong(error);
   const auto exit = static_cast<std::int64_t>(exit_code_of(error));
-  state_->events.write("error", {{"message", message}, {"exit", exit}}, EventStream::Reach::everywhere, spdlog::level::err);
+  state_->write("error", {{"message", message}, {"exit", exit}}, EventStream::Reach::everywhere, spdlog::level::err);
 }
 
 void Report::print(std::string_view line) {
-  if (!state_->options.json) state_->display.answer(printable(line));
+  if (state_->options.json) return;
+  state_->display.answer(printable(line));
+  state_->tell_of_loss();
+}
+
+void Report::print_json(std::string_view line) {
+  state_->answers.write(std::string(line) + "\n");
+  state_->tell_of_loss();
+}
+
+void Report::lose(const Error& error, std::string_view line) {
+  state_->losses.note(exit_code_of(error) == ExitCode::disk_full ? ENOSPC : EIO);
+  warn(line);
+}
+
+ExitCode Report::exit_with(ExitCode exit) const {
+  const bool is_cut_off = exit == ExitCode::interrupted && state_->answers.is_reader_gone();
+  return exit == ExitCode::done || is_cut_off ? state_->losses.exit() : exit;
 }
 
 void Report::progress(const std::vector<ProgressLine>& files, const ProgressLine& total) { state_->display.progress(files, total); }
@@ -392,8 +475,10 @@ bool Report::wants_progress() const { return state_->display.wants_progress(); }
 
 void Report::result(ExitCode exit, Fields fields) {
   end_progress();
-  fields.insert(fields.begin(), {"exit", static_cast<std::int64_t>(exit)});
+  flush();  // what the log cannot take shows by now
+  fields.insert(fields.begin(), {"exit", static_cast<std::int64_t>(exit_with(exit))});
   state_->events.close(fields);
+  state_->tell_of_loss();
   flush();
 }
 

@@ -69,6 +69,10 @@ WakePipe::Woken WakePipe::wait(int fd) {
 
 namespace {
 
+bool write_whole(std::FILE* stream, std::string_view text) {
+  return std::fwrite(text.data(), 1, text.size(), stream) == text.size() && std::fflush(stream) == 0;
+}
+
 class PlainReader final : public LineReader {
  public:
   explicit PlainReader(LineHost& host) : host_(host) {}
@@ -152,18 +156,15 @@ class ThreadedLines final : public Lines, private LineHost {
     pipe_.wake();
   }
 
-  void write(std::FILE* stream, std::string_view text) override {
+  bool write(std::FILE* stream, std::string_view text) override {
     {
       const std::lock_guard lock(mutex_);
-      const bool is_in_the_way = is_reading_ && reader_ && reader_->is_terminal();
-      if (!is_in_the_way) {
-        std::fwrite(text.data(), 1, text.size(), stream);
-        std::fflush(stream);
-        return;
-      }
+      const bool is_in_the_way = is_reading_ && reader_ && reader_->is_terminal() && ::isatty(::fileno(stream)) == 1;
+      if (!is_in_the_way) return write_whole(stream, text);
       interruption_.texts.emplace_back(stream, std::string(text));
     }
     pipe_.wake();
+    return true;
   }
 
  private:
@@ -180,10 +181,7 @@ class ThreadedLines final : public Lines, private LineHost {
         const std::lock_guard lock(mutex_);
         line_ = std::move(line);
         is_reading_ = false;
-        for (const auto& [stream, text] : std::exchange(interruption_.texts, {})) {
-          std::fwrite(text.data(), 1, text.size(), stream);
-          std::fflush(stream);
-        }
+        for (const auto& [stream, text] : std::exchange(interruption_.texts, {})) write_whole(stream, text);
       }
       answered_.notify();
     }

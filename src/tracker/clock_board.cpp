@@ -311,7 +311,7 @@ Task<bool> ClockBoard::flush() {
     if (!rows.empty() && !run->has_failed) {
       const auto written = co_await offload(world_, [&] { return write(*run, rows); });
       if (!written) {
-        report_.warn(fmt::format("the table of timestamps ends here: {}", written.error().message()));
+        report_.lose(written.error(), fmt::format("the table of timestamps ends here: {}", written.error().message()));
         const std::lock_guard lock(mutex_);
         run->has_failed = true;
       }

@@ -9,7 +9,9 @@
 #include <tl/expected.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -23,6 +25,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <variant>
@@ -518,4 +521,117 @@ TEST_CASE("Fitted text is never wider than it may be, and still UTF-8") {
     RC_ASSERT(columns_of(fitted) <= columns);
     RC_ASSERT(printable(fitted) == fitted);
   }));
+}
+
+// ---- what cannot be written -------------------------------------------------------------------------------
+
+namespace {
+
+File open_full() { return File(std::fopen("/dev/full", "w")); }
+
+/// A pipe whose reader has gone.
+File open_left() {
+  ::signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  ::close(ends[0]);
+  return File(::fdopen(ends[1], "w"));
+}
+
+}  // namespace
+
+TEST_CASE("Where all can be written a run ends as it came out") {
+  Bench bench;
+  const auto report = bench.open();
+  report->print("all of it");
+  CHECK(report->exit_with(ExitCode::done) == ExitCode::done);
+  CHECK(report->exit_with(ExitCode::not_found) == ExitCode::not_found);
+}
+
+TEST_CASE("An answer that a full disk cannot take is said once, and the run ends so") {
+  const File full = open_full();
+  if (!full) SKIP("no /dev/full here");
+  Bench bench;
+  bench.options.out = full.get();
+  SECTION("text") {
+    const auto report = bench.open();
+    report->print("one");
+    report->print("two");
+    CHECK(report->exit_with(ExitCode::done) == ExitCode::disk_full);
+    CHECK(report->exit_with(ExitCode::checksum) == ExitCode::checksum);
+  }
+  SECTION("events") {
+    bench.options.json = true;
+    const auto report = bench.open();
+    report->event("found");
+    report->result(ExitCode::done);
+    CHECK(report->exit_with(ExitCode::done) == ExitCode::disk_full);
+  }
+  SECTION("the result alone") {
+    bench.options.json = true;
+    bench.options.out = bench.out.get();
+    bool is_full = false;
+    bench.options.write = [&](std::FILE* stream, std::string_view text) {
+      if (is_full && stream == bench.out.get()) return errno = ENOSPC, false;
+      return std::fwrite(text.data(), 1, text.size(), stream) == text.size();
+    };
+    const auto report = bench.open();
+    is_full = true;
+    report->result(ExitCode::done);
+    CHECK(report->exit_with(ExitCode::done) == ExitCode::disk_full);
+  }
+  const auto said = lines_of(content(bench.err));
+  REQUIRE(said.size() == 1);
+  CHECK(said.front() == "shoal-test: cannot write to stdout: No space left on device; what would stand there is lost");
+}
+
+TEST_CASE("A closed stdout is said, and the run ends with 1") {
+  Bench bench;
+  const File read_only(std::fopen("/dev/null", "r"));
+  bench.options.out = read_only.get();
+  const auto report = bench.open();
+  report->print("one");
+  CHECK(report->exit_with(ExitCode::done) == ExitCode::unknown);
+  CHECK(lines_of(content(bench.err)).size() == 1);
+}
+
+TEST_CASE("That the reader of stdout has gone is said to nobody but whoever stops the run, and it ends with 1") {
+  Bench bench;
+  const File left = open_left();
+  bench.options.out = left.get();
+  bench.options.json = true;
+  int told = 0;
+  bench.options.on_reader_gone = [&] { ++told; };
+  const auto report = bench.open();
+  report->event("found");
+  report->event("found");
+  CHECK(told == 1);
+  CHECK(content(bench.err).empty());
+  CHECK(report->exit_with(ExitCode::done) == ExitCode::unknown);
+  CHECK(report->exit_with(ExitCode::interrupted) == ExitCode::unknown);
+  CHECK(report->exit_with(ExitCode::partial) == ExitCode::partial);
+}
+
+TEST_CASE("A log that a full disk cannot take is said once, and the result tells so") {
+  if (!open_full()) SKIP("no /dev/full here");
+  Bench bench;
+  bench.options.log_file = "/dev/full";
+  bench.options.json = true;
+  const auto report = bench.open();
+  for (int i = 0; i < 3; ++i) report->warn("something");
+  report->result(ExitCode::done);
+  CHECK(report->exit_with(ExitCode::done) == ExitCode::disk_full);
+  const std::string said = content(bench.err);
+  CHECK(said.find("the log is incomplete") != std::string::npos);
+  CHECK(said.find("the log is incomplete") == said.rfind("the log is incomplete"));
+  CHECK(events_of(content(bench.out)).back()["exit"] == 9);
+}
+
+TEST_CASE("A record that cannot be written is a warning, and the run does not end with 0") {
+  Bench bench;
+  const auto report = bench.open();
+  const Error full{std::make_error_code(std::errc::no_space_on_device), "cannot write the table", {}};
+  report->lose(full, "the table ends here");
+  CHECK(report->exit_with(ExitCode::done) == ExitCode::disk_full);
+  CHECK(content(bench.err).find("warning: the table ends here") != std::string::npos);
 }
