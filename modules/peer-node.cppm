@@ -441,7 +441,8 @@ struct FurtherFile {
   Budget::Share descriptor;
 };
 
-/// What cannot be read, may not travel, or is refused. A run that leaves anything out has done a part of its work only. On the node's strand.
+/// What cannot be read, may not travel, or is refused. A run that leaves anything out has done a part of its work only. On the node's
+/// strand.
 class LeftOut {
  public:
   /// What the folder has of it now, as it was looked at as a whole. Returns what was not told of before.

@@ -43,9 +43,9 @@ std::string fold_unicode(std::string_view name, const NameFolding& folding) {
   if (folding.unicode_form) options |= UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
   if (folding.ignorable) options |= UTF8PROC_IGNORE;
   utf8proc_uint8_t* folded = nullptr;
-  const auto size = utf8proc_map_custom(reinterpret_cast<const utf8proc_uint8_t*>(name.data()), static_cast<utf8proc_ssize_t>(name.size()),
-                                        &folded, static_cast<utf8proc_option_t>(options), folding.letter_case ? capital_of : as_it_is,
-                                        nullptr);
+  const auto size =
+      utf8proc_map_custom(reinterpret_cast<const utf8proc_uint8_t*>(name.data()), static_cast<utf8proc_ssize_t>(name.size()), &folded,
+                          static_cast<utf8proc_option_t>(options), folding.letter_case ? capital_of : as_it_is, nullptr);
   const std::unique_ptr<utf8proc_uint8_t, Free> kept(folded);
   if (size < 0) return folding.letter_case ? in_lower_case(name) : std::string(name);
   return {reinterpret_cast<const char*>(folded), static_cast<std::size_t>(size)};

@@ -161,11 +161,13 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
   if (chunk_count(entry.size) + node.picker.slots() > kMostSlots)
     return leave_out(node, {make_error_code(Errc::too_large),
-                            fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)), {}});
+                            fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)),
+                            {}});
   const auto place = node.names.place(owner, entry);
   if (!place) return want_again(node, entry);
   if (place->is_refused)
-    return leave_out(node, {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});
+    return leave_out(node,
+                     {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});
   if (place->is_conflict && entry.kind == EntryKind::file)
     node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->entry->name));
   if (place->is_newer) drop_outdated(node, owner, place->entry->name);

@@ -366,8 +366,7 @@ void check_done(Node& node) {
   tell_tracker(node, Complete{node.revision, node.bytes_fetched, static_cast<std::uint32_t>(failures), at, upload,
                               static_cast<std::uint64_t>(node.down.peak())});
   if (!is_first) return;
-  node.report.event("complete",
-                    {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{failures}}});
+  node.report.event("complete", {{"bytes", node.bytes_fetched}, {"files", node.files_published}, {"failed", std::uint64_t{failures}}});
   node.report.end_progress();
   node.report.note(
       fmt::format("all complete: {} files, {} fetched; still serving", node.files_published, format_bytes(node.bytes_fetched)));

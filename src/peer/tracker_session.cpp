@@ -320,7 +320,8 @@ std::vector<Message> first_questions(const World& world, const std::vector<std::
 
 Task<> take_finding(Node& node, Finding finding) {
   const std::string owner = finding.holders.empty() ? std::string("somebody") : finding.holders.front().id;
-  if (!check_entry(finding.entry)) co_return co_await run_on(node.strand, [&] { on_offered(node, owner, finding.entry); });  // which refuses it
+  if (!check_entry(finding.entry))
+    co_return co_await run_on(node.strand, [&] { on_offered(node, owner, finding.entry); });  // which refuses it
   co_await look_at_folder(node, finding.entry);
   co_await run_on(node.strand, [&] {
     for (const auto& holder : finding.holders) on_roster(node, holder);

@@ -191,7 +191,9 @@ void find_partials(DIR* dir, const std::string& prefix, std::vector<std::string>
 
 }  // namespace
 
-Failure not_regular(const std::string& path) { return fail(Errc::unsupported, fmt::format("skipped '{}', which is no regular file", path)); }
+Failure not_regular(const std::string& path) {
+  return fail(Errc::unsupported, fmt::format("skipped '{}', which is no regular file", path));
+}
 
 namespace {
 

@@ -114,7 +114,7 @@ class FolderStore final : public Storage {
   RecentFolders recent_folders_;
   mutable LastLookedFor last_looked_for_;
   std::mutex folding_mutex_;
-  std::optional<NameFolding> folding_;  ///< Once it could be tried.
+  std::optional<NameFolding> folding_;                      ///< Once it could be tried.
   std::optional<std::vector<std::string>> found_partials_;  ///< By the last scan, where it saw all. For remove_stale_partials.
 };
 

@@ -523,7 +523,8 @@ ExitCode announce_outcome(Tracker& tracker, const SwarmComplete& outcome) {
   Fields fields{
       {"seconds", seconds}, {"bytes", outcome.bytes}, {"peers", std::uint64_t{peers}}, {"failed", std::uint64_t{outcome.failed.size()}}};
   tracker.report.end_progress();
-  for (const auto& id : outcome.failed) tracker.report.warn(fmt::format("peer {}: did not get everything, or could not offer all that it has", id));
+  for (const auto& id : outcome.failed)
+    tracker.report.warn(fmt::format("peer {}: did not get everything, or could not offer all that it has", id));
   const double percent = outcome.percent_of_bound_x100 / 100.0;
   if (percent > 0) fields.emplace_back("percent_of_bound", percent);
   tracker.report.event("swarm_complete", fields);

@@ -185,6 +185,39 @@ class Scenarios(CatalogueTest):
                    "a folder that was renamed and a file that was removed are followed", 2 * PATIENCE / 30)
 
 
+class ByHand(CatalogueTest):
+    def test_what_failed_to_come_and_is_put_there_by_hand_is_served(self):
+        tracker = self.memory_tracker()
+        for name, size in (("small", 1000), ("large", 9 * CHUNK + 5)):
+            data = random_bytes(size, name)
+            a = self.shell(f"a-{name}", {name: data}, tracker, "--limit-rate", "64K")
+            b = self.shell(f"b-{name}", {}, tracker)
+            wait_until(lambda: self.holders(b, name) == [a.name], "the offer")
+            if size > CHUNK:
+                b.tell(f"download {name}")
+                wait_until(lambda: any(file.startswith(".shoal-") for file in os.listdir(b.folder)), "a beginning", describe=self.lab.describe)
+                a.kill()
+                b.wait_for("done", b.said)
+            else:
+                a.kill()
+                b.say(f"download {name}")
+            with open(os.path.join(b.folder, name), "wb") as file:
+                file.write(data)
+            self.assertEqual(b.say("updatelist")[1], 0)
+            c = self.lab.peer(f"c-{name}", "get", name, "-o", self.lab.path(f"c-{name}"), tracker=tracker)
+            self.expect_exit(0, c)
+            with open(os.path.join(self.lab.path(f"c-{name}"), name), "rb") as file:
+                self.assertEqual(file.read(), data)
+
+    def test_an_empty_file_does_not_replace_what_has_its_name(self):
+        tracker = self.memory_tracker()
+        self.shell("a", {"x": b""}, tracker)
+        b = self.shell("b", {"x": b"mine"}, tracker)
+        wait_until(lambda: any(event["bytes"] == 0 for event in b.of("find x", "source")), "the offer")
+        self.assertEqual(b.say("download d41d8cd98f00b204e9800998ecf8427e")[1], 0)
+        self.assertEqual(self.content_of(b, "x"), b"mine")
+
+
 class Staged(CatalogueTest):
     def stage_lies(self, honest):
         """A peer whose chunks are all wrong, and honest ones: the tracker, the file, the liar, and how near the liar is."""

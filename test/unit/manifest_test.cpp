@@ -119,6 +119,70 @@ TEST_CASE("Names of our own partial files are refused from outside") {
   CHECK(is_refused(name));
 }
 
+TEST_CASE("Names that some file system takes for our own partial files are refused as well") {
+  const auto name =
+      GENERATE(as<std::string>{}, ".Shoal-1.part", ".SHOAL-", "a/.sHoal-1", ".\u017fhoal-1", "\u200c.shoal-1", ".sho\u00adal-1/x");
+  CHECK(is_refused(name));
+}
+
+TEST_CASE("Names that only resemble ours are safe") {
+  const auto name = GENERATE(as<std::string>{}, ".shoal", ".shoals", "shoal-1", "a.shoal-1", ".\u00e9", "\u00e9.shoal-1");
+  CHECK(check_name(name));
+}
+
+// ---- names that are one name --------------------------------------------------------------------------
+
+namespace {
+
+bool are_one(std::string_view a, std::string_view b, const NameFolding& folding) { return fold_name(a, folding) == fold_name(b, folding); }
+
+constexpr NameFolding kCase{.letter_case = true};
+constexpr NameFolding kForm{.unicode_form = true};
+constexpr NameFolding kBoth{.letter_case = true, .unicode_form = true, .ignorable = true};
+
+}  // namespace
+
+TEST_CASE("Where nothing is folded every name is itself") {
+  const auto name = GENERATE(as<std::string>{}, "README", "caf\u00e9", "a\u200c", "a.", "\xff");
+  CHECK(fold_name(name, {}) == name);
+}
+
+TEST_CASE("Where case is folded names of another case are one, in any script") {
+  const auto [a, b] = GENERATE(table<std::string, std::string>({{"README.md", "readme.MD"},
+                                                                {"A/x", "a/X"},
+                                                                {"\u00c4rger", "\u00e4rger"},
+                                                                {"\u03a3\u03a3", "\u03c3\u03c2"},
+                                                                {"\u0416", "\u0436"},
+                                                                {"stra\u00dfe", "STRASSE"},
+                                                                {"I", "\u0131"},
+                                                                {"\U00010400", "\U00010428"}}));
+  CHECK(are_one(a, b, kCase));
+  CHECK(are_one(a, b, kBoth));
+  CHECK_FALSE(are_one(a, b, kForm));
+}
+
+TEST_CASE("Where forms are folded one letter and its two characters are one") {
+  const auto [a, b] = GENERATE(table<std::string, std::string>(
+      {{"caf\u00e9", "cafe\u0301"}, {"\uac00", "\u1100\u1161"}, {"\u212b", "A\u030a"}, {"q\u0323\u0307", "q\u0307\u0323"}}));
+  CHECK(are_one(a, b, kForm));
+  CHECK_FALSE(are_one(a, b, {.trailing_dots = true}));
+}
+
+TEST_CASE("Both at once are folded, too") { CHECK(are_one("CAF\u00c9", "cafe\u0301", kBoth)); }
+
+TEST_CASE("Names that differ otherwise stay apart, also where all is folded") {
+  const auto [a, b] =
+      GENERATE(table<std::string, std::string>({{"a", "b"}, {"a/b", "ab"}, {"caf\u00e9", "cafe"}, {"a.b", "ab"}, {"1", "\u2460"}}));
+  CHECK_FALSE(are_one(a, b, {true, true, true, true}));
+}
+
+TEST_CASE("Dots at the end of a part are left out where the folder leaves them out") {
+  CHECK(are_one("a./b. .", "a/b", {.trailing_dots = true}));
+  CHECK_FALSE(are_one("a./b", "a/b", kBoth));
+}
+
+TEST_CASE("What is not UTF-8 is folded as far as it is ASCII") { CHECK(are_one("A\xff", "a\xff", kBoth)); }
+
 TEST_CASE("The error names the file and the reason") {
   CHECK(verdict("a/../b") == "name 'a/../b' has a '.' or '..' part: unsafe file name");
 }

@@ -247,3 +247,87 @@ TEST_CASE("Only a file of our own can be given up") {
   names.remove_own("a");
   CHECK(names.is_taken("a"));
 }
+
+// ---- names that are one name in the folder ------------------------------------------------------------
+
+namespace {
+
+Names folding_names() {
+  Names names;
+  names.set_folding({.letter_case = true, .unicode_form = true});
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("A name that the folder takes for another is another content of that name") {
+  Names names = folding_names();
+  CHECK(name_for(names, "mars", file("README", 1)) == "README");
+  CHECK(name_for(names, "mars", file("readme", 2)) == "readme (from mars)");
+  CHECK(name_for(names, "venus", file("Readme", 3)) == "Readme (from venus)");
+  CHECK(name_for(names, "mars", file("caf\u00e9", 4)) == "caf\u00e9");
+  CHECK(name_for(names, "mars", file("cafe\u0301", 5)) == "cafe\u0301 (from mars)");
+}
+
+TEST_CASE("Conflict names are folded as well") {
+  Names names = folding_names();
+  names.add_own("me", held(file("a", 1)));
+  CHECK(name_for(names, "mars", file("A", 2)) == "A (from mars)");
+  CHECK(name_for(names, "Mars", file("a", 3)) == "a (from Mars 2)");
+}
+
+TEST_CASE("The same content under a name that the folder takes for it is one file") {
+  Names names = folding_names();
+  names.place("mars", file("README", 1));
+  CHECK_FALSE(names.place("venus", file("readme", 1)));
+}
+
+TEST_CASE("Folders that the folder takes for one are one folder") {
+  Names names = folding_names();
+  CHECK(name_for(names, "mars", file("A/x", 1)) == "A/x");
+  CHECK(name_for(names, "mars", file("a/y", 2)) == "a/y");
+  CHECK(name_for(names, "mars", file("a/X", 3)) == "a/X (from mars)");
+  CHECK(name_for(names, "mars", file("a", 4)) == "a (from mars)");
+  CHECK_FALSE(names.place("mars", folder("a")));
+}
+
+TEST_CASE("A file is in the way of a folder that the folder takes for it") {
+  Names names = folding_names();
+  names.add_own("me", held(file("Data", 1)));
+  CHECK(name_for(names, "mars", file("data/x", 2)) == "data (from mars)/x");
+}
+
+TEST_CASE("A newer content replaces the one of just that spelling") {
+  Names names = folding_names();
+  names.place("mars", file("README", 1));
+  const auto place = names.place("mars", file("README", 2));
+  REQUIRE(place);
+  CHECK(place->is_newer);
+  CHECK(place->entry->name == "README");
+}
+
+TEST_CASE("What is known already is folded when it is learnt how") {
+  Names names;
+  names.add_own("me", held(file("Sub/A", 1)));
+  names.set_folding({.letter_case = true});
+  CHECK(names.is_taken("sub/a"));
+  CHECK(name_for(names, "mars", file("SUB/a", 2)) == "SUB/a (from mars)");
+  names.remove_own("Sub/A");
+  CHECK_FALSE(names.is_taken("sub/a"));
+}
+
+TEST_CASE("Where the folder folds nothing all spellings are files of their own") {
+  Names names;
+  CHECK(name_for(names, "mars", file("README", 1)) == "README");
+  CHECK(name_for(names, "mars", file("readme", 2)) == "readme");
+}
+
+TEST_CASE("A content that can have no name any more is refused") {
+  Names names;
+  names.add_own("me", held(file("a", 1)));
+  names.add_own("me", held(file("a (from mars)", 1)));
+  for (int n = 2; n <= 1000; ++n) names.add_own("me", held(file("a (from mars " + std::to_string(n) + ")", 1)));
+  const auto place = names.place("mars", file("a", 2));
+  REQUIRE(place);
+  CHECK(place->is_refused);
+}

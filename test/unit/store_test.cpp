@@ -1082,7 +1082,8 @@ TEST_CASE("Verifying ends and finds every file, whatever empty ones are among th
   fs::create_directories(scratch.folder() / "nothing" / "in here");
   const auto contents = GENERATE(std::vector<std::size_t>{}, std::vector<std::size_t>{1}, std::vector<std::size_t>{kChunkSize},
                                  std::vector<std::size_t>{kChunkSize, kChunkSize + 1, 3 * kChunkSize, 1, 9 * kMiB});
-  for (std::size_t i = 0; i < contents.size(); ++i) write_file(scratch.folder() / fmt::format("{}", i), pattern(contents[i], static_cast<unsigned>(i)));
+  for (std::size_t i = 0; i < contents.size(); ++i)
+    write_file(scratch.folder() / fmt::format("{}", i), pattern(contents[i], static_cast<unsigned>(i)));
   scanned(*opened(scratch.options()));
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   ScanOptions options;
@@ -1095,4 +1096,66 @@ TEST_CASE("Verifying ends and finds every file, whatever empty ones are among th
   const auto empty = std::ranges::find(report->files, "empty/0", &VerifiedFile::name);
   REQUIRE(empty != report->files.end());
   CHECK(empty->md5 == md5({}));
+}
+
+// ---- names that are one name ------------------------------------------------------------------------------
+
+TEST_CASE("A folder of an ordinary file system folds no names, and trying it leaves nothing behind") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  std::vector<std::thread> others;
+  for (int i = 0; i < 4; ++i)
+    others.emplace_back([&] {
+      for (int n = 0; n < 20; ++n) opened(scratch.options())->folding();
+    });
+  const bool is_any = store->folding().is_any();
+  for (std::thread& other : others) other.join();
+  write_file(scratch.folder() / "a", "lower");
+  CHECK(is_any == fs::exists(scratch.folder() / "A"));
+  fs::remove(scratch.folder() / "a");
+  CHECK(fs::is_empty(scratch.folder()));
+}
+
+TEST_CASE("A folder that cannot be tried folds nothing until it can") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  fs::remove(scratch.folder());
+  CHECK_FALSE(store->folding().is_any());
+}
+
+TEST_CASE("What cannot travel is a problem, each by its name, and nothing else is") {
+  const Scratch scratch;
+  write_file(scratch.folder() / "good.txt", "x");
+  write_file(scratch.folder() / ".shoal-notes", "x");
+  write_file(scratch.folder() / ".shoal-0123456789abcdef0123456789abcdef.part", "x");
+  write_file(scratch.folder() / ".shoal-probe-0123", "");
+  write_file(scratch.folder() / "sub" / "bad\nname", "x");
+  write_file(scratch.folder() / "no\xffutf8", "x");
+  REQUIRE(::mkfifo((scratch.folder() / "pipe").c_str(), 0600) == 0);
+  ScanOptions options;
+  SECTION("all of it") {
+    const auto report = scanned(*opened(scratch.options()), options);
+    CHECK(names_of(report) == std::vector<std::string>{"good.txt"});
+    CHECK(report.problems.size() == 4);
+    for (const std::string part : {".shoal-notes", "bad", "utf8", "pipe"})
+      CHECK(std::ranges::count_if(report.problems,
+                                  [&](const Error& problem) { return problem.message().find(part) != std::string::npos; }) == 1);
+  }
+  SECTION("only what was asked for") {
+    options.include = {"*.txt"};
+    CHECK(scanned(*opened(scratch.options()), options).problems.empty());
+  }
+  SECTION("not what was excluded") {
+    options.exclude = {"pipe", ".shoal-*", "*utf8", "sub/"};
+    CHECK(scanned(*opened(scratch.options()), options).problems.empty());
+  }
+}
+
+TEST_CASE("A pipe in the place of a file is no file that is still changing") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  REQUIRE(::mkfifo((scratch.folder() / "pipe").c_str(), 0600) == 0);
+  const auto digested = store->digest("pipe");
+  REQUIRE_FALSE(digested);
+  CHECK(digested.error().code == Errc::unsupported);
 }
