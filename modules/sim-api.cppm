@@ -111,8 +111,8 @@ struct HostOptions {
   double drift_ppm = 0;          ///< By how much its clock runs too fast.
   Nanoseconds wall_offset{0};    ///< By how much its wall clock is ahead.
   std::uint64_t disk_bytes = std::numeric_limits<std::uint64_t>::max();
-  NameFolding disk_folding;  ///< Which names are one name on its disk.
-  double disk_rate = 0;      ///< Bytes a second that its disk writes; 0: no limit. Workers wait for what was written before.
+  NameFolding disk_folding{};  ///< Which names are one name on its disk.
+  double disk_rate = 0;        ///< Bytes a second that its disk writes; 0: no limit. Workers wait for what was written before.
   Lies lies;
   Tcp tcp{};
   SiteId site{0};

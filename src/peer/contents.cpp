@@ -118,8 +118,12 @@ Task<> digest_again(Node& node, FileEntry entry) {
     co_await node.world.sleep(std::chrono::milliseconds(tries == 0 ? 200 : 1000));
     auto file = co_await offload(node.world, [&node, name = entry.name] { return node.storage.digest(name); });
     if (!file && file.error().code == make_error_code(Errc::changed)) continue;
+    if (!file && file.error().code == make_error_code(Errc::not_found)) {
+      node.report.warn(file.error().message());  // it was removed
+      co_return tell_tracker(node, Withdraw{{entry.name}});
+    }
     if (!file) {
-      node.report.warn(file.error().message());
+      leave_out(node, file.error());
       co_return tell_tracker(node, Withdraw{{entry.name}});
     }
     const FileEntry fresh = file->entry;
@@ -128,7 +132,7 @@ Task<> digest_again(Node& node, FileEntry entry) {
     if (chunk_count(fresh.size) > 0) introduce(node, content_of(node, fresh.root, fresh.size));
     co_return;
   }
-  node.report.warn(fmt::format("{}: does not stop changing; it is not shared any more", entry.name));
+  leave_out(node, {make_error_code(Errc::changed), fmt::format("{}: does not stop changing", entry.name), "it is not shared any more"});
   tell_tracker(node, Withdraw{{entry.name}});
 }
 

@@ -39,8 +39,8 @@ int open_beneath(int folder, const std::string& name, int flags) {
   do {
     fd = ::syscall(SYS_openat2, folder, name.empty() ? "." : name.c_str(), &how, sizeof how);
   } while (fd < 0 && (errno == EINTR || errno == EAGAIN));  // EAGAIN: something was renamed meanwhile
-  // Linux before 5.6 has no openat2, and some containers refuse what they do not know.
-  if (fd < 0 && (errno == ENOSYS || errno == EPERM)) return open_by_parts(folder, name, flags);
+  // Linux before 5.6 has no openat2, and some containers refuse what they do not know. Names may be longer than one call takes.
+  if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == ENAMETOOLONG)) return open_by_parts(folder, name, flags);
   return static_cast<int>(fd);
 }
 

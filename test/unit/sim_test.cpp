@@ -732,6 +732,40 @@ TEST_CASE("A full disk says so") {
   CHECK(pair.simulation.failures().front().find("space") != std::string::npos);
 }
 
+namespace {
+
+Task<> copy_to(Pair& pair, Storage& storage, std::string name) {
+  const StoredFile from = unwrap(storage.digest("other"));
+  FileEntry to = from.entry;
+  to.name = std::move(name);
+  pair.done = storage.exists("readme") ? 1 : 0;
+  unwrap(storage.copy(from, to));
+  co_return;
+}
+
+}  // namespace
+
+TEST_CASE("A disk that folds names keeps one file of those that are one, and says how it folds") {
+  const bool folds = GENERATE(false, true);
+  sim::HostOptions host;
+  host.disk_folding.letter_case = folds;
+  Pair pair({}, host);
+  const auto old = pair.simulation.content(1, 1000);
+  const auto fresh = pair.simulation.content(2, 2000);
+  pair.simulation.put(pair.client, "README", old);
+  pair.simulation.put(pair.client, "other", fresh);
+  NameFolding told;
+  pair.simulation.start(pair.client, [&](World&, Storage& storage, Signal&) {
+    told = storage.folding();
+    return copy_to(pair, storage, "readme");
+  });
+  pair.run(1s);
+  CHECK(told == host.disk_folding);
+  CHECK((pair.done == 1) == folds);
+  CHECK(pair.simulation.has(pair.client, "readme", *fresh));
+  CHECK(pair.simulation.has(pair.client, "README", *old) != folds);
+}
+
 TEST_CASE("What still runs when a simulation ends is ended with it") {
   bool was_ended = false;
   {
