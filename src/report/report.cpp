@@ -33,6 +33,7 @@ module;
 
 module shoal.report;
 
+import :answers;
 import shoal.base;
 
 namespace shoal {
@@ -49,53 +50,7 @@ bool write_whole(std::FILE* stream, std::string_view text) {
   return std::fflush(stream) == 0;
 }
 
-using Writer = std::function<bool(std::FILE* stream, std::string_view text)>;
 Writer writer_of(const ReportOptions& options) { return options.write ? options.write : write_whole; }
-
-/// What could not be written. Any thread.
-class Losses {
- public:
-  /// A full disk tells more than anything else.
-  void note(int error) {
-    const bool is_full = error == ENOSPC || error == EDQUOT;
-    ExitCode none = ExitCode::done;
-    if (is_full)
-      exit_ = ExitCode::disk_full;
-    else
-      exit_.compare_exchange_strong(none, ExitCode::unknown);
-  }
-  ExitCode exit() const { return exit_; }
-
- private:
-  std::atomic<ExitCode> exit_ = ExitCode::done;
-};
-
-/// Stdout, until something cannot be written to it. Any thread.
-class Answers {
- public:
-  Answers(std::FILE* out, Writer write, Losses& losses) : out_(out), write_(std::move(write)), losses_(losses) {}
-
-  void write(std::string_view text) {
-    const std::lock_guard lock(mutex_);
-    if (is_lost_ || write_(out_, text)) return;
-    is_lost_ = true;
-    untold_ = errno;
-    is_reader_gone_ = errno == EPIPE;
-    losses_.note(errno);
-  }
-  /// Why it cannot be written to, once.
-  int take_untold() { return untold_.load(std::memory_order_relaxed) == 0 ? 0 : untold_.exchange(0); }
-  bool is_reader_gone() const { return is_reader_gone_; }
-
- private:
-  std::mutex mutex_;
-  std::FILE* out_;
-  Writer write_;
-  Losses& losses_;
-  bool is_lost_ = false;
-  std::atomic<bool> is_reader_gone_ = false;
-  std::atomic<int> untold_ = 0;
-};
 
 /// Calls `work` every second, on a thread of its own, until destroyed.
 class EverySecond {
