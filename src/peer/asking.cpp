@@ -276,6 +276,8 @@ Task<std::uint64_t> confirm_list(Node& node) { co_return (co_await ask_tracker(n
 
 Task<LocateAnswer> locate(Node& node, std::string pattern) {
   Question question = co_await ask_tracker(node, Locate{0, std::move(pattern)});
+  for (const LocatedEntry& entry : question.entries)
+    if (const auto sound = check_entry(entry.entry); !sound) leave_out(node, sound.error());
   const auto latency = [&node](const std::string& id) -> std::optional<Nanoseconds> {
     const auto known = node.by_id.find(id);
     const auto round_trip = known == node.by_id.end() ? std::nullopt : node.remotes.at(known->second)->rate.round_trip();

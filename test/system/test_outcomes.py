@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import unittest
 
+import shoal_wire
 from swarm_lab import CHUNK, PATIENCE, SystemTest, binary, random_bytes, tree, wait_until
 
 
@@ -76,6 +80,51 @@ class LeftOut(SystemTest):
         os.mkfifo(os.path.join(a, "pipe"))
         tracker = self.lab.tracker("--expect", 1)
         self.expect_exit(0, self.lab.peer("a", "swarm", a, "--exclude", "pipe", tracker=tracker), tracker)
+
+
+class FindingTracker:
+    """A tracker that answers whatever is looked for with one entry of somebody who is not here."""
+
+    def __init__(self, entry):
+        self.entry = entry
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        try:
+            while True:
+                link, _ = self.listening.accept()
+                self.answer(shoal_wire.Connection(link))
+        except OSError:
+            pass
+
+    def answer(self, connection):
+        try:
+            connection.receive_kind(shoal_wire.HELLO)
+            connection.send(shoal_wire.frame(shoal_wire.WELCOME, struct.pack("<HQ", 1, 0) + shoal_wire.text("tracker") + struct.pack("<Q", 1)))
+            while True:
+                query = connection.receive_kind(shoal_wire.FIND)[:4]
+                connection.send(shoal_wire.frame(shoal_wire.FOUND, query + struct.pack("<BI", 1, 1) + self.entry + struct.pack("<I", 0)))
+        except OSError:
+            connection.close()
+
+    def close(self):
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+        self.thread.join(PATIENCE)
+
+
+class Refused(SystemTest):
+    def test_a_name_of_others_that_would_leave_the_folder_ends_a_get_with_23(self):
+        for name in ("../evil", "/evil", ".Shoal-evil", "evil\nname"):
+            tracker = FindingTracker(shoal_wire.Content(name, random_bytes(2 * CHUNK, name)).entry())
+            self.addCleanup(tracker.close)
+            get = self.lab.peer("b", "get", "evil", "-o", self.lab.path("b"), tracker=tracker.address)
+            self.expect_exit(23, get)
+            self.assertEqual(len([line for line in get.warnings() if "evil" in line]), 1, get.describe())
+            self.assertEqual(tree(self.lab.path("b")), {})
 
 
 class Outputs(SystemTest):
