@@ -116,7 +116,7 @@ struct PeerOptions {
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};
   std::string id;
-  std::uint32_t expect = 0;  ///< The size of the closed swarm; 0: open, or as the tracker says.
+  std::uint32_t expect = 0;  ///< The size that the tracker's swarm has to have; 0: any, closed or open.
   Appetite appetite = Appetite::everything;
   std::optional<Nanoseconds> wait;  ///< How long to keep trying to reach the tracker at first; nothing: for ever.
   std::uint64_t upload_limit = 0;   ///< As the world was given it; for the lower bound.

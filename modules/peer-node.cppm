@@ -826,8 +826,13 @@ Task<> follow_tracker(Node& node);
 Error no_tracker(const Endpoint& where, const Error& why);
 /// In a few words, why it is tried again.
 std::string reason_text(const Error& why);
+/// Whether the tracker has refused us, and whether it will do so again.
+bool is_refusal(const Error& why);
+bool is_refused_for_good(const Error& why);
+/// What to say where we do not ask it again: its words, with what it tells to do as the advice.
+Error tracker_refuses(const Endpoint& where, const Error& why);
 /// A connection to the tracker that has been greeted, was asked `question`, and does not register. Tries again until `options.wait` is
-/// over; throws what the last try failed of, `refused` at once. Any executor, which becomes the link's.
+/// over; throws what the last try failed of, a refusal at once. Any executor, which becomes the link's.
 Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& options, Message question);
 /// Polls the tracker for what `patterns` name, without registering.
 Task<> follow_findings(Node& node, std::vector<std::string> patterns);

@@ -306,6 +306,7 @@ class Registry {
   const Member* member(PeerId peer) const;
   Member& enlist(const std::string& id);
   std::optional<Denial> objection_to(const Hello& hello, const Register& request) const;
+  std::optional<Denial> objection_to_size(std::uint32_t expect) const;
   std::vector<PeerId> holders_of(const FileEntry& entry) const;
   RosterEntry roster_entry(const Member& member) const;
   void tell(Item item);

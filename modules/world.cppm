@@ -370,7 +370,8 @@ Task<T> step(Task<Result<T>> task) {
   co_return unwrap(co_await std::move(task));
 }
 
-/// Receives a message that has to be an `M`; anything else is `out_of_order`, a Refusal is `refused` with its text.
+/// Receives a message that has to be an `M`; anything else is `out_of_order`. A Refusal is an error with its text: `refused` where it may
+/// be tried again, `usage` or `unsupported_version` where that is in vain.
 Error unexpected_message(const Incoming& incoming, MessageType wanted);
 template <class M>
 Task<Result<M>> receive(Link& link, Nanoseconds idle) {

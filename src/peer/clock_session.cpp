@@ -221,8 +221,8 @@ bool is_worth_trying(ClockPeerState& peer, bool was_there, Instant since, const 
   const std::string where = to_string(run.options.tracker);
   const bool is_sync_over = run.options.wait_sync && (was_there || run.world.now() - since >= run.options.duration);
   const bool is_too_late = !was_there && run.options.wait && run.world.now() - since >= *run.options.wait;
-  if (why.code == make_error_code(Errc::refused) && !was_there) {
-    run.give_up(Error{why.code, fmt::format("the tracker at {} refuses: {}", where, why.what), {}});
+  if (is_refused_for_good(why) || (is_refusal(why) && !was_there)) {
+    run.give_up(tracker_refuses(run.options.tracker, why));
     return false;
   }
   if (is_sync_over || is_too_late) {

@@ -186,10 +186,10 @@ struct Trying {
 /// Waits before the next try; ends the run where there is to be none.
 Task<> back_off(Node& node, Trying& trying, Error why) {
   const std::string where = to_string(node.options.tracker);
-  const bool is_refused = why.code == make_error_code(Errc::refused);
+  const bool is_refused = is_refusal(why);
   const bool is_too_late = !trying.was_there && node.options.wait && node.world.now() - trying.since >= *node.options.wait;
-  if (is_refused && ++trying.refusals > kMostRefusals) {
-    co_await run_on(node.strand, [&] { finish(node, fail(Errc::refused, fmt::format("the tracker at {} refuses: {}", where, why.what))); });
+  if (is_refused && (is_refused_for_good(why) || ++trying.refusals > kMostRefusals)) {
+    co_await run_on(node.strand, [&] { finish(node, Failure(tracker_refuses(node.options.tracker, why))); });
   } else if (!is_refused && is_too_late) {
     co_await run_on(node.strand, [&] { finish(node, Failure(no_tracker(node.options.tracker, why))); });
   } else if (!std::exchange(trying.was_told, true)) {
@@ -234,8 +234,20 @@ Task<> follow_tracker(Node& node) {
 // ---- queries ------------------------------------------------------------------------------------------
 
 std::string reason_text(const Error& why) {
-  const bool says_why = why.code == make_error_code(Errc::refused) && !why.what.empty();
+  const bool says_why = is_refusal(why) && !why.what.empty();
   return why.code && !says_why ? why.code.message() : why.what;
+}
+
+bool is_refusal(const Error& why) { return why.code == make_error_code(Errc::refused) || is_refused_for_good(why); }
+
+bool is_refused_for_good(const Error& why) {
+  return why.code == make_error_code(Errc::usage) || why.code == make_error_code(Errc::unsupported_version);
+}
+
+Error tracker_refuses(const Endpoint& where, const Error& why) {
+  const auto end = std::min(why.what.find("; "), why.what.size());
+  const auto advice = std::min(end + 2, why.what.size());
+  return {why.code, fmt::format("the tracker at {} refuses: {}", to_string(where), why.what.substr(0, end)), why.what.substr(advice)};
 }
 
 Error no_tracker(const Endpoint& where, const Error& why) {
@@ -254,7 +266,7 @@ Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& optio
     } catch (const StepFailed& failed) {
       why = failed.error();
     }
-    if (why.code == make_error_code(Errc::refused)) throw StepFailed(why);
+    if (is_refusal(why)) throw StepFailed(why);
     if (options.wait && world.now() - since >= *options.wait) throw StepFailed(no_tracker(options.tracker, why));
     co_await world.sleep(kFirstBackoff);
   }

@@ -81,10 +81,17 @@ std::optional<Registry::Denial> Registry::objection_to(const Hello& hello, const
   const Member* namesake = known == by_id_.end() ? nullptr : member(known->second);
   if (namesake && namesake->is_here && namesake->instance != hello.instance)
     return deny(RefusalReason::id_in_use, fmt::format("a peer named '{}' is here already", hello.id), "choose another name with --id");
-  if (request.expect != 0 && options_.expect != 0 && request.expect != options_.expect)
-    return deny(RefusalReason::bad_register, fmt::format("this swarm is of {} peers, not {}", options_.expect, request.expect),
-                "start all with the same --expect");
-  return std::nullopt;
+  return objection_to_size(request.expect);
+}
+
+/// The size of the swarm is the tracker's own: a peer says only which one it counts on, and is turned away where that is another.
+std::optional<Registry::Denial> Registry::objection_to_size(std::uint32_t expect) const {
+  if (expect == 0 || expect == options_.expect) return std::nullopt;
+  if (options_.expect == 0)
+    return deny(RefusalReason::bad_register, fmt::format("this tracker was started without --expect, this peer with --expect {}", expect),
+                fmt::format("start the tracker with --expect {}, too, or this peer without it", expect));
+  return deny(RefusalReason::bad_register, fmt::format("this swarm is of {} peers, not {}", options_.expect, expect),
+              "start all with the same --expect");
 }
 
 Registry::Member& Registry::enlist(const std::string& id) {
@@ -100,7 +107,6 @@ Registry::Member& Registry::enlist(const std::string& id) {
 tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request,
                                                                     const std::string& seen_host, std::uint64_t session, Instant now) {
   if (auto objection = objection_to(hello, request)) return tl::unexpected(std::move(*objection));
-  if (request.expect != 0) options_.expect = request.expect;
   if (!begun_at_) {
     begun_at_ = now - remembered(request.last_epoch, request.last_clock_ns);
     if (!clock_zero_) clock_zero_ = begun_at_;

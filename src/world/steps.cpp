@@ -90,9 +90,22 @@ Task<> run_on(Executor executor, std::function<void()> work) {
   co_await asio::async_initiate<const asio::use_awaitable_t<Executor>, void(std::exception_ptr)>(initiate, token, std::move(work));
 }
 
+namespace {
+
+/// What was said stays wrong however often it is said; or, as `refused`, it may be taken later.
+Errc code_of(RefusalReason reason) {
+  switch (reason) {
+    case RefusalReason::bad_register: return Errc::usage;
+    case RefusalReason::version: return Errc::unsupported_version;
+    default: return Errc::refused;
+  }
+}
+
+}  // namespace
+
 Error unexpected_message(const Incoming& incoming, MessageType wanted) {
   if (const auto* message = std::get_if<Message>(&incoming)) {
-    if (const auto* refusal = std::get_if<Refusal>(message)) return Error{make_error_code(Errc::refused), refusal->text, {}};
+    if (const auto* refusal = std::get_if<Refusal>(message)) return Error{make_error_code(code_of(refusal->reason)), refusal->text, {}};
     return Error{
         make_error_code(Errc::out_of_order), fmt::format("got {} where {} was due", name_of(type_of(*message)), name_of(wanted)), {}};
   }

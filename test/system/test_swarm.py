@@ -4,7 +4,7 @@ import os
 import stat
 import unittest
 
-from swarm_lab import CHUNK, MIB, SystemTest, random_bytes, tree, wait_until
+from swarm_lab import CHUNK, MIB, SLOWNESS, SystemTest, free_port, random_bytes, tree, wait_until
 
 
 class ClosedSwarm(SystemTest):
@@ -216,6 +216,72 @@ class OpenSwarm(SystemTest):
         self.expect_exit(0, get)
         seconds = get.events("file")[0]["seconds"]
         self.assertGreater(seconds, 0.75 * 3 / 2)
+
+
+class SizeOfTheSwarm(SystemTest):
+    """`--expect` is the tracker's own: a peer says only which swarm it counts on."""
+
+    def swarm_peer(self, name, tracker, size=None, **options):
+        expect = [] if size is None else ["--expect", size]
+        return self.lab.peer(name, "swarm", self.lab.make(name, {name: random_bytes(CHUNK, name)}), *expect, tracker=tracker, **options)
+
+    def expect_turned_away(self, process, *parts):
+        self.expect_exit(2, process, seconds=10 * SLOWNESS)  # at once, and not after many tries
+        refusals = [line for line in process.stderr().splitlines() if "refuses" in line]
+        self.assertEqual(len(refusals), 1, process.describe())
+        for part in ("--expect", *parts):
+            self.assertIn(part, refusals[0], process.describe())
+
+    def expect_to_go_on(self, tracker, *others):
+        """Nothing has ended, and whoever comes gets what there is."""
+        get = self.lab.peer("g", "get", "*", "-o", self.lab.make(f"got{len(self.lab.processes)}"), tracker=tracker)
+        self.expect_exit(0, get)
+        for process in (tracker, *others):
+            self.assertTrue(process.is_running(), process.describe())
+
+    def test_an_open_tracker_turns_a_closed_swarms_peer_away_and_goes_on(self):
+        tracker = self.lab.tracker()
+        for size in (1, 2**32 - 1):  # the very first that it hears
+            self.expect_turned_away(self.swarm_peer("x", tracker, size), f"start the tracker with --expect {size}")
+        share = self.lab.peer("a", "share", self.lab.make("a", {"one": random_bytes(CHUNK, 1)}), tracker=tracker)
+        share.wait_for("registered")
+        swarm = self.swarm_peer("b", tracker)
+        swarm.wait_for("complete")
+        for size in (1, 2, 3, 2**32 - 1):
+            self.expect_turned_away(self.swarm_peer("x", tracker, size), "without")
+        self.expect_to_go_on(tracker, share, swarm)
+        late = self.swarm_peer("late", tracker)
+        late.wait_for("file", 2)
+
+    def test_a_closed_tracker_turns_other_sizes_away_and_takes_those_that_name_none(self):
+        tracker = self.lab.tracker("--expect", 2)
+        first = self.swarm_peer("a", tracker, 2)
+        first.wait_for("registered")
+        for size in (1, 3, 2**32 - 1):
+            self.expect_turned_away(self.swarm_peer("x", tracker, size), "this swarm is of 2 peers")
+        self.assertTrue(first.is_running() and tracker.is_running())
+        second = self.swarm_peer("b", tracker)
+        self.expect_exit(0, first, second, tracker)
+        self.expect_equal_trees(self.lab.path("a"), self.lab.path("b"))
+
+    def test_a_peer_says_so_without_json_in_one_line_that_says_what_to_do(self):
+        peer = self.swarm_peer("x", self.lab.tracker(), 3, json_output=False, log=False)
+        self.expect_exit(2, peer)
+        lines = [line for line in peer.stderr().splitlines() if not line.startswith("x: offers")]
+        self.assertEqual(len(lines), 1, peer.describe())
+        self.assertRegex(lines[0], r"shoal-peer: the tracker at \S+ refuses: .*--expect 3.*; start the tracker with --expect 3, too, or this peer without it")
+
+    def test_a_peer_that_registers_again_closes_no_swarm_either(self):
+        address = f"127.0.0.1:{free_port()}"
+        closed = self.lab.tracker("--expect", 3, listen=address)
+        peer = self.swarm_peer("a", closed, 3)
+        peer.wait_for("registered")
+        closed.kill()
+        opened = self.lab.tracker(listen=address)
+        self.expect_turned_away(peer, "start the tracker with --expect 3")
+        share = self.lab.peer("b", "share", self.lab.make("b", {"one": b"1"}), tracker=address)
+        share.wait_for("registered")
+        self.expect_to_go_on(opened, share)
 
 
 if __name__ == "__main__":

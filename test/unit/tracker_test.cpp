@@ -63,6 +63,11 @@ struct Swarm {
   explicit Swarm(std::uint32_t expect = 0, Nanoseconds grace = 30s) : registry({expect, grace, 42}) {}
 
   Result<Registry::Admission> admit(const Joining& joining) {
+    auto admission = try_admit(joining);
+    if (!admission) return Failure(std::move(admission).error());
+    return *admission;
+  }
+  tl::expected<Registry::Admission, Registry::Denial> try_admit(const Joining& joining) {
     Hello hello;
     hello.id = joining.id;
     hello.instance = joining.instance;
@@ -297,20 +302,60 @@ TEST_CASE("A time that is remembered without an epoch is no time of this swarm")
 
 // ---- a closed swarm -----------------------------------------------------------------------------------
 
-TEST_CASE("The first peer that names a size closes the swarm, and another size is refused") {
-  Swarm swarm;
-  swarm.join({.id = "a", .expect = 3});
-  CHECK(swarm.registry.expect() == 3);
-  CHECK(has_failed_with(swarm.admit({.id = "b", .expect = 2}), Errc::refused));
-  CHECK(swarm.admit({.id = "b", .expect = 3}));
-  CHECK(swarm.admit({.id = "c"}));
+constexpr std::uint32_t kMost = ~std::uint32_t{0};
+
+/// Why the peer is not let in; it has to be for what it said of the size.
+std::string size_objection(Swarm& swarm, const Joining& joining) {
+  const auto denied = swarm.try_admit(joining);
+  REQUIRE_FALSE(denied);
+  CHECK(denied.error().reason == RefusalReason::bad_register);
+  return denied.error().what + "; " + denied.error().advice;
 }
 
-TEST_CASE("A peer that is refused does not close the swarm") {
-  Swarm swarm;
-  swarm.join({"a"});
-  CHECK_FALSE(swarm.admit({.id = "a", .expect = 2, .instance = 2}));
-  CHECK(swarm.registry.expect() == 0);
+TEST_CASE("An open swarm stays open whatever size a peer names, first or later, new or known") {
+  for (const std::uint32_t size : {1U, 2U, 3U, kMost}) {
+    Swarm swarm;
+    const auto objection = size_objection(swarm, {.id = "first", .expect = size});
+    CHECK(objection.find(std::to_string(size)) != std::string::npos);
+    CHECK(swarm.registry.summary().members == 0);
+    const PeerId a = swarm.join_with({"a"}, {file("x", 1)});
+    size_objection(swarm, {.id = "later", .expect = size});
+    size_objection(swarm, {.id = "a", .expect = size, .session = 2});  // the one that is here, once more
+    swarm.lose(a);
+    size_objection(swarm, {.id = "a", .expect = size, .instance = 2, .session = 3});
+    CHECK(swarm.registry.expect() == 0);
+    const PeerId b = swarm.join_with({"b"}, {});
+    swarm.complete(b);
+    CHECK(swarm.names_for(b) == std::vector<std::string>{"x"});
+    CHECK_FALSE(swarm.registry.outcome());
+  }
+}
+
+TEST_CASE("A closed swarm keeps its size: a peer that names none or the same joins it, one that names another does not") {
+  for (const std::uint32_t size : {1U, 2U, 4U, kMost}) {
+    Swarm swarm(3);
+    const auto objection = size_objection(swarm, {.id = "z", .expect = size});
+    CHECK(objection.find("of 3 peers, not " + std::to_string(size)) != std::string::npos);
+    const PeerId a = swarm.join_with({.id = "a", .expect = 3}, {file("x", 1)});
+    const PeerId b = swarm.join_with({.id = "b", .expect = 0}, {});
+    size_objection(swarm, {.id = "b", .expect = size, .session = 2});
+    CHECK_FALSE(swarm.registry.has_begun());
+    const PeerId c = swarm.join_with({.id = "c", .expect = 3}, {});
+    CHECK(swarm.registry.has_begun());
+    for (const PeerId each : {a, b}) swarm.complete(each);
+    size_objection(swarm, {.id = "d", .expect = size});
+    CHECK_FALSE(swarm.registry.outcome());
+    swarm.complete(c);
+    CHECK(swarm.registry.outcome());
+  }
+}
+
+TEST_CASE("A connection that is turned away leaves the one that is there alone") {
+  Swarm swarm(2);
+  const PeerId a = swarm.join_with({"a"}, {file("x", 1)});
+  size_objection(swarm, {.id = "a", .expect = 5, .session = 2});
+  swarm.lose(a, 2);
+  CHECK(swarm.registry.here() == 1);
 }
 
 TEST_CASE("A closed swarm tells of files when all are here, and of peers when all have offered, too") {

@@ -740,6 +740,14 @@ TEST_CASE("A refusal in place of a message is told with its text") {
   CHECK(error.what == "a peer named 'a' is here already");
 }
 
+TEST_CASE("A refusal of what will not be taken later either is told apart") {
+  const auto code_of = [](RefusalReason reason) { return unexpected_message(Message(Refusal{reason, "no"}), MessageType::welcome).code; };
+  CHECK(code_of(RefusalReason::bad_register) == make_error_code(Errc::usage));
+  CHECK(code_of(RefusalReason::version) == make_error_code(Errc::unsupported_version));
+  for (const auto reason : {RefusalReason::other, RefusalReason::swarm_full, RefusalReason::swarm_over, RefusalReason::wrong_role})
+    CHECK(code_of(reason) == make_error_code(Errc::refused));
+}
+
 TEST_CASE("Another message than was due is out of order, and named") {
   const Error error = unexpected_message(Message(Ping{}), MessageType::welcome);
   CHECK(error.code == make_error_code(Errc::out_of_order));
