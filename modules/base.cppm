@@ -140,6 +140,12 @@ Result<Endpoint> parse_endpoint(std::string_view text, std::uint16_t default_por
 std::string to_string(const Endpoint& endpoint);
 /// Whether `host` is `localhost` or an address of this machine alone (127.0.0.0/8, ::1).
 bool is_loopback(std::string_view host);
+/// Whether `host` stands for all addresses of a machine: 0.0.0.0, ::, or nothing, which is both.
+bool is_any_address(std::string_view host);
+/// A link-local IPv6 address without its zone (`%eth0`), which is a name of one machine only; any other host as it is.
+std::string without_zone(std::string_view host);
+/// A link-local IPv6 address that has no zone gets that of `neighbour`, where that has one; any other host as it is.
+std::string with_zone_of(std::string_view host, std::string_view neighbour);
 
 // ---- time ---------------------------------------------------------------------------------------------
 

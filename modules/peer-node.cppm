@@ -820,6 +820,17 @@ Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener);
 Task<> keep_connected(Node& node);
 /// Connects to those that we should be connected with, and are not.
 void connect_missing(Node& node);
+/// Those that we alone want to be connected with, and could not connect to so far: at most kMaxConnectBack.
+std::vector<PeerId> unreached(const Node& node);
+/// Has the tracker tell them to connect to us. Not often: it does not listen to that more than once a second.
+ConnectBack connect_back(const Node& node, std::vector<PeerId> peers);
+/// Somebody cannot connect to us, and wants to be connected with us.
+void on_connect_to(Node& node, const ConnectTo& wish);
+/// Gives what the tracker told the zone in which it is reached from here: a link-local address is at the interface that leads to the
+/// tracker.
+void add_zone(std::string& host, const Link& tracker);
+/// What we tell others of where we listen: nothing where it is everywhere.
+std::string host_to_tell(const Endpoint& listening);
 /// Keeps a session with the tracker, for as long as the node runs.
 Task<> follow_tracker(Node& node);
 /// What to say where `why` kept us from a tracker at `where`.

@@ -19,6 +19,7 @@ module;
 
 module shoal.tracker:clock;
 
+import :addresses;
 import shoal.base;
 import shoal.clock;
 import shoal.report;
@@ -46,8 +47,7 @@ class ClockBoard {
   struct Member {
     std::uint64_t instance = 0;
     std::shared_ptr<Link> link;
-    std::string host;
-    std::uint16_t port = 0;
+    Whereabouts where;
     bool is_here = false;
     Instant gone_since;
   };
@@ -84,7 +84,7 @@ class ClockBoard {
   Task<> answer_datagrams(std::shared_ptr<DatagramSocket> socket);
   SeatPtr seat_of(const Tick& tick);
   void record(std::span<const Answered> ticks, std::int64_t answered_us);
-  void list(std::uint32_t query, std::vector<Message>& answers) const;
+  void list(std::uint32_t query, const Vantage& reader, std::vector<Message>& answers) const;
   void part(const Seat& seat, bool has_left);
   void expire();
   Task<bool> flush();

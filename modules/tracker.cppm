@@ -23,6 +23,7 @@ module;
 
 export module shoal.tracker;
 
+export import :addresses;
 import shoal.base;
 import shoal.digest;
 import shoal.manifest;
@@ -40,6 +41,8 @@ inline constexpr std::size_t kMaxHolders = 64;         ///< Holders of one file 
 
 /// Whether `id` can name a peer: 1 to kMaxPeerId bytes that check_name takes as a single part.
 Result<> check_peer_id(std::string_view id);
+
+// ---- who knows whom -----------------------------------------------------------------------------------
 
 /// Who is told of whom: everyone of everyone in a small swarm, of about 2 log2 n others in a large one (`usual_degree` in
 /// shoal.schedule, docs/decisions/0009). To be introduced works both ways and lasts. Numbers only: no IO, one strand.
@@ -172,7 +175,7 @@ class Registry {
   struct Denial : Error {
     RefusalReason reason = RefusalReason::other;
   };
-  tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const std::string& seen_host, std::uint64_t session,
+  tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const Vantage& seen, std::uint64_t session,
                                         Instant now);
 
   /// A member wants to know of at least so many others that are here; returns those that it was introduced to, all of them.
@@ -223,7 +226,8 @@ class Registry {
   /// The same, with all that may have it: also who said so in an earlier run and has not confirmed it. Those that are down are left out;
   /// those that are gone without a goodbye are not, until they are set down.
   Listing candidates(std::string_view pattern, const Cursor& from, std::size_t max_bytes) const;
-  std::vector<RosterEntry> roster(std::span<const FoundEntry> holders_of) const;
+  /// Those, as they are reached from `reader`.
+  std::vector<RosterEntry> roster(std::span<const FoundEntry> holders_of, const Vantage& reader = {}) const;
 
   /// Takes over what an earlier run knew, as claims to be confirmed: nobody is told of them before their peers are back, and they are
   /// forgotten where those do not come within the grace. At the beginning.
@@ -236,7 +240,9 @@ class Registry {
   bool is_down(PeerId peer) const;
   /// The entries that it offers now.
   std::uint64_t offered_by(PeerId peer) const;
-  std::optional<RosterEntry> find_peer(PeerId peer) const;
+  std::optional<RosterEntry> find_peer(PeerId peer, const Vantage& reader = {}) const;
+  /// How a member that is here came; null for any other.
+  const Vantage* vantage_of(PeerId peer) const;
 
   /// The outcome, once a closed swarm is over.
   const std::optional<SwarmComplete>& outcome() const { return outcome_; }
@@ -260,8 +266,7 @@ class Registry {
     std::string id;
     std::uint64_t instance = 0;
     std::uint64_t session = 0;
-    std::string host;
-    std::uint16_t port = 0;
+    Whereabouts where;
     Appetite appetite = Appetite::nothing;
     bool is_here = false;
     bool has_offered = false;  ///< OfferEnd came since it registered.
@@ -308,7 +313,7 @@ class Registry {
   std::optional<Denial> objection_to(const Hello& hello, const Register& request) const;
   std::optional<Denial> objection_to_size(std::uint32_t expect) const;
   std::vector<PeerId> holders_of(const FileEntry& entry) const;
-  RosterEntry roster_entry(const Member& member) const;
+  RosterEntry roster_entry(const Member& member, const Vantage& reader) const;
   void tell(Item item);
   void tell_of(Member& member);
   void introduce(const std::vector<Introductions::Pair>& pairs);
@@ -369,8 +374,8 @@ class Locator {
 
   static constexpr Nanoseconds kPatience = std::chrono::milliseconds(500);  ///< With who is asked; all at once.
 
-  /// The entries that `pattern` means from `from` on, with those who have just said that they have them. Who does not answer in time is
-  /// down, and is not asked again before it is heard of.
+  /// The entries that `pattern` means from `from` on, with those who have just said that they have them, as they are reached from `reader`.
+  /// Who does not answer in time is down, and is not asked again before it is heard of.
   struct Page {
     std::vector<LocatedEntry> entries;
     std::uint32_t asked = 0;
@@ -378,7 +383,7 @@ class Locator {
     std::vector<Holder> missing;  ///< Some of those, at most kMaxMissing.
     std::optional<Registry::Cursor> next;
   };
-  Task<Page> locate(std::string pattern, Registry::Cursor from);
+  Task<Page> locate(std::string pattern, Registry::Cursor from, Vantage reader);
 
   void on_reply(PeerId peer, const ProbeReply& reply);
   /// Its connection ended: it is not waited for.

@@ -45,6 +45,7 @@ enum class MessageType : std::uint16_t {
   register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
   retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29, introduce = 30, introduced = 31,
   clock_join = 32, clock_joined = 33, tick = 34, tock = 35, clock_list = 36, clock_peers = 37,
+  connect_back = 38, connect_to = 39,
   confirm = 40, confirmed = 41, locate = 42, located = 43, probe = 44, probe_reply = 45,
   subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
   hash_request = 55, hash_reply = 56, gone = 57,
@@ -181,8 +182,8 @@ struct OfferEnd {
 struct RosterEntry {
   PeerId peer;
   std::string id;
-  std::string host;
-  std::uint16_t port = 0;
+  std::string host;          ///< As the receiver reaches it.
+  std::uint16_t port = 0;    ///< 0: the receiver cannot reach it, but is perhaps connected to.
   bool is_here = true;       ///< false: it left, or its connection to the tracker was lost.
   bool is_complete = false;  ///< It has all that it wants.
   static constexpr auto fields() {
@@ -621,6 +622,28 @@ struct ProbeReply {
   static constexpr auto fields() { return std::tuple{&ProbeReply::probe, &ProbeReply::load, &ProbeReply::bits}; }
 };
 
+// ---- where only one side can be reached ---------------------------------------------------------------
+
+inline constexpr std::size_t kMaxConnectBack = 64;  ///< Peers that one such message may name.
+
+/// The sender cannot connect to these peers: it asks that they connect to it.
+struct ConnectBack {
+  static constexpr auto kType = MessageType::connect_back;
+  std::string host;  ///< As in Register.
+  std::uint16_t port = 0;
+  std::vector<PeerId> peers;  ///< At most kMaxConnectBack.
+  static constexpr auto fields() { return std::tuple{&ConnectBack::host, &ConnectBack::port, &ConnectBack::peers}; }
+};
+
+/// Somebody wants to be connected with the receiver, and cannot do it.
+struct ConnectTo {
+  static constexpr auto kType = MessageType::connect_to;
+  std::string id;
+  std::string host;
+  std::uint16_t port = 0;
+  static constexpr auto fields() { return std::tuple{&ConnectTo::id, &ConnectTo::host, &ConnectTo::port}; }
+};
+
 // ---- the catalogue: a question to a peer --------------------------------------------------------------
 
 struct LoadRequest {
@@ -642,7 +665,8 @@ using MessageKinds = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,   
                                   Progress, Complete, SwarmComplete, Find, Found, Introduce, Introduced,                 //
                                   Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
                                   ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,       //
-                                  Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply>;
+                                  Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply,        //
+                                  ConnectBack, ConnectTo>;
 
 /// The place of M among the kinds; their number where it is none of them.
 template <class M, class... Kinds>

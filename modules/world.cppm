@@ -303,6 +303,7 @@ class World {
   virtual Task<> sleep(Nanoseconds duration) = 0;
   /// Fails with `timed_out` after `timeout`, else with the reason of the last address that was tried.
   virtual Task<Result<std::unique_ptr<Link>>> connect(Endpoint to, Executor strand, Nanoseconds timeout) = 0;
+  /// Without a host: at all addresses, of IPv4 and IPv6.
   virtual Result<std::unique_ptr<Listener>> listen(const Endpoint& at) = 0;
   /// A socket for datagrams of anybody. Where the system can, several sockets share a port: all from one sender come to the same one
   /// then. `at.host` is a numeric address. Fails with `unsupported` where there are no datagrams.

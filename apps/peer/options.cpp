@@ -55,6 +55,14 @@ Setter tracker_into(Endpoint& target) {
   };
 }
 
+/// What was chosen is kept, also where it is what would be taken without.
+Setter listen_into(PeerCommand& command) {
+  return [&command](const std::string& text) -> Result<void> {
+    command.is_listen_chosen = true;
+    return into(command.listen, 0)(text);
+  };
+}
+
 /// The host's name and four random digits: two peers of one host differ, and logs of one run can be told apart.
 std::string make_id() {
   std::array<char, kMaxIdBytes - 4> host{};
@@ -279,7 +287,7 @@ OptionGroup network_group(PeerCommand& command) {
             .value = "HOST:PORT",
             .help = "where other peers reach this one; port 0 takes a free one",
             .standard = to_string(command.listen) + "; all addresses where the tracker is on another machine",
-            .set = into(command.listen, 0)},
+            .set = listen_into(command)},
            {.name = "id",
             .value = "NAME",
             .help = "what the others call this peer; unique in the swarm",
@@ -357,10 +365,11 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   command.kernels = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "kernels").value_or("");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
-  const bool is_default = command.listen == PeerCommand{}.listen;
-  if (is_default && !is_loopback(command.tracker.host))
-    command.listen.host = command.tracker.host.find(':') == std::string::npos ? "0.0.0.0" : "::";
-  if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
+  if (command.is_listen_chosen) {
+    if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
+  } else if (!is_loopback(command.tracker.host)) {
+    command.listen.host.clear();
+  }
   // Clock peers without a name get numbers from the tracker.
   if (command.id.empty() && !std::holds_alternative<ClockAction>(command.action)) command.id = make_id();
   if (auto* shell = std::get_if<ShellAction>(&command.action))

@@ -80,7 +80,8 @@ struct PeerCommand {
                LoadAction>
       action;
   Endpoint tracker{"127.0.0.1", 5555};
-  Endpoint listen{"127.0.0.1", 0};   ///< All addresses where the tracker is not on loopback, unless given.
+  Endpoint listen{"127.0.0.1", 0};   ///< All addresses (no host) where the tracker is not on loopback, unless given.
+  bool is_listen_chosen = false;     ///< By the user.
   std::string id;                    ///< 1..64 printable bytes without '/'.
   std::vector<std::string> include;  ///< Globs.
   std::vector<std::string> exclude;

@@ -63,4 +63,24 @@ bool is_loopback(std::string_view host) {
   return host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
+bool is_any_address(std::string_view host) { return host.empty() || host == "0.0.0.0" || host == "::" || host == "::ffff:0.0.0.0"; }
+
+namespace {
+
+/// fe80::/10.
+bool is_link_local(std::string_view host) {
+  return host.find(':') == 4 && (host.starts_with("fe") || host.starts_with("FE")) &&
+         std::string_view("89abAB").find(host[2]) != std::string_view::npos;
+}
+
+}  // namespace
+
+std::string without_zone(std::string_view host) { return std::string(is_link_local(host) ? host.substr(0, host.find('%')) : host); }
+
+std::string with_zone_of(std::string_view host, std::string_view neighbour) {
+  const auto zone = neighbour.find('%');
+  if (!is_link_local(host) || host.find('%') != std::string_view::npos || zone == std::string_view::npos) return std::string(host);
+  return std::string(host).append(neighbour.substr(zone));
+}
+
 }  // namespace shoal

@@ -9,6 +9,7 @@ module;
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
@@ -214,6 +215,7 @@ class RealWorld final : public NetWorld {
   void on_interrupt(std::function<void(int, int)> handler) override;
 
  private:
+  boost::system::error_code open(tcp::acceptor& acceptor, const tcp::endpoint& endpoint);
   static unsigned processors() { return std::max(1U, std::thread::hardware_concurrency()); }
 
   static std::uint64_t seed() {
@@ -256,19 +258,34 @@ Task<Result<std::unique_ptr<Link>>> RealWorld::connect(Endpoint to, Executor str
   co_return make_tcp_link(std::move(attempt->socket), context_);
 }
 
-Result<std::unique_ptr<Listener>> RealWorld::listen(const Endpoint& at) {
-  const std::string what = fmt::format("cannot listen on {}", to_string(at));
+boost::system::error_code RealWorld::open(tcp::acceptor& acceptor, const tcp::endpoint& endpoint) {
   boost::system::error_code error;
-  tcp::resolver resolver(io_);
-  const auto found = resolver.resolve(at.host, std::to_string(at.port), tcp::resolver::passive, error);
-  if (error || found.empty()) return fail(plain_error(error), what, "give an address of this machine with --listen");
-  const tcp::endpoint endpoint = *found.begin();
-  tcp::acceptor acceptor(io_.get_executor());
   acceptor.open(endpoint.protocol(), error);
   if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  // All addresses are all, those of IPv4 as well.
+  if (!error && endpoint.address() == asio::ip::address_v6::any()) acceptor.set_option(asio::ip::v6_only(false), error);
   if (!error) choose_congestion_control(acceptor.native_handle(), context_.congestion);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
+  return error;
+}
+
+Result<std::unique_ptr<Listener>> RealWorld::listen(const Endpoint& at) {
+  const std::string what = fmt::format("cannot listen on {}", at.host.empty() ? fmt::format("port {}", at.port) : to_string(at));
+  boost::system::error_code error;
+  tcp::acceptor acceptor(io_.get_executor());
+  if (at.host.empty()) {
+    error = open(acceptor, {asio::ip::address_v6::any(), at.port});
+    if (error && error != asio::error::address_in_use) {  // a system without IPv6
+      acceptor = tcp::acceptor(io_.get_executor());
+      error = open(acceptor, {asio::ip::address_v4::any(), at.port});
+    }
+  } else {
+    tcp::resolver resolver(io_);
+    const auto found = resolver.resolve(at.host, std::to_string(at.port), tcp::resolver::passive, error);
+    if (error || found.empty()) return fail(plain_error(error), what, "give an address of this machine with --listen");
+    error = open(acceptor, *found.begin());
+  }
   if (error == asio::error::address_in_use) return fail(error, what, "stop what uses it, or choose another port with --listen");
   if (error) return fail(plain_error(error), what);
   return std::make_unique<TcpListener>(std::move(acceptor), context_);

@@ -198,7 +198,10 @@ Task<LocateAnswer> weigh(World& world, Ways ways, Question question) {
   co_return answer;
 }
 
-void take_answer(Question& question, const Located& located) {
+void take_answer(Question& question, Located located, const Link& tracker) {
+  for (Holder& holder : located.missing) add_zone(holder.host, tracker);
+  for (LocatedEntry& entry : located.entries)
+    for (Holder& holder : entry.holders) add_zone(holder.host, tracker);
   question.asked += located.asked;
   question.silent += located.silent;
   question.missing.insert(question.missing.end(), located.missing.begin(), located.missing.end());
@@ -269,7 +272,8 @@ void on_confirmed(Node& node, const Confirmed& confirmed) {
 }
 
 void on_located(Node& node, const Located& located) {
-  if (const auto asked = node.questions.find(located.query); asked != node.questions.end()) take_answer(*asked->second, located);
+  const auto asked = node.questions.find(located.query);
+  if (asked != node.questions.end() && node.tracker) take_answer(*asked->second, located, *node.tracker->link);
 }
 
 Task<std::uint64_t> confirm_list(Node& node) { co_return (co_await ask_tracker(node, Confirm{})).listed; }
@@ -309,7 +313,7 @@ Ways unknown_ways(const PeerOptions& options, bool knows_loads) {
 /// The answer to one question on a connection that does not register.
 Task<Question> take_located(Link& link) {
   Question question;
-  while (!question.is_answered) take_answer(question, co_await step(receive<Located>(link, kTrackerPatience)));
+  while (!question.is_answered) take_answer(question, co_await step(receive<Located>(link, kTrackerPatience)), link);
   static_cast<void>(co_await send(link, Leave{}));
   link.close();
   co_return question;

@@ -74,7 +74,10 @@ void update(OtherPeer& other, const ClockPeer& listed) {
 
 void on_clock_list(ClockPeerState& peer, const ClockPeers& part) {
   if (part.query != peer.query) return;
-  for (const ClockPeer& each : part.peers) peer.incoming[each.id] = each;
+  for (const ClockPeer& each : part.peers) {
+    ClockPeer& listed = peer.incoming[each.id] = each;
+    if (peer.link) add_zone(listed.host, *peer.link);
+  }
   if (!part.is_last) return;
   peer.listed = std::exchange(peer.incoming, {});
   if (peer.is_exchanging) {

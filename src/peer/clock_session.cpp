@@ -102,7 +102,7 @@ ClockJoin joining(const ClockPeerState& peer) {
   const ClockOptions& options = peer.run.options;
   ClockJoin join;
   join.id = peer.id;
-  join.host = options.listen.host == "0.0.0.0" || options.listen.host == "::" ? "" : options.listen.host;
+  join.host = peer.listener ? host_to_tell(peer.listener->local()) : std::string();
   join.port = peer.listener ? peer.listener->local().port : 0;
   join.is_recorded = !options.wait_sync;
   join.interval_ns = options.interval.count();

@@ -42,8 +42,12 @@ constexpr Nanoseconds kFirstBackoff = 200ms;
 constexpr Nanoseconds kLongestBackoff = 5s;
 constexpr std::size_t kMostSessions = 512;
 constexpr Nanoseconds kStarved = 2s;
+constexpr Nanoseconds kCallAgain = 2s;  // until those that we cannot connect to are told again to connect to us
 
 bool may_be_reached(const Node& node, const RosterEntry& entry) { return entry.is_here && entry.port != 0 && entry.id != node.options.id; }
+
+/// It cannot connect to us, as it is on another machine and we listen on this one only.
+bool cannot_reach_us(const Node& node, const RosterEntry& entry) { return is_loopback(node.listening.host) && !is_loopback(entry.host); }
 
 bool was_dropped(const Node& node, const RosterEntry& entry) {
   const auto first = node.dropped.lower_bound({entry.id, 0});
@@ -58,7 +62,7 @@ void choose_neighbours(Node& node) {
     if (!may_be_reached(node, entry) || was_dropped(node, entry)) continue;
     const auto known = node.reaches.find(id);
     Reach reach = known != node.reaches.end() ? known->second : Reach{now, now, kFirstBackoff};
-    reach.is_ours = !node.self || entry.peer < *node.self || node.called.contains(id);
+    reach.is_ours = !node.self || entry.peer < *node.self || node.called.contains(id) || cannot_reach_us(node, entry);
     reaches.emplace(id, reach);
   }
   node.reaches = std::move(reaches);
@@ -74,7 +78,8 @@ void widen_if_starved(Node& node) {
   node.report.debug("nothing came for a while: looking for more neighbours");
 }
 
-Task<> connect_to(Node& node, RosterEntry entry) {
+/// `attempt` is what it is called in node.connecting, meanwhile.
+Task<> connect_to(Node& node, RosterEntry entry, std::string attempt) {
   const Executor strand = co_await asio::this_coro::executor;
   auto link = co_await node.world.connect({entry.host, entry.port}, strand, kConnectPatience);
   if (link) {
@@ -82,7 +87,7 @@ Task<> connect_to(Node& node, RosterEntry entry) {
   } else {
     node.report.debug(fmt::format("peer {}: {}", entry.id, link.error().message()));
   }
-  co_await run_on(node.strand, [&] { node.connecting.erase(entry.id); });
+  co_await run_on(node.strand, [&] { node.connecting.erase(attempt); });
 }
 
 }  // namespace
@@ -102,14 +107,51 @@ void connect_missing(Node& node) {
     reach.next_try = now + reach.backoff;
     reach.backoff = std::min(reach.backoff * 2, kLongestBackoff);
     node.connecting.insert(id);
-    node.tasks.spawn(make_strand(node.world), "connecting to " + id, connect_to(node, entry));
+    node.tasks.spawn(make_strand(node.world), "connecting to " + id, connect_to(node, entry, id));
   }
 }
 
+std::string host_to_tell(const Endpoint& listening) { return is_any_address(listening.host) ? std::string() : listening.host; }
+
+void add_zone(std::string& host, const Link& tracker) { host = with_zone_of(host, tracker.remote().host); }
+
+std::vector<PeerId> unreached(const Node& node) {
+  std::vector<PeerId> peers;
+  for (const auto& [id, entry] : node.roster) {
+    const bool is_wanted = (!node.self || node.called.contains(id)) && entry.is_here && id != node.options.id;
+    if (!is_wanted || node.by_id.contains(id) || node.connecting.contains(id) || was_dropped(node, entry)) continue;
+    const auto tried = node.reaches.find(id);
+    const bool is_in_vain = entry.port == 0 || (tried != node.reaches.end() && tried->second.backoff > kFirstBackoff);
+    if (is_in_vain && peers.size() < kMaxConnectBack) peers.push_back(entry.peer);
+  }
+  return peers;
+}
+
+ConnectBack connect_back(const Node& node, std::vector<PeerId> peers) {
+  return {host_to_tell(node.listening), node.listening.port, std::move(peers)};
+}
+
+void on_connect_to(Node& node, const ConnectTo& wish) {
+  RosterEntry entry{{}, wish.id, wish.host, wish.port, true, false};
+  if (node.tracker) add_zone(entry.host, *node.tracker->link);
+  // Anybody may ask, under any name: it takes no room from those that we want to be connected with, nor stands in for one of them.
+  std::string attempt = "/" + to_string({entry.host, entry.port});
+  const bool are_enough = node.remotes.size() >= kMostNeighbours || node.connecting.size() >= kMostNeighbours / 4;
+  const bool is_known = node.by_id.contains(entry.id) || entry.id == node.options.id;
+  if (are_enough || is_known || entry.port == 0 || !node.connecting.insert(attempt).second) return;
+  node.tasks.spawn(make_strand(node.world), "connecting back to " + entry.id, connect_to(node, std::move(entry), std::move(attempt)));
+}
+
 Task<> keep_connected(Node& node) {
+  Instant next_call = node.world.now();
   for (;;) {
     widen_if_starved(node);
     connect_missing(node);
+    if (!node.called.empty() && node.world.now() >= next_call)
+      if (auto peers = unreached(node); !peers.empty()) {
+        tell_tracker(node, connect_back(node, std::move(peers)));
+        next_call = node.world.now() + kCallAgain;
+      }
     co_await node.world.sleep(kLook);
   }
 }

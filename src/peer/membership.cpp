@@ -68,7 +68,8 @@ void on_tracker_down(Node& node, const std::shared_ptr<TrackerLink>& link) {
 
 void on_roster(Node& node, const RosterEntry& entry) {
   node.peer_names[entry.peer] = entry.id;
-  node.roster[entry.id] = entry;
+  RosterEntry& known = node.roster[entry.id] = entry;
+  if (node.tracker) add_zone(known.host, *node.tracker->link);
   node.has_roster_news = true;
 }
 
@@ -106,6 +107,8 @@ Result<> on_tracker_message(Node& node, const Message& message) {
   if (const auto* roster = std::get_if<Roster>(&message)) {
     for (const auto& entry : roster->peers) on_roster(node, entry);
     connect_missing(node);
+  } else if (const auto* wish = std::get_if<ConnectTo>(&message)) {
+    on_connect_to(node, *wish);
   } else if (const auto* catalogue = std::get_if<Catalogue>(&message)) {
     for (const auto& owner : catalogue->owners) node.peer_names[owner.peer] = owner.id;
     for (const auto& offered : catalogue->entries) on_offered(node, owner_name(node, offered.owner), offered.entry);

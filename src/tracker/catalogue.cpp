@@ -137,9 +137,14 @@ std::uint64_t Registry::offered_by(PeerId peer) const {
   return known ? known->offers.size() - known->unconfirmed.size() : 0;
 }
 
-std::optional<RosterEntry> Registry::find_peer(PeerId peer) const {
+std::optional<RosterEntry> Registry::find_peer(PeerId peer, const Vantage& reader) const {
   const Member* known = member(peer);
-  return known ? std::optional(roster_entry(*known)) : std::nullopt;
+  return known ? std::optional(roster_entry(*known, reader)) : std::nullopt;
+}
+
+const Vantage* Registry::vantage_of(PeerId peer) const {
+  const Member* known = member(peer);
+  return known && known->is_here ? &known->where.seen : nullptr;
 }
 
 void Registry::set_down(PeerId peer, bool is_down) {
@@ -157,8 +162,7 @@ void Registry::restore(std::vector<RememberedPeer> peers, Instant now) {
   for (RememberedPeer& peer : peers) {
     if (!check_peer_id(peer.id)) continue;
     Member& member = enlist(peer.id);
-    member.host = std::move(peer.host);
-    member.port = peer.port;
+    member.where = {std::move(peer.host), peer.port, {}};
     member.is_kept = member.is_claim = true;
     member.gone_since = now;
     for (FileEntry& entry : peer.offers) {
@@ -175,7 +179,7 @@ void Registry::keep(StateChange change) {
 
 void Registry::note_member(Member& member) {
   member.is_down = member.is_claim = false;
-  keep(PeerSeen{member.id, member.host, member.port});
+  keep(PeerSeen{member.id, std::string(member.where.plain_host()), member.where.port});
 }
 
 void Registry::note_offered(Member& member, const FileEntry& entry) {

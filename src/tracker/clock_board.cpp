@@ -78,6 +78,12 @@ std::shared_ptr<ClockBoard::Run> ClockBoard::current_run(Nanoseconds asked_for) 
   return runs_.back();
 }
 
+namespace {
+
+Vantage vantage_of(const Link& link) { return {link.remote().host, link.local().host}; }
+
+}  // namespace
+
 Result<ClockBoard::SeatPtr> ClockBoard::admit(const std::shared_ptr<Link>& link, const Hello& hello, const ClockJoin& join) {
   if (auto checked = check_join(join); !checked) return Failure(std::move(checked).error());
   const std::lock_guard lock(mutex_);
@@ -89,7 +95,7 @@ Result<ClockBoard::SeatPtr> ClockBoard::admit(const std::shared_ptr<Link>& link,
     return fail(Errc::refused, fmt::format("a clock peer named '{}' is here already", seat->id), "choose another name with --id");
   if (member.is_here) asio::post(member.link->executor(), [old = member.link] { old->close(); });
   if (!member.is_here) ++here_;
-  member = {hello.instance, link, join.host.empty() ? link->remote().host : join.host, join.port, true, {}};
+  member = {hello.instance, link, {join.host, join.port, vantage_of(*link)}, true, {}};
   if (join.is_recorded) seat->run = current_run(Nanoseconds(join.duration_ns));
   seat->from_peer = TimeTable::between(link->remote(), link->local());
   seat->to_peer = TimeTable::between(link->local(), link->remote());
@@ -134,12 +140,15 @@ void ClockBoard::expire() {
   runs_.back()->is_over = true;
 }
 
-void ClockBoard::list(std::uint32_t query, std::vector<Message>& answers) const {
+void ClockBoard::list(std::uint32_t query, const Vantage& reader, std::vector<Message>& answers) const {
   std::vector<ClockPeer> peers;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [id, member] : members_)
-      if (member.port != 0) peers.push_back({id, member.host, member.port, member.is_here});
+    for (const auto& [id, member] : members_) {
+      if (member.where.port == 0) continue;
+      Endpoint at = address_for(member.where, reader);
+      peers.push_back({id, std::move(at.host), at.port, member.is_here});
+    }
   }
   const ClockPeers blank{query, false, {}};
   auto parts = split(std::move(peers), &ClockPeers::peers, [](const ClockPeer& peer) { return encoded_size(peer); }, blank);
@@ -185,7 +194,7 @@ Task<> ClockBoard::answer(SeatPtr seat) {
       } else if (const auto* ping = message ? std::get_if<Ping>(message) : nullptr) {
         answers.emplace_back(Pong{ping->t1, received, received});
       } else if (const auto* query = message ? std::get_if<ClockList>(message) : nullptr) {
-        list(query->query, answers);
+        list(query->query, vantage_of(*seat->link), answers);
       } else if (message && std::holds_alternative<Leave>(*message)) {
         has_left = true;
       } else {

@@ -92,7 +92,7 @@ void Locator::on_gone(PeerId peer) {
   }
 }
 
-Task<Locator::Page> Locator::locate(std::string pattern, Registry::Cursor from) {
+Task<Locator::Page> Locator::locate(std::string pattern, Registry::Cursor from, Vantage reader) {
   Registry::Listing listing = registry_.candidates(pattern, from, kEntriesBytes);
   Page page{{}, 0, 0, {}, std::move(listing.next)};
   const auto round = std::make_shared<Round>();
@@ -107,11 +107,11 @@ Task<Locator::Page> Locator::locate(std::string pattern, Registry::Cursor from) 
     if (!question.reply) {
       ++page.silent;
       registry_.set_down(peer, true);
-      if (const auto gone = registry_.find_peer(peer); gone && page.missing.size() < kMaxMissing)
+      if (const auto gone = registry_.find_peer(peer, reader); gone && page.missing.size() < kMaxMissing)
         page.missing.push_back({peer, gone->id, gone->host, gone->port, 0});
       continue;
     }
-    const auto known = registry_.find_peer(peer);
+    const auto known = registry_.find_peer(peer, reader);
     if (!known || !known->is_here) continue;
     for (std::size_t i = 0; i < question.entries.size(); ++i)
       if (has_bit(question.reply->bits, i))

@@ -104,8 +104,8 @@ Registry::Member& Registry::enlist(const std::string& id) {
   return members_[place->second.value];
 }
 
-tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request,
-                                                                    const std::string& seen_host, std::uint64_t session, Instant now) {
+tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello& hello, const Register& request, const Vantage& seen,
+                                                                    std::uint64_t session, Instant now) {
   if (auto objection = objection_to(hello, request)) return tl::unexpected(std::move(*objection));
   if (!begun_at_) {
     begun_at_ = now - remembered(request.last_epoch, request.last_clock_ns);
@@ -117,8 +117,7 @@ tl::expected<Registry::Admission, Registry::Denial> Registry::admit(const Hello&
   set_present(member, true, false);
   member.instance = hello.instance;
   member.session = session;
-  member.host = request.host.empty() ? seen_host : request.host;
-  member.port = request.port;
+  member.where = {request.host, request.port, seen};
   member.appetite = request.appetite;
   member.is_complete = member.is_given_up = member.was_done = false;
   member.gone_since.reset();
@@ -143,7 +142,7 @@ Result<std::vector<RosterEntry>> Registry::introduce(PeerId peer, std::size_t ot
   if (!member) return no_member(peer);
   introduce(introductions_.widen(peer, others));
   std::vector<RosterEntry> entries;
-  for (const auto& [other, since] : member->others) entries.push_back(roster_entry(members_[other.value]));
+  for (const auto& [other, since] : member->others) entries.push_back(roster_entry(members_[other.value], member->where.seen));
   return entries;
 }
 
@@ -392,8 +391,9 @@ void Registry::compact() {
   live_news_ = news_.size();
 }
 
-RosterEntry Registry::roster_entry(const Member& member) const {
-  return {member.peer, member.id, member.host, member.port, member.is_here, member.is_complete};
+RosterEntry Registry::roster_entry(const Member& member, const Vantage& reader) const {
+  Endpoint at = address_for(member.where, reader);
+  return {member.peer, member.id, std::move(at.host), at.port, member.is_here, member.is_complete};
 }
 
 namespace {
@@ -474,7 +474,7 @@ std::optional<Registry::News> Registry::news_for(PeerId peer, std::uint64_t revi
     const bool is_person = file == news_.end() || (person != roster.end() && person->revision < file->first);
     news.revision = is_person ? person->revision : file->first;
     if (is_person) {
-      RosterEntry entry = roster_entry(members_[person++->peer.value]);
+      RosterEntry entry = roster_entry(members_[person++->peer.value], reader->where.seen);
       batch.open<Roster>(room_for(entry), always).peers.push_back(std::move(entry));
     } else {
       add_item(batch, peer, file->first, file->second);
@@ -516,11 +516,11 @@ Registry::Listing Registry::find(std::string_view pattern, const Cursor& from, s
   return list(pattern, from, max_bytes, false, [this](const FileEntry& entry, std::span<const PeerId>) { return holders_of(entry); });
 }
 
-std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of) const {
+std::vector<RosterEntry> Registry::roster(std::span<const FoundEntry> holders_of, const Vantage& reader) const {
   std::set<PeerId> peers;
   for (const auto& found : holders_of) peers.insert(found.holders.begin(), found.holders.end());
   std::vector<RosterEntry> entries;
-  for (const PeerId peer : peers) entries.push_back(roster_entry(members_[peer.value]));
+  for (const PeerId peer : peers) entries.push_back(roster_entry(members_[peer.value], reader));
   return entries;
 }
 

@@ -43,13 +43,15 @@ constexpr std::size_t kMostSessions = 20'000;
 constexpr std::size_t kMostQuestions = 16;        // of one peer, that are being answered
 constexpr std::size_t kLocatedBytes = 48 * 1024;  // in one message
 constexpr Nanoseconds kBreath = 5ms;              // for a reader that is ahead of the state
+constexpr Nanoseconds kConnectBackEvery = 1s;     // at most; of one peer
 
 /// One connection. Its members belong to the strand of its link; `peer` is set before others learn of it.
 struct Session {
-  Session(std::shared_ptr<Link> l, std::uint64_t n) : link(std::move(l)), number(n) {}
+  Session(std::shared_ptr<Link> l, std::uint64_t n) : link(std::move(l)), number(n), seen(link->remote().host, link->local().host) {}
 
   std::shared_ptr<Link> link;
   std::uint64_t number;
+  const Vantage seen;
   Outbox outbox;
   std::optional<PeerId> peer;
   std::string id;
@@ -60,6 +62,7 @@ struct Session {
   bool is_over = false;              ///< The reader has ended; the writer is to end, too.
   std::atomic<bool> is_down{false};  ///< It did not answer. Any thread.
   std::size_t locating = 0;          ///< Questions that are being answered.
+  Instant last_connect_back;         ///< When others were last told to connect to it.
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -205,7 +208,7 @@ Task<> answer_find(Tracker& tracker, SessionPtr session, Find find) {
     auto messages = co_await in_registry(tracker, [&] {
       auto listing = tracker.registry.find(find.pattern, *from, kControlLimit / 2);
       from = listing.next;
-      auto out = split_roster(tracker.registry.roster(listing.entries));
+      auto out = split_roster(tracker.registry.roster(listing.entries, session->seen));
       out.emplace_back(Found{find.query, !listing.next, std::move(listing.entries)});
       return out;
     });
@@ -243,8 +246,8 @@ void mark_silent(Tracker& tracker) {
 }
 
 /// One page of an answer. On the tracker's strand.
-Task<Locator::Page> locate_page(Tracker& tracker, std::string pattern, Registry::Cursor from) {
-  auto page = co_await tracker.locator.locate(std::move(pattern), std::move(from));
+Task<Locator::Page> locate_page(Tracker& tracker, std::string pattern, Registry::Cursor from, Vantage reader) {
+  auto page = co_await tracker.locator.locate(std::move(pattern), std::move(from), std::move(reader));
   if (page.silent > 0) mark_silent(tracker);
   co_return page;
 }
@@ -253,7 +256,8 @@ Task<Locator::Page> locate_page(Tracker& tracker, std::string pattern, Registry:
 Task<> answer_locate(Tracker& tracker, SessionPtr session, Locate locate) {
   for (std::optional<Registry::Cursor> from = Registry::Cursor{}; from && !session->is_over;) {
     co_await session->outbox.wait_for_room();
-    auto page = co_await asio::co_spawn(tracker.strand, locate_page(tracker, locate.pattern, *from), asio::use_awaitable_t<Executor>{});
+    auto page = co_await asio::co_spawn(tracker.strand, locate_page(tracker, locate.pattern, *from, session->seen),
+                                        asio::use_awaitable_t<Executor>{});
     from = page.next;
     for (Message& message : split_located(locate.query, std::move(page))) session->outbox.push(std::move(message));
   }
@@ -271,6 +275,23 @@ Task<> answer_confirm(Tracker& tracker, SessionPtr session, Confirm confirm) {
   co_await asio::co_spawn(tracker.strand, tracker.keeper.settle(), asio::use_awaitable_t<Executor>{});
   session->outbox.push(co_await in_registry(
       tracker, [&] { return Confirmed{confirm.query, tracker.registry.offered_by(*session->peer), tracker.registry.revision()}; }));
+}
+
+/// Has those connect to the sender that it cannot connect to. Somebody can be made to connect somewhere by it, so it is done seldom.
+Task<> pass_on(Tracker& tracker, SessionPtr session, ConnectBack wish) {
+  if (wish.peers.size() > kMaxConnectBack || wish.host.size() > kMaxHost)
+    throw StepFailed(Error{make_error_code(Errc::too_large), "a connect back", {}});
+  const Instant now = tracker.world.now();
+  if (session->last_connect_back != Instant{} && now - session->last_connect_back < kConnectBackEvery) co_return;
+  session->last_connect_back = now;
+  const Whereabouts sender{std::move(wish.host), wish.port, session->seen};
+  co_await run_on(tracker.strand, [&] {
+    for (const PeerId peer : wish.peers) {
+      const Vantage* reader = peer == session->peer ? nullptr : tracker.registry.vantage_of(peer);
+      Endpoint at = reader ? address_for(sender, *reader) : Endpoint{};
+      if (at.port != 0) tracker.send(peer, ConnectTo{session->id, std::move(at.host), at.port});
+    }
+  });
 }
 
 /// Peers say that they are complete for each revision of the catalogue; an event says what is new in that.
@@ -319,6 +340,8 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
     co_await answer_introduce(tracker, session, *introduce);
   } else if (const auto* locate = std::get_if<Locate>(&message)) {
     begin_locate(tracker, session, *locate);
+  } else if (auto* wish = std::get_if<ConnectBack>(&message)) {
+    co_await pass_on(tracker, session, std::move(*wish));
   } else if (const auto* confirm = std::get_if<Confirm>(&message)) {
     co_await answer_confirm(tracker, session, *confirm);
   } else if (const auto* reply = std::get_if<ProbeReply>(&message); reply && session->peer) {
@@ -366,19 +389,18 @@ struct Entry {
 
 /// Lets a peer in, or not. On the tracker's strand.
 Entry enter(Tracker& tracker, const SessionPtr& session, const Hello& hello, const Register& request) {
-  const std::string seen_host = session->link->remote().host;
   const Instant now = tracker.world.now();
-  Entry entry{tracker.registry.admit(hello, request, seen_host, session->number, now), {}, nullptr};
+  Entry entry{tracker.registry.admit(hello, request, session->seen, session->number, now), {}, nullptr};
   if (!entry.admission) return entry;
   const Nanoseconds clock = tracker.registry.clock(now);
   tracker.clock_zero = (now - clock).time_since_epoch().count();
   tracker.member_sessions.insert(session->number);
   tracker.by_peer[entry.admission->peer] = session;
-  entry.registered = {entry.admission->peer, tracker.registry.epoch(), clock.count(), tracker.registry.expect(), seen_host};
+  entry.registered = {entry.admission->peer, tracker.registry.epoch(), clock.count(), tracker.registry.expect(), session->seen.remote};
   if (entry.admission->replaced_session)
     if (const auto old = tracker.sessions.find(*entry.admission->replaced_session); old != tracker.sessions.end())
       entry.replaced = old->second;
-  const Endpoint address{request.host.empty() ? seen_host : request.host, request.port};
+  const Endpoint address{std::string(Whereabouts{request.host, request.port, session->seen}.plain_host()), request.port};
   tracker.report.event("registered", {{"peer", hello.id}, {"address", to_string(address)}});
   tracker.keeper.wake();
   wake_concerned(tracker);

@@ -61,6 +61,8 @@ std::string_view name_of(MessageType type) {
     case MessageType::probe_reply: return "probe reply";
     case MessageType::load_request: return "load request";
     case MessageType::load_reply: return "load reply";
+    case MessageType::connect_back: return "connect back";
+    case MessageType::connect_to: return "connect to";
   }
   return "unknown";
 }

@@ -11,6 +11,7 @@ REGISTER, REGISTERED, OFFER, WITHDRAW, OFFER_END = range(16, 21)
 COMPLETE, SWARM_COMPLETE, FIND, FOUND = 26, 27, 28, 29
 SUBSCRIBE, INVENTORY, HAVE, REQUEST, CANCEL, REJECT, CHUNK, HASH_REQUEST, HASH_REPLY, GONE = range(48, 58)
 PROGRESS = 25
+CONNECT_BACK, CONNECT_TO = 38, 39
 CONFIRM, CONFIRMED, PROBE, PROBE_REPLY = 40, 41, 44, 45
 LOAD_REQUEST, LOAD_REPLY = 60, 61
 TO_TRACKER, TO_PEER, QUESTION = 0, 1, 2
@@ -37,6 +38,10 @@ def hello(role, name, instance=1, magic=MAGIC, version=1, oldest=1):
 
 def register(port, host="127.0.0.1", appetite=0, expect=0):
     return frame(REGISTER, text(host) + struct.pack("<HBIQq", port, appetite, expect, 0, 0))
+
+
+def connect_back(port, *peers, host=""):
+    return frame(CONNECT_BACK, text(host) + struct.pack(f"<HI{len(peers)}I", port, len(peers), *peers))
 
 
 # ---- digests

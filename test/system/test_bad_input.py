@@ -53,6 +53,9 @@ AT_A_TRACKER = {
     "a name that leads out of the folder": wire.register(1) + wire.frame(wire.OFFER, U32(1) + wire.text("../../etc/passwd") + struct.pack("<BQqB", 0, 5, 0, 0) + bytes(48)),
     "a kind of entry that there is none of": wire.register(1) + wire.frame(wire.OFFER, U32(1) + wire.text("x") + struct.pack("<BQqB", 9, 5, 0, 0) + bytes(48)),
     "a bool of 2": wire.register(1) + wire.frame(wire.OFFER, U32(1) + wire.text("x") + struct.pack("<BQqB", 0, 5, 0, 2) + bytes(48)),
+    "a connect back of more peers than one may name": wire.connect_back(1, *range(65)),
+    "a connect back to an address that is none": wire.connect_back(1, 0, host="h" * 300),
+    "a connect to": wire.register(1) + wire.frame(wire.CONNECT_TO, wire.text("a") + wire.text("127.0.0.1") + b"\1\0"),
     "a file of 2^63 bytes": wire.register(1) + wire.frame(wire.OFFER, U32(1) + wire.text("x") + struct.pack("<BQqB", 0, 1 << 63, 0, 0) + bytes(48)),
 }
 
@@ -184,6 +187,64 @@ class Members(SystemTest):
         b.wait_for("file")
         a.wait_for("file")
         self.expect_equal_trees(self.lab.path("a"), self.lab.path("b"))
+
+
+class ConnectBack(SystemTest):
+    """What a stranger has others connect to."""
+
+    def setUp(self):
+        super().setUp()
+        self.tracker = self.lab.tracker()
+        self.a = self.lab.peer("a", "share", self.lab.make("a", {"one": random_bytes(MIB, 1)}), tracker=self.tracker)
+        self.a.wait_for("registered")
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.door.close)
+        self.door.settimeout(5 * SLOWNESS)
+        self.port = self.door.getsockname()[1]
+
+    def ask(self, name, *requests):
+        stranger = wire.greet(self.tracker.address, wire.TO_TRACKER, name)
+        self.addCleanup(stranger.close)
+        stranger.send(b"".join(requests))
+        return stranger
+
+    def visitors(self, patience):
+        """How many come within that time."""
+        self.door.settimeout(patience)
+        links = []
+        try:
+            while True:
+                link, _ = self.door.accept()
+                links.append(link)
+                self.addCleanup(link.close)
+        except TimeoutError:
+            return links
+
+    def test_the_one_that_is_named_connects_and_greets(self):
+        self.ask("caller", wire.connect_back(self.port, 0))
+        link, _ = self.door.accept()
+        self.addCleanup(link.close)
+        self.assertIn(b"SHAL", wire.Connection(link).receive_kind(wire.HELLO))
+
+    def test_peers_that_are_not_there_and_ports_that_are_none_bring_nobody(self):
+        self.ask("caller", wire.connect_back(self.port, 1, 7, 0xFFFFFFFF))
+        self.ask("other", wire.connect_back(0, 0))
+        self.ask("a", wire.connect_back(self.port, 0))  # the name of the one that is to connect
+        self.assertEqual(self.visitors(1 * SLOWNESS), [])
+
+    def test_asking_again_and_again_brings_one_at_a_time(self):
+        self.ask("caller", *[wire.connect_back(self.port, *[0] * 64)] * 200)
+        self.assertEqual(len(self.visitors(1.5 * SLOWNESS)), 1)
+        self.expect_exit(0, self.lab.peer("b", "get", "one", "-o", self.lab.make("b"), tracker=self.tracker))
+
+    def test_a_stranger_with_a_neighbours_name_does_not_stand_in_for_it(self):
+        b = self.lab.make("b")
+        self.ask("b", wire.connect_back(self.port, 0))  # whoever connects there is not answered
+        link, _ = self.door.accept()
+        self.addCleanup(link.close)
+        self.expect_exit(0, self.lab.peer("b", "get", "one", "-o", b, tracker=self.tracker), seconds=5 * SLOWNESS)
+        swarm = self.lab.peer("b", "swarm", self.lab.make("c"), tracker=self.tracker)
+        swarm.wait_for("file", seconds=5 * SLOWNESS)
 
 
 class Silence(SystemTest):

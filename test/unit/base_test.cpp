@@ -193,6 +193,23 @@ TEST_CASE("A host that only looks like loopback is not") {
   CHECK_FALSE(is_loopback(host));
 }
 
+TEST_CASE("No host, and the unspecified address of either family, stand for all addresses of a machine") {
+  for (const auto host : {"", "0.0.0.0", "::", "::ffff:0.0.0.0"}) CHECK(is_any_address(host));
+  for (const auto host : {"127.0.0.1", "::1", "10.0.0.1", "0.0.0.1", "localhost"}) CHECK_FALSE(is_any_address(host));
+}
+
+TEST_CASE("A zone is taken off and put on link-local addresses alone") {
+  CHECK(without_zone("fe80::1%eth0") == "fe80::1");
+  CHECK(without_zone("febf::1%eth0.7") == "febf::1");
+  for (const std::string host : {"10.0.0.1", "::1", "2001:db8::1", "rack1", "odd%name", "fec0::1%eth0", "fe80", ""})
+    CHECK(without_zone(host) == host);
+
+  CHECK(with_zone_of("fe80::1", "fe80::2%lan7") == "fe80::1%lan7");
+  CHECK(with_zone_of("fe80::1%eth0", "fe80::2%lan7") == "fe80::1%eth0");
+  CHECK(with_zone_of("fe80::1", "10.0.0.2") == "fe80::1");
+  for (const std::string host : {"10.0.0.1", "2001:db8::1", "rack1", ""}) CHECK(with_zone_of(host, "fe80::2%lan7") == host);
+}
+
 // ---- time ---------------------------------------------------------------------------------------------
 
 TEST_CASE("Durations are read with their unit, and a bare number is seconds") {

@@ -99,6 +99,17 @@ class Config {
 
 // ---- the command line -------------------------------------------------------------------------------------
 
+TEST_CASE("A peer listens where it was told to, and else where its tracker's other peers can reach it") {
+  CHECK(peer({"ls"}).listen == Endpoint{"127.0.0.1", 0});
+  CHECK(peer({"ls", "--tracker", "[::1]:5555"}).listen == Endpoint{"127.0.0.1", 0});
+  for (const auto tracker : {"10.0.0.1:5555", "[2001:db8::1]:5555", "rack1"})  // a name may mean addresses of both kinds
+    CHECK(peer({"ls", "--tracker", tracker, "--insecure"}).listen == Endpoint{"", 0});
+  for (const auto listen : {"127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0", "10.0.0.2:7000"}) {
+    CHECK(to_string(peer({"ls", "--tracker", "10.0.0.1", "--listen", listen, "--insecure"}).listen) == listen);
+    CHECK(to_string(peer({"ls", "--listen", listen, "--insecure"}).listen) == listen);
+  }
+}
+
 TEST_CASE("The tracker without options listens where peers look for it") {
   const auto command = tracker({});
   CHECK(command.listen == Endpoint{"127.0.0.1", 5555});
