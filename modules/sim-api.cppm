@@ -209,6 +209,8 @@ class Simulation {
   bool has(HostId host, const std::string& name, const Content& content) const;
   /// Everything that was published so far, in order.
   const std::vector<Published>& published() const;
+  /// Bytes of files that were not whole yet which losses of power took from the host's disk so far.
+  std::uint64_t lost(HostId host) const;
   /// Names of published files whose bytes are not what their entry says. None, if the code is right.
   std::vector<std::string> wrong_files() const;
   /// Reading, writing and publishing fail from now on, or no longer.

@@ -513,6 +513,7 @@ struct Disk {
   std::map<std::string, DiskFile> files;
   std::map<std::pair<Sha256Digest, std::uint64_t>, std::shared_ptr<PartialData>> partials;
   std::uint64_t used = 0;
+  std::uint64_t lost = 0;  ///< That was written, and gone or wrong after a loss of power.
   std::uint64_t capacity = 0;
   NameFolding folding;  ///< Which names are one name on it.
   bool is_broken = false;

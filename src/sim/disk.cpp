@@ -177,7 +177,9 @@ void Disk::lose_power(Random& random) {
         data->chunks[chunk] = ChunkState::wrong;
       else
         data->is_synced[chunk] = true;
-      if (fate < 3) used -= chunk_length(data->size, ChunkIndex(static_cast<std::uint32_t>(chunk)));
+      const std::uint64_t bytes = chunk_length(data->size, ChunkIndex(static_cast<std::uint32_t>(chunk)));
+      if (fate < 3) used -= bytes;
+      if (fate < 5) lost += bytes;
     }
 }
 

@@ -198,6 +198,8 @@ bool Simulation::has(HostId host, const std::string& name, const Content& conten
 
 const std::vector<Published>& Simulation::published() const { return state_->published; }
 
+std::uint64_t Simulation::lost(HostId host) const { return state_->disks[host.value]->lost; }
+
 std::vector<std::string> Simulation::wrong_files() const {
   std::vector<std::string> wrong;
   for (const auto& disk : state_->disks) std::ranges::copy(disk->wrong, std::back_inserter(wrong));

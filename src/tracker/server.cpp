@@ -44,6 +44,8 @@ constexpr std::size_t kMostQuestions = 16;        // of one peer, that are being
 constexpr std::size_t kLocatedBytes = 48 * 1024;  // in one message
 constexpr Nanoseconds kBreath = 5ms;              // for a reader that is ahead of the state
 constexpr Nanoseconds kConnectBackEvery = 1s;     // at most; of one peer
+constexpr Nanoseconds kSignOfLife = 1500ms;       // for a member whose name another asks for to answer
+constexpr Nanoseconds kLookAgain = 10ms;          // whether it has
 
 /// One connection. Its members belong to the strand of its link; `peer` is set before others learn of it.
 struct Session {
@@ -59,10 +61,11 @@ struct Session {
   std::optional<std::uint64_t> begun_at;  ///< The revision of the catalogue that it was last sent whole.
   bool has_left = false;
   bool is_told_the_end = false;
-  bool is_over = false;              ///< The reader has ended; the writer is to end, too.
-  std::atomic<bool> is_down{false};  ///< It did not answer. Any thread.
-  std::size_t locating = 0;          ///< Questions that are being answered.
-  Instant last_connect_back;         ///< When others were last told to connect to it.
+  bool is_over = false;               ///< The reader has ended; the writer is to end, too.
+  std::atomic<bool> is_down{false};   ///< It did not answer. Any thread.
+  std::atomic<bool> is_asked{false};  ///< For a sign of life, which has not come. Any thread.
+  std::size_t locating = 0;           ///< Questions that are being answered.
+  Instant last_connect_back;          ///< When others were last told to connect to it.
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -330,6 +333,7 @@ Result<> apply(Tracker& tracker, PeerId peer, const Message& message) {
 }
 
 Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
+  session->is_asked = false;
   if (session->is_down.exchange(false)) co_await run_on(tracker.strand, [&] { tracker.registry.set_down(*session->peer, false); });
   if (const auto* ping = std::get_if<Ping>(&message)) {
     const auto clock = tracker.clock().count();
@@ -407,6 +411,32 @@ Entry enter(Tracker& tracker, const SessionPtr& session, const Hello& hello, con
   return entry;
 }
 
+/// The session of the member that has this name; null where there is none. On the tracker's strand.
+SessionPtr session_named(const Tracker& tracker, const std::string& id) {
+  const auto found = std::ranges::find_if(tracker.by_peer, [&](const auto& known) { return known.second->id == id; });
+  return found == tracker.by_peer.end() ? nullptr : found->second;
+}
+
+/// Waits until the member of this name shows that it is here, or turns out to be gone. A machine that lost its power, and is back, rejects
+/// what comes over connections that it does not know any more, but only once something does: until then it would keep itself out.
+Task<> wait_for_sign_of_life(Tracker& tracker, std::string id) {
+  const SessionPtr member = session_named(tracker, id);
+  if (!member || member->is_asked.exchange(true)) co_return;  // one question at a time
+  asio::post(member->link->executor(), [member] { member->outbox.push(Probe{}); });
+  const Instant deadline = tracker.world.now() + kSignOfLife;
+  while (member->is_asked && session_named(tracker, id) == member && tracker.world.now() < deadline)
+    co_await tracker.world.sleep(kLookAgain);
+  member->is_asked = false;
+}
+
+/// Lets a peer in, unless another of its name is here, or something else is in its way.
+Task<Entry> enter_or_replace(Tracker& tracker, SessionPtr session, Hello hello, Register request) {
+  Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, session, hello, request); });
+  if (entry.admission || entry.admission.error().reason != RefusalReason::id_in_use) co_return entry;
+  co_await asio::co_spawn(tracker.strand, wait_for_sign_of_life(tracker, hello.id), asio::use_awaitable_t<Executor>{});
+  co_return co_await in_registry(tracker, [&] { return enter(tracker, session, hello, request); });
+}
+
 /// A connection for timestamps, to its end.
 Task<> serve_clock_peer(Tracker& tracker, SessionPtr session, Hello hello, ClockJoin join) {
   co_await run_on(tracker.strand, [&] {
@@ -426,7 +456,7 @@ Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
   if (const auto* join = std::get_if<ClockJoin>(first)) co_return co_await serve_clock_peer(tracker, session, std::move(hello), *join);
   const auto* request = std::get_if<Register>(first);
   if (!request) co_return co_await handle(tracker, session, *first);
-  Entry entry = co_await in_registry(tracker, [&] { return enter(tracker, session, hello, *request); });
+  Entry entry = co_await enter_or_replace(tracker, session, hello, *request);
   if (entry.replaced) asio::post(entry.replaced->link->executor(), [old = entry.replaced] { old->link->close(); });
   if (!entry.admission) {
     const Registry::Denial& denial = entry.admission.error();

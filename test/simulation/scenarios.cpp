@@ -123,7 +123,7 @@ Figures churn(const Scale& scale) {
   for (std::size_t round = 0; round < 8 && !swarm.is_done(); ++round) {
     run_until(swarm, swarm.simulation().now() + apart);
     const std::size_t victim = any_fetcher(swarm);
-    swarm.simulation().kill(swarm.host_of(victim), swarm.simulation().random() % 2 == 0 ? sim::Death::killed : sim::Death::power);
+    swarm.kill(victim, swarm.simulation().random() % 2 == 0 ? sim::Death::killed : sim::Death::power);
     swarm.simulation().after(2 * apart, [&swarm, victim] {
       if (!swarm.simulation().is_running(swarm.host_of(victim))) swarm.start(victim);
     });

@@ -106,6 +106,8 @@ struct Swarm::Peer {
   std::vector<std::pair<std::string, sim::ContentPtr>> files;
   std::set<std::string> has;  ///< Names of its own and of what it published.
   std::optional<Nanoseconds> started_at;
+  std::optional<Nanoseconds> killed_at;  ///< While it is dead.
+  Nanoseconds dead{0};                   ///< In all, before it had everything.
   std::optional<Nanoseconds> done_at;
   bool is_excused = false;
   bool is_fetching = true;
@@ -177,8 +179,15 @@ void Swarm::start_tracker() {
 void Swarm::start(std::size_t peer) {
   if (is_ending_) return;
   if (!peers_[peer]->started_at) peers_[peer]->started_at = simulation_.now();
+  if (const auto killed = std::exchange(peers_[peer]->killed_at, std::nullopt)) peers_[peer]->dead += simulation_.now() - *killed;
   simulation_.start(host_of(peer),
                     [this, peer](World& world, Storage& storage, Signal& stop) { return run_peer(peer, world, storage, stop); });
+}
+
+void Swarm::kill(std::size_t peer, sim::Death death) {
+  look();
+  if (simulation_.is_running(host_of(peer)) && !has_all(peer)) peers_[peer]->killed_at = simulation_.now();
+  simulation_.kill(host_of(peer), death);
 }
 
 void Swarm::start_all() {
@@ -241,9 +250,9 @@ Seconds Swarm::bound() const {
   }
   Seconds least = lower_bound(parties).value_or(Seconds(0));
   for (std::size_t i = 0; i < peers_.size(); ++i) {
-    const Seconds since = peers_[i]->started_at.value_or(Nanoseconds::zero());
-    if (!peers_[i]->is_excused && parties[i].lacks > 0)
-      least = std::max(least, since + Seconds(static_cast<double>(parties[i].lacks) / parties[i].download));
+    const Seconds away = peers_[i]->started_at.value_or(Nanoseconds::zero()) + peers_[i]->dead;
+    const auto bytes = static_cast<double>(parties[i].lacks + simulation_.lost(peers_[i]->host));
+    if (!peers_[i]->is_excused && parties[i].lacks > 0) least = std::max(least, away + Seconds(bytes / parties[i].download));
   }
   for (const sim::SiteId site : sites()) least = std::max(least, time_to_cross(site));
   return least;

@@ -81,6 +81,8 @@ class Swarm {
   void start_tracker();
   /// Not once the swarm is being ended.
   void start(std::size_t peer);
+  /// How long it was away, and what its disk lost, is counted in the bound: no schedule could do anything about that.
+  void kill(std::size_t peer, sim::Death death);
   /// Starts the tracker and all peers.
   void start_all();
   /// No faults any more: the network is whole and everyone who is not there is started again.
@@ -95,8 +97,9 @@ class Swarm {
 
   /// Goes on until all have everything; then all processes are stopped, and must end.
   Figures finish(const sim::Limits& limits);
-  /// The time that no schedule could beat, at the rates that the hosts began with; nobody has anything before it was started.
-  /// What has to come from other sites cannot come faster than the links to them let it.
+  /// The time that no schedule could beat, at the rates that the hosts began with. Nobody has anything before it was started; who was
+  /// killed gets nothing until it is started again, and gets what its disk lost a second time. What has to come from other sites cannot
+  /// come faster than the links to them let it.
   Seconds bound() const;
 
  private:

@@ -17,6 +17,7 @@
 
 import shoal.base;
 import shoal.sim;
+import shoal.wire;
 import shoal.world;
 
 #include "simulation/scenarios.hpp"
@@ -303,6 +304,64 @@ TEST_CASE("Connections that break while a swarm begins cost no more than a momen
 TEST_CASE("Who comes late gets every chunk from those that believe to be alone in having others") {
   // Nobody tells a peer of chunks that it has: so it takes them for unshared, and would send away whoever asks for another one for ever.
   check_whole(mixed(mixed_scale(1459)));
+}
+
+namespace {
+
+/// Registers with the tracker under a name, and says why that did not work.
+Task<> ask_for_name(World& world, Endpoint tracker, std::string id, std::optional<Error>& why) {
+  const auto link = unwrap(co_await world.connect(std::move(tracker), make_strand(world), 5s));
+  Hello hello;
+  hello.role = Role::peer_to_tracker;
+  hello.id = std::move(id);
+  hello.instance = 77;
+  co_await step(send(*link, std::move(hello)));
+  co_await step(receive<Welcome>(*link, 5s));
+  link->established();
+  co_await step(send(*link, Register{}));
+  const auto answer = co_await receive<Registered>(*link, 5s);
+  why = answer ? Error{} : answer.error();
+}
+
+}  // namespace
+
+TEST_CASE("Who comes back after a loss of power is let in at once, and what it costs is its absence and what its disk lost") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    CAPTURE(seed);
+    const Scale scale = marked(scale_of(4, seed));
+    Swarm swarm(scale.options, 0);
+    add_source_and_fetchers(swarm, host_at(scale.rate), 40 * kMiB, scale.peers);
+    swarm.start_all();
+    swarm.simulation().run([] { return false; }, {1500ms});
+    swarm.kill(1, sim::Death::power);
+    swarm.simulation().run([] { return false; }, {500ms});
+    swarm.start(1);
+    const Figures figures = swarm.finish({1min});
+    check_whole(figures);
+    CHECK(figures.taken < 7s);  // it was refused for three seconds, until its old connection turned out to be dead
+    CHECK(figures.percent_of_bound > 80);
+    CHECK(figures.percent_of_bound <= 100);
+  }
+}
+
+TEST_CASE("Whose name is taken by one that is here, or only silent, is refused as before") {
+  const Scale scale = marked(scale_of(2));
+  Swarm swarm(scale.options, 0);
+  add_source_and_fetchers(swarm, host_at(scale.rate), 100 * kMiB, scale.peers);
+  const bool is_silent = GENERATE(false, true);
+  swarm.start_all();
+  swarm.simulation().run([] { return false; }, {1s});
+  if (is_silent) swarm.simulation().mute(swarm.host_of(1));
+  const sim::HostId other = swarm.simulation().add_host(host_at(scale.rate));
+  std::optional<Error> why;
+  swarm.simulation().start(other, [&](World& world, Storage&, Signal&) {
+    return ask_for_name(world, {swarm.simulation().address_of(swarm.tracker()), 5555}, swarm.id_of(1), why);
+  });
+  swarm.simulation().run([&] { return why.has_value(); }, {5s});
+  REQUIRE(why);
+  CHECK(why->code == make_error_code(Errc::refused));
+  swarm.simulation().heal();
+  check_whole(swarm.finish({1min}));
 }
 
 TEST_CASE("Far and lossy links delay a swarm, and keep nobody from finishing with the right bytes") {
