@@ -829,6 +829,9 @@ void on_connect_to(Node& node, const ConnectTo& wish);
 /// Gives what the tracker told the zone in which it is reached from here: a link-local address is at the interface that leads to the
 /// tracker.
 void add_zone(std::string& host, const Link& tracker);
+/// The instance that other peers are told: they tell a restart by it. The one that the tracker is told opens our place there to whoever
+/// knows it, and does not follow from this one.
+std::uint64_t instance_for_peers(std::uint64_t instance_for_tracker);
 /// What we tell others of where we listen: nothing where it is everywhere.
 std::string host_to_tell(const Endpoint& listening);
 /// Keeps a session with the tracker, for as long as the node runs.

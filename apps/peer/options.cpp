@@ -107,8 +107,8 @@ Command swarm_command(PeerCommand& command) {
   swarm.groups = {{"Swarm",
                    {{.name = "expect",
                      .value = "N",
-                     .help = "a closed swarm of N peers: exit when all of them have everything; otherwise go on until stopped",
-                     .standard = "0: open",
+                     .help = "only a closed swarm of N peers, as its tracker was started with --expect N, will do; exit when all have everything",
+                     .standard = "0: whatever the tracker has; in an open swarm, go on until stopped",
                      .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
                     md5_option(command)}}};
   return swarm;

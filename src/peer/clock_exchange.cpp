@@ -104,7 +104,7 @@ Task<std::shared_ptr<Link>> meet(ClockPeerState& peer, const std::string& id, co
   Hello hello;
   hello.role = Role::peer_to_peer;
   hello.id = peer.id;
-  hello.instance = peer.instance;
+  hello.instance = instance_for_peers(peer.instance);
   co_await step(send(*link, std::move(hello)));
   const Welcome welcome = co_await step(receive<Welcome>(*link, kPatience));
   if (welcome.id != id) throw StepFailed(Error{make_error_code(Errc::refused), fmt::format("another peer is at {}", to_string(at)), {}});
@@ -220,7 +220,7 @@ Task<Hello> greet_sender(ClockPeerState& peer, Link& link) {
     throw StepFailed(Error{make_error_code(Errc::malformed), "not a clock peer", {}});
   Welcome welcome;
   welcome.id = peer.id;
-  welcome.instance = peer.instance;
+  welcome.instance = instance_for_peers(peer.instance);
   co_await step(send(link, std::move(welcome)));
   link.established();
   co_return hello;

@@ -7,11 +7,13 @@ module;
 #include <tl/expected.hpp>
 
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <system_error>
 #include <unordered_map>
@@ -23,6 +25,7 @@ module shoal.peer;
 
 import :node;
 import shoal.base;
+import shoal.digest;
 import shoal.report;
 import shoal.schedule;
 import shoal.wire;
@@ -54,6 +57,13 @@ std::uint32_t HandleTable::try_set(ContentIndex index, std::uint32_t handle) {
 
 void HandleTable::erase(ContentIndex index) {
   if (contains(index)) handles_[index.value].reset();
+}
+
+std::uint64_t instance_for_peers(std::uint64_t instance_for_tracker) {
+  const Sha256Digest digest = sha256(std::as_bytes(std::span(&instance_for_tracker, 1)));
+  std::uint64_t instance = 0;
+  std::memcpy(&instance, digest.bytes.data(), sizeof instance);
+  return instance | 1;
 }
 
 Remote* find_remote(Node& node, Source source) {
@@ -99,7 +109,7 @@ void forget(Node& node, Remote& remote) {
 }  // namespace
 
 bool admit(Node& node, const SessionPtr& session) {
-  if (node.outcome || session->instance == node.instance || session->id == node.options.id) return false;
+  if (node.outcome || session->instance == instance_for_peers(node.instance) || session->id == node.options.id) return false;
   if (node.dropped.contains({session->id, session->instance})) return false;
   if (const auto known = node.by_id.find(session->id); known != node.by_id.end()) {
     Remote& old = *node.remotes.at(known->second);

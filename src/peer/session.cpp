@@ -62,7 +62,7 @@ Task<> greet_as_initiator(Node& node, PeerSession& session) {
   Hello hello;
   hello.role = Role::peer_to_peer;
   hello.id = node.options.id;
-  hello.instance = node.instance;
+  hello.instance = instance_for_peers(node.instance);
   std::vector<Message> first{std::move(hello)};
   co_await run_on(node.strand, [&] {
     session.roots_told = node.asked_roots.size();
@@ -91,7 +91,8 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
                     fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
   if (hello.role == Role::peer_to_tracker) co_await refuse(node.world, session, RefusalReason::wrong_role, "this is a peer, not a tracker");
   if (!check_name(hello.id)) co_await refuse(node.world, session, RefusalReason::other, "that name cannot be a peer's");
-  co_await step(send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, node.instance}));
+  co_await step(
+      send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, instance_for_peers(node.instance)}));
   session.id = hello.id;
   session.instance = hello.instance;
   session.is_question = hello.role == Role::question;

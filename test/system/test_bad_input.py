@@ -189,6 +189,31 @@ class Members(SystemTest):
         self.expect_equal_trees(self.lab.path("a"), self.lab.path("b"))
 
 
+class Takeover(SystemTest):
+    """What a peer tells others gives nobody its place at the tracker."""
+
+    def place_taken(self, tracker, name, instance):
+        """The tracker's answer to whoever comes under that name, with that instance."""
+        stranger = wire.greet(tracker.address, wire.TO_TRACKER, name, instance=instance)
+        self.addCleanup(stranger.close)
+        stranger.send(wire.register(1))
+        kind, _ = stranger.receive()
+        return kind
+
+    def test_the_instance_that_a_peer_tells_others_is_not_the_one_that_its_tracker_knows(self):
+        tracker = self.lab.tracker()
+        share = self.lab.peer("a", "share", self.lab.make("a", {"one": random_bytes(MIB, 1)}), tracker=tracker)
+        share.wait_for("registered")
+        visitor = wire.Connection.to(tracker.address_of("a"))
+        self.addCleanup(visitor.close)
+        visitor.send(wire.hello(wire.TO_PEER, "visitor"))
+        (told,) = struct.unpack("<Q", visitor.receive_kind(wire.WELCOME)[-8:])
+        for instance in (told, told ^ 1, 0, 1):
+            self.assertEqual(self.place_taken(tracker, "a", instance), wire.REFUSAL)
+        self.expect_exit(0, self.lab.peer("b", "get", "one", "-o", self.lab.make("b"), tracker=tracker))
+        self.assertEqual(tracker.events("left"), [])
+
+
 class ConnectBack(SystemTest):
     """What a stranger has others connect to."""
 

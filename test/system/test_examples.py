@@ -127,7 +127,10 @@ class Stage(MachinesTest):
             self.assertTrue(process.address)
         elif not is_closed:
             process.wait_for_line("registered with the tracker")
-        (self.waiting if is_closed else self.lasting).append(process)
+        if is_closed:
+            self.waiting.insert(len(self.waiting) if is_tracker else 0, process)  # peers first: the tracker waits for them, too
+        else:
+            self.lasting.append(process)
         return process
 
     def begin_tracker(self, commands, expect):

@@ -66,6 +66,11 @@ class Addresses(MachinesTest):
         self.expect_to_get("rack3", "from-rack2", "--tracker", "rack1-v6:5555", "--insecure", seconds=10 * SLOWNESS)
         self.expect_to_get("rack2", "from-rack3", "--tracker", "rack1:5555", "--insecure", seconds=10 * SLOWNESS)
 
+    def test_who_listens_on_ipv4_alone_and_came_over_ipv6_connects_by_itself(self):
+        self.tracker("--listen", "[::]:5555", "--insecure")
+        self.share("rack2", "--tracker", "rack1-v6:5555", "--listen", "0.0.0.0:0", "--insecure")
+        self.expect_to_get("rack3", "from-rack2", "--tracker", "rack1:5555", "--insecure", seconds=15 * SLOWNESS)
+
     def test_a_listen_that_is_given_is_kept(self):
         self.tracker("--listen", "10.77.0.1:5555", "--insecure")
         loopback, everywhere, own = "0100007F", {"00000000", "0" * 32}, "02004D0A"
