@@ -7,6 +7,7 @@
 /// fields that an older version does not send keep their defaults.
 module;
 
+#include <compare>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -51,11 +52,16 @@ enum class MessageType : std::uint16_t {
   hash_request = 55, hash_reply = 56, gone = 57,
   table = 58, table_received = 59,
   load_request = 60, load_reply = 61,
+  joinable = 64, join = 65, placed = 66, arrived = 67, after = 68,
 };
 // clang-format on
 
-/// Whoever has a question asks it on a connection of its own, and is no neighbour.
-enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1, question = 2 };
+/// Whoever has a question asks it on a connection of its own, and is no neighbour. A subflow is one more connection of two peers that have
+/// one: only who was sent a Joinable connects as that.
+enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1, question = 2, subflow = 3 };
+
+/// Bits of `features`, in Hello and Welcome.
+inline constexpr std::uint64_t kSeveralConnections = 1;  ///< Knows Joinable and what follows it.
 
 // Each message lists its fields once, in `fields()`: that list drives encoding, decoding and the tests. The first
 // `kRequired` of them have to be there (all, where it is not given).
@@ -68,7 +74,7 @@ struct Hello {
   std::uint32_t magic = kMagic;
   std::uint16_t version = kProtocolVersion;
   std::uint16_t oldest = kOldestVersion;
-  std::uint64_t features = 0;  ///< Bits; none is defined yet. Both sides use what both have.
+  std::uint64_t features = 0;  ///< Bits, such as kSeveralConnections. Both sides use what both have.
   Role role = Role::peer_to_tracker;
   std::string id;              ///< The name of the peer that connects.
   std::uint64_t instance = 0;  ///< Random at each start of a process: tells a reconnection from a namesake.
@@ -659,6 +665,57 @@ struct LoadReply {
   static constexpr auto fields() { return std::tuple{&LoadReply::query, &LoadReply::load}; }
 };
 
+// ---- several connections of two peers -----------------------------------------------------------------
+
+/// Proves that a connection belongs to a session. Good for as long as that lasts.
+struct Secret {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+  static constexpr auto fields() { return std::tuple{&Secret::high, &Secret::low}; }
+  friend auto operator<=>(const Secret&, const Secret&) = default;
+};
+
+/// Whoever accepted the first connection lets the other side open further ones.
+struct Joinable {
+  static constexpr auto kType = MessageType::joinable;
+  Secret secret;
+  std::uint32_t most = 0;  ///< Connections at once, with the first.
+  static constexpr auto fields() { return std::tuple{&Joinable::secret, &Joinable::most}; }
+};
+
+/// Follows the hello of a subflow, and is answered by the welcome.
+struct Join {
+  static constexpr auto kType = MessageType::join;
+  Secret secret;
+  std::uint32_t connection = 0;  ///< From 1 on (0 is the first one), and never used again in the session.
+  static constexpr auto fields() { return std::tuple{&Join::secret, &Join::connection}; }
+};
+
+/// The next chunk frame of this connection has this number among all that its sender has placed on any connection of the session; those
+/// that follow it on this connection without a Placed have the next ones.
+struct Placed {
+  static constexpr auto kType = MessageType::placed;
+  std::uint64_t number = 0;
+  static constexpr auto fields() { return std::tuple{&Placed::number}; }
+};
+
+/// So many of the frames placed on that connection came, whole. `is_over`: no more will be taken from it, so that the others are
+/// to be sent again on another.
+struct Arrived {
+  static constexpr auto kType = MessageType::arrived;
+  std::uint32_t connection = 0;
+  std::uint64_t frames = 0;
+  bool is_over = false;
+  static constexpr auto fields() { return std::tuple{&Arrived::connection, &Arrived::frames, &Arrived::is_over}; }
+};
+
+/// What follows on this connection, apart from chunks, Placed, Arrived and After, counts once all frames below `number` came.
+struct After {
+  static constexpr auto kType = MessageType::after;
+  std::uint64_t number = 0;
+  static constexpr auto fields() { return std::tuple{&After::number}; }
+};
+
 /// Every message but the chunk, whose bytes do not pass through here.
 using MessageKinds = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,                                            //
                                   Register, Registered, Offer, Withdraw, OfferEnd, Roster, Catalogue, Retracted, Begin,  //
@@ -666,7 +723,8 @@ using MessageKinds = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,   
                                   Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
                                   ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,       //
                                   Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply,        //
-                                  ConnectBack, ConnectTo>;
+                                  ConnectBack, ConnectTo,                                                               //
+                                  Joinable, Join, Placed, Arrived, After>;
 
 /// The place of M among the kinds; their number where it is none of them.
 template <class M, class... Kinds>

@@ -17,7 +17,7 @@ namespace shoal {
 
 template <>
 bool codec::accept(Role& role) {
-  return role <= Role::question;
+  return role <= Role::subflow;
 }
 
 template <>

@@ -63,6 +63,11 @@ std::string_view name_of(MessageType type) {
     case MessageType::load_reply: return "load reply";
     case MessageType::connect_back: return "connect back";
     case MessageType::connect_to: return "connect to";
+    case MessageType::joinable: return "joinable";
+    case MessageType::join: return "join";
+    case MessageType::placed: return "placed";
+    case MessageType::arrived: return "arrived";
+    case MessageType::after: return "after";
   }
   return "unknown";
 }
