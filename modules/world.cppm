@@ -91,6 +91,9 @@ class Link {
   /// This side's own address.
   virtual Endpoint local() const = 0;
   virtual Executor executor() const = 0;
+  /// The least time that a message and its answer were on their way, where the connection itself knows: without what programs and
+  /// full buffers add.
+  virtual std::optional<Nanoseconds> round_trip() const { return std::nullopt; }
 };
 
 class Listener {

@@ -120,6 +120,9 @@ class SimLink final : public Link {
   Endpoint remote() const override { return remote_; }
   Endpoint local() const override { return local_; }
   Executor executor() const override { return strand_; }
+  std::optional<Nanoseconds> round_trip() const override {
+    return 2 * network().latency(connection_->host(side_), connection_->host(1 - side_));
+  }
 
  private:
   Network& network() const { return connection_->network(); }
