@@ -25,6 +25,7 @@ module;
 
 export module shoal.schedule;
 
+export import :connections;
 import shoal.base;
 
 export namespace shoal {
