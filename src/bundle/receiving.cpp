@@ -1,0 +1,125 @@
+module;
+
+#include <fmt/core.h>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <variant>
+
+module shoal.bundle;
+
+import :internal;
+import :order;
+import shoal.base;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+
+Result<> Flows::on_received(const SubflowPtr& flow, Message message) {
+  if (const auto* placed = std::get_if<Placed>(&message)) {
+    flow->next_in = placed->number;
+    return {};
+  }
+  if (!flow->is_first()) return fail(Errc::out_of_order, fmt::format("got {} on a further connection", name_of(type_of(message))));
+  if (const auto* arrived = std::get_if<Arrived>(&message)) {
+    on_arrived(*arrived);
+    return {};
+  }
+  if (const auto* after = std::get_if<After>(&message)) {
+    barrier_ = std::max(barrier_, after->number);
+    return {};
+  }
+  return deliver(flow, std::move(message));
+}
+
+/// Messages come in their order, and those that were said to come after chunks do so, with all behind them.
+Result<> Flows::deliver(const SubflowPtr& flow, Message message) {
+  const std::uint64_t size = encoded_size(message);
+  if (held_.empty() && arrivals_.has_all_below(barrier_)) {
+    push_ready({flow, std::move(message), size});
+    return {};
+  }
+  held_bytes_ += size;
+  if (held_bytes_ > Bundle::kMostHeld) return fail(Errc::too_large, "messages that wait for chunks");
+  held_.push_back({flow, std::move(message), size});
+  return {};
+}
+
+Result<> Flows::on_received(const SubflowPtr& flow, IncomingFrame frame) {
+  const std::uint64_t length = frame.header.length;
+  bytes_moved_ += length;
+  if (flow->next_in) {
+    if (!arrivals_.take(*flow->next_in)) return fail(Errc::malformed, fmt::format("a chunk frame with the number {}", *flow->next_in));
+    ++*flow->next_in;
+    ++flow->arrived;
+    tell_arrived(*flow);
+  } else if (!flow->is_first()) {
+    return fail(Errc::out_of_order, "a chunk frame without a number");
+  }
+  push_ready({flow, std::move(frame), length});
+  if (!held_.empty() && arrivals_.has_all_below(barrier_)) release_held();
+  return {};
+}
+
+void Flows::release_held() {
+  held_bytes_ = 0;
+  for (Ready& ready : std::exchange(held_, {})) push_ready(std::move(ready));
+}
+
+void Flows::push_ready(Ready ready) {
+  ready.flow->undelivered += ready.size;
+  ready_.push_back(std::move(ready));
+  receiver_.notify();
+}
+
+std::optional<Ready> Flows::take_ready() {
+  if (ready_.empty()) return std::nullopt;
+  Ready ready = std::move(ready_.front());
+  ready_.pop_front();
+  return ready;
+}
+
+Incoming Flows::open(Ready frame) {
+  opened_ = std::move(frame);
+  read_ = 0;
+  return std::get<IncomingFrame>(opened_->what).header;
+}
+
+Result<> Flows::read_opened(std::span<std::byte> out) {
+  if (!opened_ || out.size() > opened_->size - read_) return fail(Errc::out_of_order, "more bytes than the chunk has");
+  std::copy_n(std::get<IncomingFrame>(opened_->what).bytes.get() + read_, out.size(), out.begin());
+  read_ += out.size();
+  if (read_ < opened_->size) return {};
+  release(*opened_->flow, opened_->size);
+  opened_.reset();
+  return {};
+}
+
+bool Flows::is_full(const Subflow& flow) const { return flow.undelivered > Bundle::kMostUndelivered; }
+
+void Flows::release(Subflow& flow, std::uint64_t bytes) {
+  flow.undelivered -= bytes;
+  if (!is_full(flow)) flow.room.notify();
+}
+
+/// One that was not written yet says the same of an earlier moment.
+void Flows::tell_arrived(const Subflow& flow) {
+  for (Message& message : flows_.front()->control)
+    if (auto* arrived = std::get_if<Arrived>(&message); arrived && arrived->connection == flow.number) {
+      arrived->frames = flow.arrived;
+      arrived->is_over = !flow.has_reader;
+      return;
+    }
+  push_control(Arrived{flow.number, flow.arrived, !flow.has_reader});
+}
+
+}  // namespace shoal

@@ -1,0 +1,240 @@
+module;
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <ranges>
+#include <span>
+#include <utility>
+#include <variant>
+#include <vector>
+
+module shoal.bundle;
+
+import :internal;
+import :order;
+import shoal.base;
+import shoal.wire;
+import shoal.world;
+
+namespace shoal {
+namespace {
+
+constexpr std::size_t kControlAtOnce = 16 * 1024;
+
+/// A file that was looked at when its bytes were placed: from then on they go out whatever becomes of it, because the other side counts the
+/// frames. Where it has changed meanwhile, the hash over there refuses them.
+class Committed final : public ChunkSource {
+ public:
+  explicit Committed(std::shared_ptr<const ChunkSource> source) : source_(std::move(source)) {}
+  std::uint64_t size() const override { return source_->size(); }
+  Result<> read(std::uint64_t offset, std::span<std::byte> out) const override {
+    if (!source_->read(offset, out)) std::ranges::fill(out, std::byte{0});
+    return {};
+  }
+  Result<> check() const override { return {}; }
+  int descriptor() const override { return source_->descriptor(); }
+
+ private:
+  std::shared_ptr<const ChunkSource> source_;
+};
+
+/// Bytes that wait or are under way on it.
+std::uint64_t load_of(const Subflow& flow) {
+  std::uint64_t bytes = 0;
+  for (const OutgoingFrame& frame : flow.unconfirmed) bytes += frame.chunk.header.length;
+  for (const OutgoingFrames& frames : flow.waiting)
+    for (const OutgoingFrame& frame : frames) bytes += frame.chunk.header.length;
+  return bytes;
+}
+
+/// All that is not known to have come, as it was placed.
+OutgoingFrames take_unconfirmed(Subflow& flow) {
+  OutgoingFrames frames(std::move_iterator(flow.unconfirmed.begin()), std::move_iterator(flow.unconfirmed.end()));
+  for (OutgoingFrames& waiting : flow.waiting) std::ranges::move(waiting, std::back_inserter(frames));
+  flow.unconfirmed.clear();
+  flow.waiting.clear();
+  return frames;
+}
+
+/// Frames of one chunk that follow each other.
+bool belong_together(const OutgoingFrame& a, const OutgoingFrame& b) { return ref_of(a) == ref_of(b) && b.number == a.number + 1; }
+
+}  // namespace
+
+void Flows::end_direct() {
+  --direct_;
+  if (is_begun()) flows_.front()->work.notify();
+}
+
+std::uint64_t Flows::push_control(Message message) {
+  Subflow& first = *flows_.front();
+  if (departures_.must_wait(message)) {
+    first.control.push_back(After{departures_.next()});
+    ++control_pushed_;
+  }
+  first.control.push_back(std::move(message));
+  first.work.notify();
+  return ++control_pushed_;
+}
+
+bool Flows::is_free(const Subflow& flow) const {
+  return !flow.is_over && !flow.is_writing && flow.waiting.empty() && flow.control.empty() && !(flow.is_first() && direct_ > 0);
+}
+
+/// In turn, so that each carries its part; the first, which messages go by, only where no other is free.
+SubflowPtr Flows::next_free() const {
+  if (departures_.is_full()) return nullptr;
+  const std::size_t others = flows_.size() - 1;
+  for (std::size_t i = 0; i < others; ++i) {
+    const SubflowPtr& flow = flows_[1 + (turn_ + i) % others];
+    if (is_free(*flow)) return flow;
+  }
+  return is_free(*flows_.front()) ? flows_.front() : nullptr;
+}
+
+/// The connection that carries the chunk already, or any that can take more. Null: none can.
+SubflowPtr Flows::flow_for(const ChunkHeader& header) const {
+  const bool goes_on = begun_ && begun_->ref == ChunkRef{header.handle, header.chunk} && begun_->end == header.offset;
+  return goes_on && begun_->flow ? begun_->flow : next_free();
+}
+
+void Flows::place(const SubflowPtr& flow, std::vector<OutgoingChunk> chunks) {
+  OutgoingFrames frames;
+  for (OutgoingChunk& chunk : chunks) {
+    const ChunkHeader& header = chunk.header;
+    begun_ = Begun{{header.handle, header.chunk}, header.offset + header.length, flow};
+    chunk.source = std::make_shared<Committed>(std::move(chunk.source));
+    frames.push_back({departures_.place({header.handle, header.chunk}), std::move(chunk)});
+  }
+  if (frames.empty()) return;
+  ++turn_;
+  flow->waiting.push_back(std::move(frames));
+  flow->work.notify();
+}
+
+Task<Result<>> Flows::place_when_free(std::vector<OutgoingChunk> chunks) {
+  for (;;) {
+    if (is_over()) co_return failure();
+    if (const SubflowPtr flow = flow_for(chunks.front().header)) {
+      place(flow, std::move(chunks));
+      break;
+    }
+    co_await sender_.wait();
+  }
+  while (!is_over() && !next_free()) co_await sender_.wait();
+  if (is_over()) co_return failure();
+  co_return Result<>{};
+}
+
+NextWork Flows::next_work(Subflow& flow) {
+  if (is_over() || flow.is_over) return NoMoreWork{};
+  if (flow.is_first() && direct_ > 0) return NoWork{};
+  if (flow.control.empty() && flow.waiting.empty()) return NoWork{};
+  flow.is_writing = true;
+  return flow.control.empty() ? take_frames(flow) : take_control(flow);
+}
+
+Work Flows::take_control(Subflow& flow) {
+  Work work;
+  for (std::size_t bytes = 0; !flow.control.empty() && bytes < kControlAtOnce; ++control_taken_) {
+    bytes += encoded_size(flow.control.front());
+    work.messages.push_back(std::move(flow.control.front()));
+    flow.control.pop_front();
+  }
+  return work;
+}
+
+Work Flows::take_frames(Subflow& flow) {
+  Work work;
+  work.frames = std::move(flow.waiting.front());
+  flow.waiting.pop_front();
+  const std::uint64_t number = work.frames.front().number;
+  if (number != flow.next_out || number == 0) work.messages.push_back(Placed{number});
+  flow.next_out = work.frames.back().number + 1;
+  if (flow.unconfirmed.empty()) flow.last_confirmed = world_->now();
+  std::ranges::copy(work.frames, std::back_inserter(flow.unconfirmed));
+  return work;
+}
+
+void Flows::on_written(const SubflowPtr& flow, std::uint64_t bytes, const Result<>& result) {
+  flow->is_writing = false;
+  bytes_moved_ += bytes;
+  if (flow->is_first()) control_written_ = control_taken_;
+  if (!result && flow->is_first()) return fail_all(result.error());
+  if (!result) close(*flow);
+  settle(flow);
+  sender_.notify();
+}
+
+// ---- what came, and what did not ----------------------------------------------------------------------
+
+void Flows::confirm(Subflow& flow, std::uint64_t frames) {
+  while (flow.confirmed < frames && !flow.unconfirmed.empty()) {
+    departures_.confirm(flow.unconfirmed.front().number);
+    flow.unconfirmed.pop_front();
+    ++flow.confirmed;
+    flow.last_confirmed = world_->now();
+  }
+}
+
+void Flows::on_arrived(const Arrived& arrived) {
+  const SubflowPtr flow = find(arrived.connection);
+  if (!flow) return;
+  confirm(*flow, arrived.frames);
+  if (arrived.is_over && !flow->is_first() && !flow->is_given_back) {
+    close(*flow);
+    flow->is_given_back = true;
+    place_again(*flow);
+    settle(flow);
+  }
+  sender_.notify();
+}
+
+/// What did not come by this one goes by the others, each chunk's frames by one of them.
+void Flows::place_again(Subflow& flow) {
+  if (begun_ && begun_->flow.get() == &flow) begun_->flow = nullptr;
+  OutgoingFrames together;
+  SubflowPtr to;
+  const auto hand_on = [&] {
+    if (together.empty()) return;
+    to = least_loaded();
+    if (begun_ && begun_->ref == ref_of(together.back())) begun_->flow = to;
+    to->waiting.push_back(std::exchange(together, {}));
+    to->work.notify();
+  };
+  for (OutgoingFrame& frame : take_unconfirmed(flow)) {
+    if (!together.empty() && !belong_together(together.back(), frame)) hand_on();
+    together.push_back(std::move(frame));
+  }
+  hand_on();
+}
+
+SubflowPtr Flows::least_loaded() const {
+  SubflowPtr least = flows_.front();
+  std::uint64_t load = load_of(*least);
+  for (const SubflowPtr& flow : flows_ | std::views::drop(1)) {
+    const std::uint64_t other = flow->is_over ? load : load_of(*flow);
+    if (other < load) {
+      least = flow;
+      load = other;
+    }
+  }
+  return least;
+}
+
+void Flows::look_for_stalled() {
+  constexpr Nanoseconds kPatience = std::chrono::seconds(30);
+  for (const SubflowPtr& flow : flows_)
+    if (!flow->is_first() && !flow->unconfirmed.empty() && world_->now() - flow->last_confirmed > kPatience) close(*flow);
+}
+
+}  // namespace shoal

@@ -1,0 +1,480 @@
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "memory_link.hpp"
+
+import shoal.base;
+import shoal.bundle;
+import shoal.sim;
+import shoal.wire;
+import shoal.world;
+
+using namespace shoal;
+using namespace shoal::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::uint32_t kPieces = 4;  // a chunk
+constexpr std::uint32_t kPiece = 1024;
+
+/// Two bundles over connections in memory. The near one sends, the far one receives and keeps what came.
+struct Both {
+  explicit Both(World& w)
+      : world(w), tasks([this](const std::string&, const Error& error) { failure = error; }), connections{MemoryConnection(w.executor())} {
+    near = std::make_shared<Bundle>(connections[0].near);
+    far = std::make_shared<Bundle>(connections[0].far);
+  }
+
+  void begin(int further) {
+    near->begin(world, tasks, 15s);
+    far->begin(world, tasks, 15s);
+    for (int i = 0; i < further; ++i) add();
+  }
+  void add() {
+    connections.emplace_back(world.executor());
+    const auto number = static_cast<std::uint32_t>(connections.size() - 1);
+    REQUIRE(near->add(number, connections.back().near, nullptr));
+    REQUIRE(far->add(number, connections.back().far, nullptr));
+  }
+  void receive() { tasks.spawn(world.executor(), "receiving", receive_all_of(*this)); }
+  void send(std::uint32_t first, std::uint32_t last) { tasks.spawn(world.executor(), "sending", send_chunks_of(*this, first, last)); }
+  void send(Message message) { tasks.spawn(world.executor(), "saying", say(*this, std::move(message))); }
+
+  static Task<> receive_all_of(Both& both) {
+    for (;;) {
+      auto incoming = co_await both.far->receive(15s);
+      if (!incoming) {
+        both.end = incoming.error();
+        co_return;
+      }
+      if (auto* message = std::get_if<Message>(&*incoming)) {
+        both.messages.push_back(std::move(*message));
+        continue;
+      }
+      const auto header = std::get<ChunkHeader>(*incoming);
+      std::vector<std::byte> bytes(header.length);
+      co_await step(both.far->receive_payload(std::span(bytes).first(1)));
+      co_await step(both.far->receive_payload(std::span(bytes).subspan(1)));
+      both.take(header, bytes);
+    }
+  }
+  static Task<> send_chunks_of(Both& both, std::uint32_t first, std::uint32_t last) {
+    for (std::uint32_t chunk = first; chunk < last; ++chunk)
+      for (std::uint32_t piece = 0; piece < kPieces; ++piece) {
+        co_await step(both.near->send_chunk({7, chunk, piece * kPiece, kPiece}, both.source, offset_of(chunk) + piece * kPiece));
+        ++both.pieces_sent;
+      }
+  }
+  static Task<> say(Both& both, Message message) {
+    std::vector<Message> messages;
+    messages.push_back(std::move(message));
+    co_await step(both.near->send(std::move(messages)));
+  }
+  static std::uint64_t offset_of(std::uint32_t chunk) { return std::uint64_t{chunk} * kPieces * kPiece; }
+
+  void take(const ChunkHeader& header, std::span<const std::byte> bytes) {
+    std::uint32_t& filled = got[header.chunk];
+    if (header.offset != filled) is_out_of_order = true;
+    filled = header.offset + header.length;
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+      if (bytes[i] != PatternSource::at(offset_of(header.chunk) + header.offset + i)) is_wrong = true;
+  }
+  bool has(std::uint32_t chunk) const {
+    const auto found = got.find(chunk);
+    return found != got.end() && found->second == kPieces * kPiece;
+  }
+  bool has_all(std::uint32_t first, std::uint32_t last) const {
+    for (std::uint32_t chunk = first; chunk < last; ++chunk)
+      if (!has(chunk)) return false;
+    return true;
+  }
+  bool is_sound() const { return !is_out_of_order && !is_wrong; }
+
+  World& world;
+  std::optional<Error> failure;
+  TaskGroup tasks;
+  std::vector<MemoryConnection> connections;
+  std::shared_ptr<Bundle> near;
+  std::shared_ptr<Bundle> far;
+  std::shared_ptr<PatternSource> source = std::make_shared<PatternSource>();
+
+  std::map<std::uint32_t, std::uint32_t> got;  ///< Bytes, by chunk.
+  std::vector<Message> messages;
+  std::optional<Error> end;
+  std::uint32_t pieces_sent = 0;
+  bool is_out_of_order = false;
+  bool is_wrong = false;
+};
+
+/// Waits until it is so; false where it is not within a second (of the simulation).
+Task<bool> comes_true(World& world, std::function<bool()> is_true, Nanoseconds within = 1s) {
+  const Instant end = world.now() + within;
+  while (!is_true() && world.now() < end) co_await world.sleep(1ms);
+  co_return is_true();
+}
+
+using Story = std::function<Task<>(Both& both)>;
+
+Task<> tell_story(World& world, Story story, bool& is_told) {
+  {
+    Both both(world);
+    co_await story(both);
+    both.near->close();
+    both.far->close();
+    both.tasks.cancel();
+    co_await both.tasks.join();
+  }
+  is_told = true;
+}
+
+/// Runs it in virtual time.
+void run(const Story& story) {
+  sim::Simulation simulation({.seed = GENERATE(1U, 2U, 3U)});
+  const sim::HostId host = simulation.add_host({});
+  bool is_told = false;
+  simulation.start(host, [&](World& world, Storage&, Signal&) { return tell_story(world, story, is_told); });
+  simulation.run([&] { return is_told; }, {300s});
+  CHECK(simulation.failures().empty());
+  CHECK(is_told);
+}
+
+Reject reject(std::uint32_t chunk) { return Reject{{{7, chunk}}}; }
+
+// ---- the stories --------------------------------------------------------------------------------------
+
+Task<> before_it_is_begun(Both& both) {
+  both.receive();
+  co_await Both::send_chunks_of(both, 0, 5);
+  co_await Both::say(both, Ping{3});
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 5) && both.messages.size() == 1; }));
+  CHECK(both.is_sound());
+  CHECK(both.connections[0].forth->said.size() == 1);
+  CHECK(both.near->connections() == 1);
+}
+
+Task<> over_three(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.send(0, 100);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 100); }));
+  CHECK(both.is_sound());
+  for (const auto& connection : both.connections) CHECK(connection.forth->chunks >= 10 * kPieces);
+  CHECK(both.near->bytes_moved() == 100 * kPieces * kPiece);
+  CHECK(both.far->bytes_moved() == 100 * kPieces * kPiece);
+}
+
+Task<> with_one_stalled(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.connections[2].forth->stall(true);
+  both.send(0, 100);
+  const auto are_most_here = [&] { return std::ranges::count_if(both.got, [&](const auto& each) { return both.has(each.first); }) >= 95; };
+  CHECK(co_await comes_true(both.world, are_most_here));
+  CHECK_FALSE(both.has_all(0, 100));
+  both.send(Ping{3});
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 1; }));
+  both.connections[2].forth->stall(false);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 100); }));
+  CHECK(both.is_sound());
+}
+
+Task<> with_one_cut(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.connections[1].forth->stall(true);
+  both.send(0, 50);
+  co_await comes_true(both.world, [&] { return both.got.size() > 20; });
+  both.connections[1].cut();
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 50); }));
+  CHECK(both.is_sound());
+  CHECK(both.near->connections() == 2);
+  CHECK(both.far->connections() == 2);
+  both.add();
+  both.send(50, 80);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(50, 80); }));
+  CHECK(both.connections[3].forth->chunks > 0);
+}
+
+Task<> with_all_further_ones_cut(Both& both) {
+  both.begin(3);
+  both.receive();
+  for (std::size_t i : {1U, 2U, 3U}) both.connections[i].forth->stall(true);
+  both.send(0, 40);
+  co_await comes_true(both.world, [&] { return both.pieces_sent == 40 * kPieces; });
+  for (std::size_t i : {1U, 2U, 3U}) {
+    both.connections[i].cut();
+    co_await both.world.sleep(1ms);
+  }
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 40); }));
+  CHECK(both.is_sound());
+  CHECK(both.near->connections() == 1);
+}
+
+/// The connection dies while the chunk that it carries is only half placed.
+Task<> cut_within_a_chunk(Both& both) {
+  both.begin(1);
+  both.receive();
+  both.connections[1].forth->stall(true);
+  for (std::uint32_t piece = 0; piece < kPieces; ++piece) {
+    if (piece == 2) both.connections[1].cut();
+    co_await step(both.near->send_chunk({7, 0, piece * kPiece, kPiece}, both.source, piece * kPiece));
+    if (piece != 2) co_await both.world.sleep(1ms);
+  }
+  CHECK(co_await comes_true(both.world, [&] { return both.has(0); }));
+  CHECK(both.is_sound());
+}
+
+Task<> closed_down(Both& both) {
+  both.begin(3);
+  both.receive();
+  both.send(0, 60);
+  co_await comes_true(both.world, [&] { return both.got.size() > 10; });
+  both.near->remove_one();
+  both.far->remove_one();
+  both.near->remove_one();
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 60); }));
+  CHECK(both.is_sound());
+  both.near->remove_one();
+  both.near->remove_one();
+  co_await both.world.sleep(1ms);
+  CHECK(both.near->connections() == 1);
+  CHECK_FALSE(both.end);
+}
+
+Task<> with_the_first_cut(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.connections[0].cut();
+  CHECK(co_await comes_true(both.world, [&] { return both.end.has_value(); }));
+  CHECK((both.connections[1].near->is_closed() && both.connections[2].far->is_closed()));
+  CHECK_FALSE((co_await both.near->send_chunk({7, 0, 0, kPiece}, both.source, 0)).has_value());
+}
+
+Task<> closed(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.far->close();
+  CHECK(co_await comes_true(both.world, [&] {
+    return std::ranges::all_of(both.connections, [](const auto& each) { return each.far->is_closed() && each.near->is_closed(); });
+  }));
+  CHECK(both.end->code == make_error_code(Errc::closed));
+}
+
+/// `last` is about what is stuck on a stalled connection.
+Task<> with_what_must_wait(Both& both, Message last) {
+  both.begin(1);
+  both.receive();
+  both.connections[1].forth->stall(true);
+  both.send(0, 1);
+  co_await comes_true(both.world, [&] { return both.pieces_sent == kPieces; });
+  both.send(reject(9));  // nothing of it is under way
+  co_await both.world.sleep(1ms);
+  both.send(Ping{3});
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 2; }));
+  both.send(std::move(last));
+  co_await both.world.sleep(1ms);
+  both.send(Pong{1, 2, 3});
+  co_await both.world.sleep(100ms);
+  CHECK(both.messages.size() == 2);
+  both.connections[1].forth->stall(false);
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 4; }));
+  CHECK(both.has(0));
+  CHECK(std::holds_alternative<Pong>(both.messages.back()));
+}
+
+Task<> send_large(Both& both) {
+  for (std::uint32_t chunk = 0; chunk < 100; ++chunk)
+    co_await step(both.near->send_chunk({7, chunk, 0, kChunkSize}, both.source, std::uint64_t{chunk} * kChunkSize));
+}
+
+Task<> with_nobody_who_reads(Both& both) {
+  both.begin(2);
+  for (auto& connection : both.connections) connection.forth->room = 1'000'000;
+  both.tasks.spawn(both.world.executor(), "sending", send_large(both));
+  co_await both.world.sleep(1s);
+  std::uint64_t read = 0;
+  for (const auto& connection : both.connections)
+    read += connection.forth->chunks - static_cast<std::size_t>(std::ranges::count_if(connection.forth->items, [](const auto& item) {
+              return std::holds_alternative<ChunkHeader>(item.what);
+            }));
+  CHECK(read >= 3);
+  CHECK(read * kChunkSize <= 3 * (Bundle::kMostUndelivered + kChunkSize));
+}
+
+/// Takes its frames for ever, and confirms none.
+Task<> with_one_that_swallows(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.connections[1].forth->stall(true);
+  both.connections[1].forth->room = 1'000'000;
+  both.send(0, 30);
+  co_await both.world.sleep(20s);
+  CHECK_FALSE(both.has_all(0, 30));
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 30); }, 30s));
+  CHECK(both.is_sound());
+  CHECK(both.near->connections() == 2);
+}
+
+/// The near side has something to say for itself while its session's send is not over.
+Task<> begun_within_a_send(Both& both) {
+  both.receive();
+  MemoryPipe& forth = *both.connections[0].forth;
+  forth.room = 1;
+  forth.stall(true);
+  both.send(0, 10);
+  co_await both.world.sleep(10ms);
+  both.near->begin(both.world, both.tasks, 15s);
+  co_await step(send(*both.connections[0].far, Placed{0}));
+  co_await step(both.connections[0].far->send_chunk({7, 0, 0, kPiece}, both.source, 0));
+  co_await both.world.sleep(10ms);
+  CHECK(forth.chunks == 2);  // one is in the pipe, one waits for room
+  CHECK(forth.said.empty());
+  forth.stall(false);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 10); }));
+  CHECK(both.is_sound());
+  CHECK(std::ranges::any_of(forth.said, [](const Message& message) { return std::holds_alternative<Arrived>(message); }));
+}
+
+Task<> with_a_file_that_changed(Both& both) {
+  both.begin(1);
+  both.receive();
+  both.source->is_changed = true;
+  const auto one = co_await both.near->send_chunk({7, 0, 0, kPiece}, both.source, 0);
+  CHECK((!one && one.error().code == make_error_code(Errc::changed)));
+  const auto good = std::make_shared<PatternSource>();
+  std::vector<OutgoingChunk> chunks{{{7, 1, 0, kPiece}, good, Both::offset_of(1)}, {{7, 2, 0, kPiece}, both.source, 0}};
+  const auto several = co_await both.near->send_chunks(std::move(chunks));
+  CHECK((several && *several == 1));
+  CHECK(co_await comes_true(both.world, [&] { return both.got.contains(1); }));
+  CHECK(both.got.size() == 1);
+  CHECK(both.is_sound());
+}
+
+Task<> with_too_many(Both& both) {
+  const auto link = [&] { return MemoryConnection(both.world.executor()).near; };
+  CHECK_FALSE(both.near->add(1, link(), nullptr).has_value());  // not begun
+  both.begin(3);
+  CHECK_FALSE(both.near->add(3, link(), nullptr).has_value());  // a number that there was
+  for (std::uint32_t number = 4; number < kMostConnections; ++number) CHECK(both.near->add(number, link(), nullptr).has_value());
+  CHECK_FALSE(both.near->add(100, link(), nullptr).has_value());
+  co_return;
+}
+
+/// The other side is no bundle, and says what it likes.
+Task<> told_nonsense(Both& both, std::function<Task<>(Link& first, Link& further)> nonsense) {
+  both.far->begin(both.world, both.tasks, 15s);
+  both.connections.emplace_back(both.world.executor());
+  CHECK(both.far->add(1, both.connections[1].far, nullptr).has_value());
+  both.receive();
+  co_await nonsense(*both.connections[0].near, *both.connections[1].near);
+  CHECK(co_await comes_true(both.world, [&] { return both.end.has_value(); }));
+  CHECK(both.connections[0].far->is_closed());
+  CHECK(both.connections[1].far->is_closed());
+}
+
+Task<> say_chunk(Link& link, std::optional<std::uint64_t> number, std::uint32_t chunk) {
+  if (number) co_await step(send(link, Placed{*number}));
+  co_await step(link.send_chunk({7, chunk, 0, kPiece}, std::make_shared<PatternSource>(), 0));
+}
+
+Task<> say_twice(Link& first, Link& further) {
+  co_await say_chunk(first, 0, 1);
+  co_await say_chunk(further, 0, 1);
+}
+Task<> say_far_ahead(Link&, Link& further) { co_await say_chunk(further, Arrivals::kMostAhead, 1); }
+Task<> say_without_a_number(Link&, Link& further) { co_await say_chunk(further, std::nullopt, 1); }
+Task<> say_what_belongs_to_the_first(Link&, Link& further) { co_await step(send(further, Ping{1})); }
+Task<> say_more_than_is_kept(Link& first, Link&) {
+  co_await step(send(first, After{1}));
+  const Request request{std::vector<ChunkRef>(4096)};
+  for (std::size_t bytes = 0; bytes <= Bundle::kMostHeld; bytes += encoded_size(request))
+    if (!co_await send(first, request)) co_return;
+}
+
+/// Answers about what there is not do no harm.
+Task<> told_of_nothing(Both& both) {
+  both.far->begin(both.world, both.tasks, 15s);
+  both.receive();
+  Link& first = *both.connections[0].near;
+  co_await step(send(first, Arrived{0, 1000, true}));
+  co_await step(send(first, Arrived{77, 1000, true}));
+  co_await step(send(first, Ping{3}));
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 1; }));
+  CHECK_FALSE(both.end);
+}
+
+}  // namespace
+
+TEST_CASE("Numbers of frames come in any order, each once, and not too far ahead") {
+  Arrivals arrivals;
+  CHECK(arrivals.take(1));
+  CHECK_FALSE(arrivals.take(1));
+  CHECK(arrivals.lowest_missing() == 0);
+  CHECK(arrivals.take(0));
+  CHECK(arrivals.has_all_below(2));
+  CHECK_FALSE(arrivals.has_all_below(3));
+  CHECK_FALSE(arrivals.take(0));
+  CHECK(arrivals.take(1 + Arrivals::kMostAhead));
+  CHECK_FALSE(arrivals.take(2 + Arrivals::kMostAhead));
+}
+
+TEST_CASE("No more is placed while the oldest frame that is not confirmed is far behind") {
+  Departures departures;
+  for (std::uint64_t i = 0; i < Departures::kMostUnderWay; ++i) {
+    CHECK_FALSE(departures.is_full());
+    departures.place({1, 2});
+  }
+  CHECK(departures.is_full());
+  departures.confirm(5);
+  CHECK(departures.is_full());
+  departures.confirm(0);
+  CHECK_FALSE(departures.is_full());
+}
+
+TEST_CASE("Before it is begun a bundle is its first link") { run(before_it_is_begun); }
+TEST_CASE("Chunks go by all connections of a bundle, and each chunk's pieces come in order") { run(over_three); }
+TEST_CASE("A connection that stalls holds up only what it carries") { run(with_one_stalled); }
+TEST_CASE("What did not come by a connection that was lost comes by the others, once") { run(with_one_cut); }
+TEST_CASE("Where all further connections are lost, the first carries all") { run(with_all_further_ones_cut); }
+TEST_CASE("A chunk whose connection is lost between two pieces comes whole and in order") { run(cut_within_a_chunk); }
+TEST_CASE("Connections are closed while chunks are under way, and nothing is lost; the first stays") { run(closed_down); }
+TEST_CASE("With the first connection all end") { run(with_the_first_cut); }
+TEST_CASE("To close a bundle closes all its connections") { run(closed); }
+TEST_CASE("A message that takes back what is under way does not overtake it, and others do not overtake that") {
+  const Message last = GENERATE(values<Message>({Message(reject(0)), Message(Gone{{7}}), Message(Leave{0})}));
+  run([&](Both& both) { return with_what_must_wait(both, last); });
+}
+TEST_CASE("Where nobody takes what came, little is read") { run(with_nobody_who_reads); }
+TEST_CASE("A connection that confirms nothing for half a minute is closed, and what it has goes by the others") {
+  run(with_one_that_swallows);
+}
+TEST_CASE("A send that was begun before the bundle was ends before the next") { run(begun_within_a_send); }
+TEST_CASE("A file that changed is not sent, and the bundle goes on") { run(with_a_file_that_changed); }
+TEST_CASE("A bundle takes so many connections, each with a number of its own, and none before it is begun") { run(with_too_many); }
+TEST_CASE("Nonsense on any connection ends the bundle") {
+  using Nonsense = Task<> (*)(Link&, Link&);
+  const auto nonsense =
+      GENERATE(values<Nonsense>({say_twice, say_far_ahead, say_without_a_number, say_what_belongs_to_the_first, say_more_than_is_kept}));
+  run([&](Both& both) { return told_nonsense(both, nonsense); });
+}
+TEST_CASE("What is said of connections and frames that there are not changes nothing") { run(told_of_nothing); }
