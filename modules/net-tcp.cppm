@@ -10,6 +10,7 @@ module;
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <system_error>
@@ -44,6 +45,11 @@ struct TcpContext {
   std::string congestion;
 };
 
+/// Of a new socket, before its handshake.
+void begin_congestion_control(int socket, const std::string& choice);
+/// Of one whose distance is known.
+void adapt_congestion_control(int socket, const std::string& choice, bool is_far);
+
 std::unique_ptr<Link> make_tcp_link(Socket socket, const TcpContext& context);
 
 /// The code of an Asio failure as sessions know it: an end of file is `closed`, and so is what waits while its socket is closed.
@@ -57,6 +63,11 @@ Result<std::size_t> send_file(int socket, std::span<const std::byte> head, const
                               std::size_t length);
 /// Keeps at most about `bytes` unsent in the system's buffer, so that what is urgent does not queue up behind data.
 void limit_unsent(int socket, std::uint32_t bytes);
-void choose_congestion_control(int socket, const std::string& name);
+/// Fails where the system does not have it, or not for us.
+Result<> choose_congestion_control(int socket, const std::string& name);
+/// The least round trip of a connection, as the system measures it; nothing while it has not, or cannot.
+std::optional<Nanoseconds> least_round_trip(int socket);
+/// Lets as much be under way as the system allows, where that is more than it gives by itself.
+void enlarge_buffers(int socket);
 
 }  // namespace shoal

@@ -19,9 +19,9 @@ struct NetOptions {
   unsigned io_threads = 0;         ///< 0: half as many as there are processors, 1 to 4: what computes takes the others.
   unsigned worker_threads = 0;     ///< 0: as many as there are processors.
   std::uint64_t upload_limit = 0;  ///< Bytes of file data a second, over all links; 0: none.
-  /// TCP congestion control of each socket, where the system has it; empty: the system's. Cubic moved 2.7 times as
-  /// much as BBR over a local flow.
-  std::string congestion = "cubic";
+  /// TCP congestion control of each socket, where the system has a choice: `auto`, `system` for its own, or its name. `auto` is cubic,
+  /// which moved 2.7 times as much as BBR over a local flow, and BBR from a round trip of 5 ms on (docs/decisions/0030).
+  std::string congestion = "auto";
   bool ends_with_process = false;  ///< See World.
 };
 
@@ -36,5 +36,8 @@ class NetWorld : public World {
 };
 
 std::unique_ptr<NetWorld> make_net_world(const NetOptions& options);
+
+/// Whether sockets may be given that congestion control here. Fails with `usage`.
+Result<> check_congestion(const std::string& name);
 
 }  // namespace shoal

@@ -304,9 +304,10 @@ class UploadQueue {
   std::unique_ptr<State> state_;
 };
 
-/// How much of the uplink a neighbour takes that is sent to, by the round trip to it, and how much there is. Three that are near: a chunk that is out
-/// soon can be passed on soon, but who receives from others besides takes only a part of what the uplink could send (docs/decisions/0013). Six that
-/// are far, and 24 from 100 ms on: a connection takes round trips to find its rate, anew after each pause (docs/decisions/0028).
+/// How much of the uplink a neighbour takes that is sent to, by the round trip to it, and how much there is. Three that are near: a chunk
+/// that is out soon can be passed on soon, but who receives from others besides takes only a part of what the uplink could send
+/// (docs/decisions/0013). Six that are far, and 24 from 100 ms on: a connection takes round trips to find its rate, anew after each pause
+/// (docs/decisions/0028).
 inline constexpr std::uint32_t kUplinkShares = 24;
 std::uint32_t upload_shares(Nanoseconds round_trip);
 

@@ -723,7 +723,7 @@ using MessageKinds = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,   
                                   Subscribe, Inventory, Have, Request, Cancel, Reject, HashRequest, HashReply, Gone,     //
                                   ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,       //
                                   Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply,        //
-                                  ConnectBack, ConnectTo,                                                               //
+                                  ConnectBack, ConnectTo,                                                                //
                                   Joinable, Join, Placed, Arrived, After>;
 
 /// The place of M among the kinds; their number where it is none of them.

@@ -104,13 +104,14 @@ Command swarm_command(PeerCommand& command) {
   Command swarm = make_command<SwarmAction>(command, "swarm", "DIR", "offer DIR, and fetch all that others offer",
                                             "shoal-peer swarm ./data --tracker rack1:5555 --listen 0.0.0.0:0 --insecure");
   swarm.set_operand = within<SwarmAction>(command, [](SwarmAction& action) { return folder_into(action.folder); });
-  swarm.groups = {{"Swarm",
-                   {{.name = "expect",
-                     .value = "N",
-                     .help = "only a closed swarm of N peers, as its tracker was started with --expect N, will do; exit when all have everything",
-                     .standard = "0: whatever the tracker has; in an open swarm, go on until stopped",
-                     .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
-                    md5_option(command)}}};
+  swarm.groups = {
+      {"Swarm",
+       {{.name = "expect",
+         .value = "N",
+         .help = "only a closed swarm of N peers, as its tracker was started with --expect N, will do; exit when all have everything",
+         .standard = "0: whatever the tracker has; in an open swarm, go on until stopped",
+         .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
+        md5_option(command)}}};
   return swarm;
 }
 
@@ -310,7 +311,7 @@ OptionGroup network_group(PeerCommand& command) {
             .set = size_into(command.in_flight)},
            {.name = "congestion",
             .value = "NAME",
-            .help = "TCP congestion control where the system has a choice; 'system' for its own",
+            .help = "TCP congestion control where the system has a choice: 'auto' is bbr over long ways and cubic else, 'system' its own",
             .standard = command.congestion,
             .set = into(command.congestion)},
            {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};

@@ -85,9 +85,9 @@ struct PeerCommand {
   std::string id;                    ///< 1..64 printable bytes without '/'.
   std::vector<std::string> include;  ///< Globs.
   std::vector<std::string> exclude;
-  std::uint64_t limit_rate = 0;      ///< Bytes a second; 0 for no limit.
-  std::uint64_t in_flight = 0;       ///< Bytes that are asked for at a time, of all peers together; 0: by the machine's memory.
-  std::string congestion = "cubic";  ///< TCP congestion control; `system` for the system's.
+  std::uint64_t limit_rate = 0;     ///< Bytes a second; 0 for no limit.
+  std::uint64_t in_flight = 0;      ///< Bytes that are asked for at a time, of all peers together; 0: by the machine's memory.
+  std::string congestion = "auto";  ///< TCP congestion control: see NetOptions.
   bool insecure = false;
   std::optional<Nanoseconds> wait;                               ///< How long to try to reach the tracker; without a value forever.
   std::string latency;                                           ///< A file with latencies of pairs; none when empty.

@@ -292,6 +292,7 @@ ExitCode answer(Report& report, const Result<>& result, Fields fields) {
 }
 
 ExitCode run_peer(const PeerCommand& command) {
+  if (const auto known = check_congestion(command.congestion); !known) return say_failure("shoal-peer", known.error());
   raise_descriptor_limit();
   const auto* const shell = std::get_if<ShellAction>(&command.action);
   const auto lines = shell ? open_lines(shell->history) : nullptr;
@@ -305,7 +306,7 @@ ExitCode run_peer(const PeerCommand& command) {
   NetOptions options;
   options.ends_with_process = true;
   options.upload_limit = command.limit_rate;
-  options.congestion = command.congestion == "system" ? std::string() : command.congestion;
+  options.congestion = command.congestion;
   const auto* const clock = std::get_if<ClockAction>(&command.action);
   if (clock) options.io_threads = threads_for(*clock);
   std::optional<Interrupts> interrupts;

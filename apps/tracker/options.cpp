@@ -49,6 +49,11 @@ OptionGroup network_group(TrackerCommand& command) {
             .help = "where peers find the tracker; port 5555 where it is left out",
             .standard = to_string(command.listen),
             .set = into(command.listen, 5555)},
+           {.name = "congestion",
+            .value = "NAME",
+            .help = "TCP congestion control where the system has a choice: 'auto' is bbr over long ways and cubic else, 'system' its own",
+            .standard = command.congestion,
+            .set = into(command.congestion)},
            {.name = "insecure", .help = "allow plain text on an address that is not loopback", .set = into(command.insecure)}}};
 }
 

@@ -18,6 +18,7 @@ struct TrackerCommand {
   bool is_state_chosen = false;                  ///< By the user.
   std::string out;                               ///< Folder for the run's records; none when empty.
   Nanoseconds grace = std::chrono::seconds(30);  ///< A peer of a closed swarm that is gone this long has failed.
+  std::string congestion = "auto";               ///< TCP congestion control: see NetOptions.
   bool insecure = false;
   CommonOptions common;
 };

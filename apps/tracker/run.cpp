@@ -54,6 +54,7 @@ Result<std::shared_ptr<TrackerState>> choose_state(const TrackerCommand& command
 }  // namespace
 
 ExitCode run_tracker(const TrackerCommand& command) {
+  if (const auto known = check_congestion(command.congestion); !known) return say_failure("shoal-tracker", known.error());
   raise_descriptor_limit();
   Signal stop;
   auto report = open_report(command, stop);
@@ -64,7 +65,7 @@ ExitCode run_tracker(const TrackerCommand& command) {
     (*report)->result(exit_code_of(state.error()));
     return exit_code_of(state.error());
   }
-  const auto world = make_net_world({.ends_with_process = true});
+  const auto world = make_net_world({.congestion = command.congestion, .ends_with_process = true});
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
   TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out), *state};

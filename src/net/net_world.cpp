@@ -244,10 +244,9 @@ Task<Result<std::unique_ptr<Link>>> RealWorld::connect(Endpoint to, Executor str
   for (auto place = found.begin(); place != found.end() && !attempt->has_expired; ++place) {
     boost::system::error_code ignored;
     attempt->socket.close(ignored);
-    // Before the handshake: a connection that begins under a pacing control keeps its pacing.
     attempt->socket.open(place->endpoint().protocol(), error);
     if (error) continue;
-    choose_congestion_control(attempt->socket.native_handle(), context_.congestion);
+    begin_congestion_control(attempt->socket.native_handle(), context_.congestion);
     std::tie(error) = co_await attempt->socket.async_connect(place->endpoint(), kAsTuple);
     if (!error) break;
   }
@@ -264,7 +263,7 @@ boost::system::error_code RealWorld::open(tcp::acceptor& acceptor, const tcp::en
   if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
   // All addresses are all, those of IPv4 as well.
   if (!error && endpoint.address() == asio::ip::address_v6::any()) acceptor.set_option(asio::ip::v6_only(false), error);
-  if (!error) choose_congestion_control(acceptor.native_handle(), context_.congestion);
+  if (!error) begin_congestion_control(acceptor.native_handle(), context_.congestion);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   return error;

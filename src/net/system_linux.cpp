@@ -4,8 +4,8 @@
 module;
 
 #ifdef SHOAL_NET_LINUX
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,9 +16,12 @@ module;
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -35,6 +38,7 @@ namespace shoal {
 namespace {
 
 constexpr std::size_t kAtOnce = 64;              // datagrams, in one call
+constexpr int kMostBuffer = 64 * 1024 * 1024;    // of a connection: 2.5 Gbit a second at 200 ms
 constexpr int kReceiveBuffer = 4 * 1024 * 1024;  // as the system counts: some hundred bytes a datagram, however small
 
 /// What a call for several datagrams takes.
@@ -62,6 +66,20 @@ class Headers {
   std::array<iovec, kAtOnce> ranges_;
   std::array<mmsghdr, kAtOnce> headers_;
 };
+
+/// The last number in a file of the system; 0 where there is none.
+std::int64_t last_number_in(const char* path) {
+  std::ifstream file(path);
+  std::int64_t last = 0;
+  for (std::int64_t number = 0; file >> number;) last = number;
+  return last;
+}
+
+/// The size to ask for; 0: none.
+int useful_buffer(const char* most_allowed, const char* tuned) {
+  const std::int64_t allowed = std::min<std::int64_t>(last_number_in(most_allowed), kMostBuffer);
+  return 2 * allowed > last_number_in(tuned) ? static_cast<int>(allowed) : 0;
+}
 
 bool is_full() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
@@ -128,8 +146,27 @@ void share_port(int socket) {
   ::setsockopt(socket, SOL_SOCKET, SO_REUSEPORT, &is_shared, sizeof is_shared);
 }
 
-void choose_congestion_control(int socket, const std::string& name) {
-  if (!name.empty()) ::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name.data(), static_cast<socklen_t>(name.size()));
+Result<> choose_congestion_control(int socket, const std::string& name) {
+  if (::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name.data(), static_cast<socklen_t>(name.size())) == 0) return {};
+  return fail_errno("cannot choose a congestion control");
+}
+
+std::optional<Nanoseconds> least_round_trip(int socket) {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return std::nullopt;
+  const bool is_known = size >= offsetof(tcp_info, tcpi_min_rtt) + sizeof info.tcpi_min_rtt && info.tcpi_min_rtt != ~0U;
+  if (!is_known || info.tcpi_min_rtt == 0) return std::nullopt;
+  return std::chrono::microseconds(info.tcpi_min_rtt);
+}
+
+/// A size of our own ends the system's tuning, so it is only set where it is more than tuning may come to. The system doubles what is set,
+/// for its own use; what tuning may come to has that in it already.
+void enlarge_buffers(int socket) {
+  static const int send = useful_buffer("/proc/sys/net/core/wmem_max", "/proc/sys/net/ipv4/tcp_wmem");
+  static const int receive = useful_buffer("/proc/sys/net/core/rmem_max", "/proc/sys/net/ipv4/tcp_rmem");
+  if (send > 0) ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send, sizeof send);
+  if (receive > 0) ::setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &receive, sizeof receive);
 }
 
 }  // namespace shoal

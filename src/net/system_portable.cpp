@@ -12,6 +12,7 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -86,7 +87,9 @@ void enlarge_receive_buffer(int socket) {
 void share_port(int) {}
 
 void limit_unsent(int, std::uint32_t) {}
-void choose_congestion_control(int, const std::string&) {}
+Result<> choose_congestion_control(int, const std::string&) { return {}; }
+std::optional<Nanoseconds> least_round_trip(int) { return std::nullopt; }
+void enlarge_buffers(int) {}
 
 }  // namespace shoal
 

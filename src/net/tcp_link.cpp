@@ -19,6 +19,7 @@ module;
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <system_error>
 #include <utility>
 #include <variant>
@@ -44,6 +45,7 @@ constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kAsTuple{};
 /// A connection that takes nothing at all for this long is dead.
 constexpr Nanoseconds kSendPatience = std::chrono::seconds(30);
 constexpr std::uint32_t kLeastUnsent = 16 * 1024;
+constexpr Nanoseconds kFar = std::chrono::milliseconds(5);  // a round trip
 
 /// Closes the socket when a read or a write makes no progress for too long. It sleeps until the earliest moment at which
 /// that can be, rather than being set anew for each message.
@@ -124,10 +126,14 @@ class Waiting {
 class TcpLink final : public Link {
  public:
   TcpLink(Socket socket, const TcpContext& context)
-      : connection_(std::make_shared<Connection>(std::move(socket))), pacer_(context.pacer), remote_(remote_of(connection_->socket)) {
+      : connection_(std::make_shared<Connection>(std::move(socket))),
+        pacer_(context.pacer),
+        congestion_(context.congestion),
+        remote_(remote_of(connection_->socket)) {
     boost::system::error_code ignored;
     connection_->socket.set_option(tcp::no_delay(true), ignored);
     connection_->socket.native_non_blocking(true, ignored);
+    adapt_to_distance();
   }
   ~TcpLink() override { close(); }
 
@@ -138,7 +144,10 @@ class TcpLink final : public Link {
   Task<Result<>> send(std::vector<Message> messages) override;
   Task<Result<>> send_chunk(ChunkHeader header, std::shared_ptr<const ChunkSource> source, std::uint64_t file_offset) override;
   Task<Result<std::size_t>> send_chunks(std::vector<OutgoingChunk> chunks) override;
-  void established() override { reader_.established(); }
+  void established() override {
+    reader_.established();
+    adapt_to_distance();
+  }
   void close() override { connection_->close(); }
   Endpoint remote() const override { return remote_; }
   Endpoint local() const override {
@@ -146,6 +155,7 @@ class TcpLink final : public Link {
     return plain_endpoint(connection_->socket.local_endpoint(ignored));
   }
   Executor executor() const override { return connection_->socket.get_executor(); }
+  std::optional<Nanoseconds> round_trip() const override { return least_round_trip(connection_->socket.native_handle()); }
 
  private:
   static Endpoint remote_of(const Socket& socket) {
@@ -167,9 +177,12 @@ class TcpLink final : public Link {
   Result<> append(const OutgoingChunk& chunk);
   Task<> pace(std::uint64_t bytes);
   void limit_unsent_to(std::uint32_t piece);
+  void adapt_to_distance();
 
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<Pacer> pacer_;
+  std::string congestion_;
+  bool is_far_ = false;
   Endpoint remote_;
   FrameReader reader_;
   Nanoseconds idle_ = std::chrono::seconds(15);
@@ -372,6 +385,14 @@ void TcpLink::limit_unsent_to(std::uint32_t piece) {
   if (limit == unsent_limit_) return;
   unsent_limit_ = limit;
   limit_unsent(connection_->socket.native_handle(), limit);
+}
+
+/// The handshake says how far it is; where it does not, or the two sides of it met a delay, the greeting does.
+void TcpLink::adapt_to_distance() {
+  const bool was_far = std::exchange(is_far_, least_round_trip(connection_->socket.native_handle()).value_or(Nanoseconds::zero()) >= kFar);
+  if (was_far || !is_far_) return;
+  adapt_congestion_control(connection_->socket.native_handle(), congestion_, is_far_);
+  enlarge_buffers(connection_->socket.native_handle());
 }
 
 }  // namespace

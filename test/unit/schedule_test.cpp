@@ -548,9 +548,7 @@ TEST_CASE("a round trip that was measured before a long silence does not count a
   CHECK(source.round_trip() == 50ms);
 }
 
-TEST_CASE("what is on its way from a source that is near counts as nothing") {
-  CHECK(after_steady_answers(1ms, 2000).under_way() == 0);
-}
+TEST_CASE("what is on its way from a source that is near counts as nothing") { CHECK(after_steady_answers(1ms, 2000).under_way() == 0); }
 
 TEST_CASE("what is on its way from a source that is far is its rate, for a round trip") {
   LongLine line(100ms, 10ms);
