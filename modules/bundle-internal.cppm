@@ -64,6 +64,7 @@ struct Subflow {
   Signal room;
 
   // The end.
+  Instant last_moved{};        ///< When a frame was taken to be written, or came.
   bool is_over = false;        ///< Closed, or about to be.
   bool has_reader = true;      ///< While it has, something may still come.
   bool is_given_back = false;  ///< The other side takes nothing more from it, and what did not come was placed elsewhere.
@@ -98,6 +99,8 @@ class Flows : public std::enable_shared_from_this<Flows> {
   bool is_over() const { return failure_.has_value(); }
   Failure failure() const { return Failure(*failure_); }
   void begin(World& world, TaskGroup& tasks, std::shared_ptr<Link> first, Nanoseconds idle);
+  /// Whether a connection of that number may be added now.
+  Result<> check_new(std::uint32_t number) const;
   Result<> add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place);
   void remove_one();
   std::size_t in_use() const;
@@ -136,8 +139,8 @@ class Flows : public std::enable_shared_from_this<Flows> {
   void on_read_end(const SubflowPtr& flow, const Error& why);
   NextWork next_work(Subflow& flow);
   void on_written(const SubflowPtr& flow, std::uint64_t bytes, const Result<>& result);
-  /// Closes what has taken nothing for too long.
-  void look_for_stalled();
+  /// Closes what has confirmed nothing, or carried nothing, for too long.
+  void close_stalled();
 
  private:
   bool is_free(const Subflow& flow) const;

@@ -48,6 +48,8 @@ class Bundle final : public Link {
   bool is_begun() const;
   /// One more connection, which was greeted. Its number is higher than all before. `place` is kept for as long as it is.
   Result<> add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place);
+  /// Whether it could be added now.
+  bool can_add(std::uint32_t number) const;
   /// Closes the newest but the first, if there is one.
   void remove_one();
   /// Those in use.
@@ -76,6 +78,7 @@ class Bundle final : public Link {
 
   const std::shared_ptr<Link> first_;
   const std::shared_ptr<Flows> flows_;
+  bool is_begun_ = false;
 };
 
 }  // namespace shoal

@@ -31,8 +31,10 @@ module;
 module shoal.peer:node;
 
 import :api;
+import :subflows;
 
 import shoal.base;
+import shoal.bundle;
 import shoal.clock;
 import shoal.digest;
 import shoal.manifest;
@@ -226,17 +228,19 @@ class Inbox {
   std::vector<Received> received_;
 };
 
-/// One connection with another peer. Its members belong to the strand of its link, except those that are const.
+/// One link with another peer. Its members belong to the strand of its link, except those that are const.
 struct PeerSession {
-  PeerSession(std::shared_ptr<Link> l, bool initiated) : link(std::move(l)), is_initiator(initiated) {}
+  PeerSession(std::shared_ptr<Link> l, bool initiated) : link(std::make_shared<Bundle>(std::move(l))), is_initiator(initiated) {}
 
-  const std::shared_ptr<Link> link;
+  const std::shared_ptr<Bundle> link;
   const bool is_initiator;
   std::string id;                         ///< Set before the node learns of the session, and not changed again.
   std::uint64_t instance = 0;             ///< Likewise.
   std::optional<Source> source;           ///< Likewise.
   bool is_question = false;               ///< It has connected to ask, and is no neighbour. Likewise.
   std::optional<std::size_t> roots_told;  ///< How many of the roots that we want were said along with our hello. Likewise.
+  bool is_subflow = false;                ///< Its connection has become part of another session. Likewise.
+  Several several;
   Outbox outbox;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
@@ -472,6 +476,7 @@ struct Node {
   const std::shared_ptr<BufferPool> buffer_pool = std::make_shared<BufferPool>();  ///< Any thread.
   Budget storing{kMostStoring};          ///< Whatever else a worker is for, an MD5 above all, waits behind few chunks. Any thread.
   Budget descriptors{kMostUnpublished};  ///< One a fetched small file that is not published yet. Any thread.
+  Subflows subflows;                     ///< Any thread.
   TaskGroup tasks;                       ///< Any thread.
 
   // The folder.
@@ -811,15 +816,23 @@ void tick(Node& node);
 Task<> keep_ticking(Node& node);
 void draw_progress(Node& node);
 
-// ---- sessions: src/peer/session.cpp, tracker_session.cpp, connecting.cpp ------------------------------
+// ---- sessions: src/peer/session.cpp, subflows.cpp, tracker_session.cpp, connecting.cpp ----------------
 
 /// A session with a peer, from the greeting to the end.
 Task<> serve_peer(Node& node, SessionPtr session);
+/// Answers a hello, and ends the session.
+Task<> refuse(World& world, PeerSession& session, RefusalReason reason, std::string text);
 Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener);
 /// Keeps connections with the peers of the roster.
 Task<> keep_connected(Node& node);
 /// Connects to those that we should be connected with, and are not.
 void connect_missing(Node& node);
+/// Lets the other side open further connections, where it is far away. Between two receives.
+void offer_connections(Node& node, PeerSession& session);
+/// From here on further connections are opened and closed as it takes. Between two receives.
+void take_offer(Node& node, const SessionPtr& session, const Joinable& offer);
+/// Makes a connection that was accepted part of the session whose secret it knows. Throws where it may not be that.
+Task<> let_join(Node& node, PeerSession& session);
 /// Those that we alone want to be connected with, and could not connect to so far: at most kMaxConnectBack.
 std::vector<PeerId> unreached(const Node& node);
 /// Has the tracker tell them to connect to us. Not often: it does not listen to that more than once a second.

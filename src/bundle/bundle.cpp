@@ -46,16 +46,18 @@ Bundle::Bundle(std::shared_ptr<Link> first) : first_(std::move(first)), flows_(s
 
 /// Wherever the last who held it was.
 Bundle::~Bundle() {
+  if (!is_begun_) return;
   asio::post(flows_->strand(), [flows = flows_] { flows->fail_all(Error{make_error_code(Errc::closed), "a connection", {}}); });
 }
 
 const std::shared_ptr<Link>& Bundle::first() const { return first_; }
 
 void Bundle::begin(World& world, TaskGroup& tasks, Nanoseconds idle) {
-  if (!is_begun()) flows_->begin(world, tasks, first_, idle);
+  if (!std::exchange(is_begun_, true)) flows_->begin(world, tasks, first_, idle);
 }
 
-bool Bundle::is_begun() const { return flows_->is_begun(); }
+bool Bundle::is_begun() const { return is_begun_; }
+bool Bundle::can_add(std::uint32_t number) const { return flows_->check_new(number).has_value(); }
 
 Result<> Bundle::add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place) {
   return flows_->add(number, std::move(link), std::move(place));

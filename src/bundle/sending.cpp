@@ -25,10 +25,14 @@ import shoal.base;
 import shoal.wire;
 import shoal.world;
 
+using namespace std::chrono_literals;
+
 namespace shoal {
 namespace {
 
 constexpr std::size_t kControlAtOnce = 16 * 1024;
+constexpr Nanoseconds kStalledAfter = 30s;
+constexpr Nanoseconds kIdleAfter = 60s;
 
 /// A file that was looked at when its bytes were placed: from then on they go out whatever becomes of it, because the other side counts the
 /// frames. Where it has changed meanwhile, the hash over there refuses them.
@@ -160,7 +164,8 @@ Work Flows::take_frames(Subflow& flow) {
   const std::uint64_t number = work.frames.front().number;
   if (number != flow.next_out || number == 0) work.messages.push_back(Placed{number});
   flow.next_out = work.frames.back().number + 1;
-  if (flow.unconfirmed.empty()) flow.last_confirmed = world_->now();
+  flow.last_moved = world_->now();
+  if (flow.unconfirmed.empty()) flow.last_confirmed = flow.last_moved;
   std::ranges::copy(work.frames, std::back_inserter(flow.unconfirmed));
   return work;
 }
@@ -188,6 +193,8 @@ void Flows::confirm(Subflow& flow, std::uint64_t frames) {
 
 void Flows::on_arrived(const Arrived& arrived) {
   const SubflowPtr flow = find(arrived.connection);
+  // One that we never had: what was placed on it did not come.
+  if (!flow && arrived.is_over && arrived.connection > highest_) push_control(Arrived{arrived.connection, 0, true});
   if (!flow) return;
   confirm(*flow, arrived.frames);
   if (arrived.is_over && !flow->is_first() && !flow->is_given_back) {
@@ -231,10 +238,13 @@ SubflowPtr Flows::least_loaded() const {
   return least;
 }
 
-void Flows::look_for_stalled() {
-  constexpr Nanoseconds kPatience = std::chrono::seconds(30);
+/// Whoever opened a connection closes it when it is idle; who does not keeps it no longer than this either.
+void Flows::close_stalled() {
+  const Instant now = world_->now();
+  const auto is_stalled = [now](const Subflow& flow) { return !flow.unconfirmed.empty() && now - flow.last_confirmed > kStalledAfter; };
+  const auto is_idle = [now](const Subflow& flow) { return flow.unconfirmed.empty() && now - flow.last_moved > kIdleAfter; };
   for (const SubflowPtr& flow : flows_)
-    if (!flow->is_first() && !flow->unconfirmed.empty() && world_->now() - flow->last_confirmed > kPatience) close(*flow);
+    if (!flow->is_first() && (is_stalled(*flow) || is_idle(*flow))) close(*flow);
 }
 
 }  // namespace shoal

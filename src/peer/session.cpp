@@ -28,7 +28,9 @@ module;
 module shoal.peer;
 
 import :node;
+import :subflows;
 import shoal.base;
+import shoal.bundle;
 import shoal.manifest;
 import shoal.report;
 import shoal.schedule;
@@ -49,7 +51,7 @@ constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this 
 constexpr std::uint32_t kLeastPiece = kLeafSize;
 constexpr double kFarBelow = 8;                 // times as fast as it is, a link was taken for what its socket took
 constexpr double kFarAbove = 4;                 // times as fast as it was, and no more, a link is taken to be
-constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces
+constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces, on each connection
 constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
 constexpr std::size_t kControlAtOnce = 16 * 1024;
 
@@ -60,6 +62,7 @@ constexpr std::size_t kControlAtOnce = 16 * 1024;
 /// Says hello and, along with it, what we want to hear of: a round trip is long where the other is far.
 Task<> greet_as_initiator(Node& node, PeerSession& session) {
   Hello hello;
+  hello.features = kSeveralConnections;
   hello.role = Role::peer_to_peer;
   hello.id = node.options.id;
   hello.instance = instance_for_peers(node.instance);
@@ -74,13 +77,7 @@ Task<> greet_as_initiator(Node& node, PeerSession& session) {
     throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting", {}});
   session.id = welcome.id;
   session.instance = welcome.instance;
-}
-
-/// What the other sent along with its hello is not read: it would reset the connection, and the refusal may be lost with that.
-Task<> refuse(World& world, PeerSession& session, RefusalReason reason, std::string text) {
-  static_cast<void>(co_await send(*session.link, Refusal{reason, text}));
-  co_await world.sleep(kRefusalLinger);
-  throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
+  session.several.are_known = (welcome.features & kSeveralConnections) != 0;
 }
 
 Task<> greet_as_acceptor(Node& node, PeerSession& session) {
@@ -91,11 +88,15 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
                     fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
   if (hello.role == Role::peer_to_tracker) co_await refuse(node.world, session, RefusalReason::wrong_role, "this is a peer, not a tracker");
   if (!check_name(hello.id)) co_await refuse(node.world, session, RefusalReason::other, "that name cannot be a peer's");
-  co_await step(
-      send(*session.link, Welcome{std::min(hello.version, kProtocolVersion), 0, node.options.id, instance_for_peers(node.instance)}));
+  session.is_subflow = hello.role == Role::subflow;
+  if (session.is_subflow) co_return co_await let_join(node, session);
+  const std::uint64_t features = hello.features & kSeveralConnections;
+  co_await step(send(*session.link,
+                     Welcome{std::min(hello.version, kProtocolVersion), features, node.options.id, instance_for_peers(node.instance)}));
   session.id = hello.id;
   session.instance = hello.instance;
   session.is_question = hello.role == Role::question;
+  session.several.are_known = features != 0;
 }
 
 // ---- the writer ---------------------------------------------------------------------------------------
@@ -260,6 +261,8 @@ void tell_of_piece(Node& node, const SessionPtr& session, Slot slot) {
   post_to(node, [&node, session, slot] { on_piece(node, session, slot); });
 }
 
+std::size_t most_begun(const PeerSession& session) { return kMostBegunChunks * (session.link->is_begun() ? kMostConnections : 1); }
+
 /// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
 Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   const ChunkRef ref{header.handle, header.chunk};
@@ -270,7 +273,7 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
   if (header.offset != expected.filled || header.length > expected.length - expected.filled)
     out_of_order("a piece that does not follow the last one");
   if (expected.filled == 0) {
-    if (++session->begun_chunks > kMostBegunChunks) out_of_order("too many chunks at once");
+    if (++session->begun_chunks > most_begun(*session)) out_of_order("too many chunks at once");
     // What comes in one small piece is here before the news of its beginning would be.
     const bool is_soon_here = header.length == expected.length && header.length <= kSmallChunk;
     if (!is_soon_here) tell_of_piece(node, session, expected.slot);
@@ -311,6 +314,8 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
     const Instant now = node.world.now();
     const auto rtt = round_trip(*pong, now);
     if (!rtt) co_return;
+    session->several.round_trip = std::min(session->several.round_trip.value_or(*rtt), *rtt);
+    session->several.is_to_be_looked_at = true;
     co_await run_on(node.strand, [&] {
       if (Remote* remote = remote_of(node, session); remote) remote->rate.on_round_trip(now, *rtt);
     });
@@ -325,12 +330,17 @@ Task<> read_from(Node& node, SessionPtr session) {
     // Two peers that both stopped reading until the other takes what they say would wait for ever.
     if (session->outbox.bytes() > kMostUnsent)
       throw StepFailed(Error{make_error_code(Errc::too_large), "it does not take what it is sent", {}});
+    offer_connections(node, *session);
     Incoming incoming = co_await step(session->link->receive(kIdlePatience));
     if (const auto* header = std::get_if<ChunkHeader>(&incoming)) {
       co_await take_piece(node, session, *header);
       continue;
     }
     if (std::holds_alternative<Leave>(std::get<Message>(incoming))) co_return;
+    if (const auto* offer = std::get_if<Joinable>(&std::get<Message>(incoming))) {
+      take_offer(node, session, *offer);
+      continue;
+    }
     if (session->latency > Nanoseconds::zero())
       keep_for_later(node, *session, std::get<Message>(std::move(incoming)));
     else
@@ -362,10 +372,18 @@ Task<> deliver_late(Node& node, SessionPtr session) {
 
 }  // namespace
 
+/// What the other sent along with its hello is not read: it would reset the connection, and the refusal may be lost with that.
+Task<> refuse(World& world, PeerSession& session, RefusalReason reason, std::string text) {
+  static_cast<void>(co_await send(*session.link, Refusal{reason, text}));
+  co_await world.sleep(kRefusalLinger);
+  throw StepFailed(Error{make_error_code(Errc::refused), std::move(text), {}});
+}
+
 Task<> serve_peer(Node& node, SessionPtr session) {
   std::optional<Error> why;
   try {
     co_await (session->is_initiator ? greet_as_initiator(node, *session) : greet_as_acceptor(node, *session));
+    if (session->is_subflow) co_return;
     session->link->established();
     if (session->is_question) {
       co_await answer_questions(node, session);
@@ -391,6 +409,7 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   }
   session->is_over = true;
   session->link->close();
+  if (session->several.secret) node.subflows.withdraw(*session->several.secret);
   session->outbox.wake();
   session->late_came.notify();
   if (session->source) {

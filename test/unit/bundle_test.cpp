@@ -355,6 +355,18 @@ Task<> begun_within_a_send(Both& both) {
   CHECK(std::ranges::any_of(forth.said, [](const Message& message) { return std::holds_alternative<Arrived>(message); }));
 }
 
+Task<> with_idle_ones(Both& both) {
+  both.begin(2);
+  both.receive();
+  both.send(0, 10);
+  co_await both.world.sleep(50s);
+  CHECK(both.near->connections() == 3);
+  co_await both.world.sleep(20s);
+  CHECK(both.near->connections() == 1);
+  both.send(10, 20);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 20); }));
+}
+
 Task<> with_a_file_that_changed(Both& both) {
   both.begin(1);
   both.receive();
@@ -468,6 +480,7 @@ TEST_CASE("Where nobody takes what came, little is read") { run(with_nobody_who_
 TEST_CASE("A connection that confirms nothing for half a minute is closed, and what it has goes by the others") {
   run(with_one_that_swallows);
 }
+TEST_CASE("A connection that carries nothing for a minute is closed, whoever opened it") { run(with_idle_ones); }
 TEST_CASE("A send that was begun before the bundle was ends before the next") { run(begun_within_a_send); }
 TEST_CASE("A file that changed is not sent, and the bundle goes on") { run(with_a_file_that_changed); }
 TEST_CASE("A bundle takes so many connections, each with a number of its own, and none before it is begun") { run(with_too_many); }

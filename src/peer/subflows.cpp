@@ -1,0 +1,160 @@
+// Further connections with a neighbour: who may open them, and how many it takes.
+module;
+
+#include <fmt/core.h>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <tl/expected.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+module shoal.peer;
+
+import :node;
+import :subflows;
+import shoal.base;
+import shoal.bundle;
+import shoal.report;
+import shoal.schedule;
+import shoal.wire;
+import shoal.world;
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace shoal {
+
+// ---- secrets and places -------------------------------------------------------------------------------
+
+Secret Subflows::offer(World& world, const std::shared_ptr<Bundle>& bundle) {
+  const Secret secret{world.random(), world.random()};
+  const std::lock_guard lock(mutex_);
+  offered_.insert_or_assign(secret, bundle);
+  return secret;
+}
+
+void Subflows::withdraw(const Secret& secret) {
+  const std::lock_guard lock(mutex_);
+  offered_.erase(secret);
+}
+
+std::shared_ptr<Bundle> Subflows::find(const Secret& secret) const {
+  const std::lock_guard lock(mutex_);
+  const auto offered = offered_.find(secret);
+  return offered == offered_.end() ? nullptr : offered->second.lock();
+}
+
+std::shared_ptr<void> Subflows::take_place() {
+  if (taken_->fetch_add(1) < kMost) return {taken_.get(), [taken = taken_](void*) { taken->fetch_sub(1); }};
+  taken_->fetch_sub(1);
+  return nullptr;
+}
+
+namespace {
+
+constexpr Nanoseconds kPatience = 10s;  // for the greeting of a further connection
+constexpr Nanoseconds kSilence = 15s;   // of the first one
+constexpr Nanoseconds kShortestLook = 20ms;
+constexpr Nanoseconds kLongestLook = 200ms;
+
+/// The connection itself knows best: what a ping measures may have waited behind data.
+std::optional<Nanoseconds> round_trip_of(const PeerSession& session) {
+  const auto known = session.link->round_trip();
+  return known ? known : session.several.round_trip;
+}
+
+// ---- the side that opens them -------------------------------------------------------------------------
+
+Task<> open_connection(Node& node, SessionPtr session, Join join, std::shared_ptr<void> place) {
+  const Executor strand = co_await asio::this_coro::executor;
+  std::shared_ptr<Link> link = co_await step(node.world.connect(session->link->remote(), strand, kPatience));
+  Hello hello;
+  hello.features = kSeveralConnections;
+  hello.role = Role::subflow;
+  hello.id = node.options.id;
+  hello.instance = node.instance;
+  std::vector<Message> greeting;
+  greeting.emplace_back(std::move(hello));
+  greeting.emplace_back(join);
+  co_await step(link->send(std::move(greeting)));
+  co_await step(receive<Welcome>(*link, kPatience));
+  link->established();
+  unwrap(co_await call_on(session->link->executor(), [&] { return session->link->add(join.connection, link, std::move(place)); }));
+  node.report.detail("connection", {{"peer", session->id}, {"number", std::uint64_t{join.connection}}});
+}
+
+ConnectionCount::Look look_at(const Node& node, const PeerSession& session, std::size_t most) {
+  ConnectionCount::Look look;
+  look.now = node.world.now();
+  look.bytes_moved = session.link->bytes_moved();
+  look.is_waiting = !session.expected.empty() || !session.uploads.empty() || !session.in_hand.empty();
+  look.round_trip = round_trip_of(session).value_or(Nanoseconds::zero());
+  look.connections = session.link->connections();
+  look.most = std::min(most, kMostConnections);
+  return look;
+}
+
+/// On the session's strand.
+Task<> keep_connections(Node& node, SessionPtr session, Joinable offer) {
+  ConnectionCount count;
+  std::uint32_t opened = 0;
+  while (!session->is_over) {
+    const auto look = look_at(node, *session, offer.most);
+    co_await node.world.sleep(look.is_waiting ? std::clamp(look.round_trip, kShortestLook, kLongestLook) : kLongestLook);
+    const auto change = count.on_look(look_at(node, *session, offer.most));
+    if (change == ConnectionCount::Change::close_one) session->link->remove_one();
+    if (change != ConnectionCount::Change::open_one) continue;
+    if (auto place = node.subflows.take_place())
+      node.tasks.spawn(make_strand(node.world), "a further connection to " + session->id,
+                       open_connection(node, session, Join{offer.secret, ++opened}, std::move(place)));
+  }
+}
+
+}  // namespace
+
+void take_offer(Node& node, const SessionPtr& session, const Joinable& offer) {
+  if (!session->is_initiator || !session->several.are_known || session->link->is_begun()) return;
+  session->link->begin(node.world, node.tasks, kSilence);
+  node.tasks.spawn(session->link->executor(), "connections to " + session->id, keep_connections(node, session, offer));
+}
+
+// ---- the side that lets them come ---------------------------------------------------------------------
+
+void offer_connections(Node& node, PeerSession& session) {
+  Several& several = session.several;
+  if (!std::exchange(several.is_to_be_looked_at, false)) return;
+  if (session.is_initiator || !several.are_known || session.link->is_begun()) return;
+  if (round_trip_of(session).value_or(Nanoseconds::zero()) < kFarAway) return;
+  session.link->begin(node.world, node.tasks, kSilence);
+  several.secret = node.subflows.offer(node.world, session.link);
+  session.outbox.push(Joinable{*several.secret, static_cast<std::uint32_t>(kMostConnections)});
+}
+
+Task<> let_join(Node& node, PeerSession& session) {
+  session.link->established();
+  const Join join = co_await step(receive<Join>(*session.link, kPatience));
+  const auto bundle = node.subflows.find(join.secret);
+  if (!bundle) co_await refuse(node.world, session, RefusalReason::other, "no session here has that secret");
+  auto place = node.subflows.take_place();
+  if (!place) co_await refuse(node.world, session, RefusalReason::other, "this peer has as many further connections as it may have");
+  const bool has_room = co_await call_on(bundle->executor(), [&] { return bundle->can_add(join.connection); });
+  if (!has_room)
+    co_await refuse(node.world, session, RefusalReason::other, "that session is over, or has as many connections as it may have");
+  co_await step(send(*session.link, Welcome{kProtocolVersion, kSeveralConnections, node.options.id, node.instance}));
+  unwrap(co_await call_on(bundle->executor(), [&] { return bundle->add(join.connection, session.link->first(), std::move(place)); }));
+}
+
+}  // namespace shoal
