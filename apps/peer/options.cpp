@@ -104,14 +104,13 @@ Command swarm_command(PeerCommand& command) {
   Command swarm = make_command<SwarmAction>(command, "swarm", "DIR", "offer DIR, and fetch all that others offer",
                                             "shoal-peer swarm ./data --tracker rack1:5555 --listen 0.0.0.0:0 --insecure");
   swarm.set_operand = within<SwarmAction>(command, [](SwarmAction& action) { return folder_into(action.folder); });
-  swarm.groups = {
-      {"Swarm",
-       {{.name = "expect",
-         .value = "N",
-         .help = "only a closed swarm of N peers, as its tracker was started with --expect N, will do; exit when all have everything",
-         .standard = "0: whatever the tracker has; in an open swarm, go on until stopped",
-         .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
-        md5_option(command)}}};
+  swarm.groups = {{"Swarm",
+                   {{.name = "expect",
+                     .value = "N",
+                     .help = "a closed swarm, that of a tracker with --expect N and no other: exit when all have everything",
+                     .standard = "0: as the tracker is; go on until stopped where it is open",
+                     .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
+                    md5_option(command)}}};
   return swarm;
 }
 
