@@ -837,6 +837,13 @@ Task<> let_join(Node& node, PeerSession& session);
 std::vector<PeerId> unreached(const Node& node);
 /// Has the tracker tell them to connect to us. Not often: it does not listen to that more than once a second.
 ConnectBack connect_back(const Node& node, std::vector<PeerId> peers);
+/// Sources that there was no connection with, however often it was tried.
+struct InVain {
+  std::map<std::string, int> tries;
+  bool is_told = false;
+};
+/// The same on a connection with the tracker that is no member's. Says where that is in vain.
+Task<> call_unreached(Node& node, Link& link, InVain& in_vain);
 /// Somebody cannot connect to us, and wants to be connected with us.
 void on_connect_to(Node& node, const ConnectTo& wish);
 /// Gives what the tracker told the zone in which it is reached from here: a link-local address is at the interface that leads to the

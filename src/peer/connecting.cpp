@@ -111,10 +111,6 @@ void connect_missing(Node& node) {
   }
 }
 
-std::string host_to_tell(const Endpoint& listening) { return is_any_address(listening.host) ? std::string() : listening.host; }
-
-void add_zone(std::string& host, const Link& tracker) { host = with_zone_of(host, tracker.remote().host); }
-
 std::vector<PeerId> unreached(const Node& node) {
   std::vector<PeerId> peers;
   for (const auto& [id, entry] : node.roster) {
@@ -125,10 +121,6 @@ std::vector<PeerId> unreached(const Node& node) {
     if (is_in_vain && peers.size() < kMaxConnectBack) peers.push_back(entry.peer);
   }
   return peers;
-}
-
-ConnectBack connect_back(const Node& node, std::vector<PeerId> peers) {
-  return {host_to_tell(node.listening), node.listening.port, std::move(peers)};
 }
 
 void on_connect_to(Node& node, const ConnectTo& wish) {

@@ -48,7 +48,6 @@ constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kPollInterval = 2s;
 constexpr Nanoseconds kMoreToOffer = 1ms;  // until more of the folder is taken in
 constexpr int kQuickPings = 6;             // at first, for a clock that is good at once
-constexpr int kTriesInVain = 3;            // to be connected with a source, before that is said
 constexpr int kMostRefusals = 20;          // a connection of ours that died may still be known as here
 
 using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
@@ -364,31 +363,13 @@ Task<> take_answers(Node& node, Link& link, const std::vector<std::string>& patt
   });
 }
 
-/// Has those connect to us that we cannot connect to. Says so once where that does not help either.
-Task<> call_unreached(Node& node, Link& link, std::map<std::string, int>& in_vain) {
-  auto peers = co_await in_node(node, [&] { return unreached(node); });
-  if (peers.empty()) co_return;
-  co_await run_on(node.strand, [&] {
-    for (const PeerId peer : peers) {
-      const RosterEntry& entry = node.roster.at(node.peer_names.at(peer));
-      if (++in_vain[entry.id] != kTriesInVain) continue;
-      const auto where = entry.port != 0 ? to_string({entry.host, entry.port}) : entry.host + ", where it does not listen for others";
-      node.report.warn(
-          fmt::format("peer {}: no connection, neither from here (to {}) nor from there; trying again. One of the two has to listen "
-                      "where the other reaches it: see --listen",
-                      entry.id, where));
-    }
-  });
-  co_await step(send(link, connect_back(node, std::move(peers))));
-}
-
 }  // namespace
 
 Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
   const Executor strand = co_await asio::this_coro::executor;
   Trying trying{node.world.now()};
   bool is_first = true;
-  std::map<std::string, int> in_vain;
+  InVain in_vain;
   for (;;) {
     std::optional<Error> why;
     auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
