@@ -103,7 +103,7 @@ void Names::reserve(const std::string& name) {
 
 void Names::remove_own(const std::string& name) {
   const Taken* const taken = find(name);
-  if (!taken || !taken->is_own) return;
+  if (!taken || !taken->is_own || taken->entry->name != name) return;  // else it is there under another spelling
   const auto removed = taken_.extract(taken->key());
   uncount_in_folders(removed.mapped().key());
 }

@@ -316,6 +316,15 @@ TEST_CASE("What is known already is folded when it is learnt how") {
   CHECK_FALSE(names.is_taken("sub/a"));
 }
 
+TEST_CASE("A file of ours that got another spelling stays taken when the old one is gone") {
+  Names names = folding_names();
+  names.add_own("me", held(file("README", 1)));
+  names.add_own("me", held(file("readme", 1)));
+  names.remove_own("README");
+  CHECK(names.is_taken("readme"));
+  CHECK(name_for(names, "mars", file("README", 2)) == "README (from mars)");
+}
+
 TEST_CASE("Where the folder folds nothing all spellings are files of their own") {
   Names names;
   CHECK(name_for(names, "mars", file("README", 1)) == "README");
