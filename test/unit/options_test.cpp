@@ -188,6 +188,13 @@ TEST_CASE("The MD5 comes later where the command line, the environment or the co
   CHECK(peer({"swarm", "/", "--md5", "later"}).md5_later);
   CHECK(peer({"shell", "/", "--md5=later"}).md5_later);
   CHECK_FALSE(peer({"get", "file", "--md5", "later", "--md5", "now"}).md5_later);
+  CHECK(peer({"get", "file"}, {{"SHOAL_MD5", "later"}}).md5_later);
+  CHECK_FALSE(peer({"get", "file", "--md5", "now"}, {{"SHOAL_MD5", "later"}}).md5_later);
+  const Config everywhere("md5 = \"later\"\n");
+  CHECK((peer({"get", "file"}, everywhere.variables()).md5_later && peer({"swarm", "/"}, everywhere.variables()).md5_later));
+  CHECK_FALSE(peer({"ls"}, everywhere.variables()).md5_later);
+  const Config of_get("[peer.get]\nmd5 = \"later\"\n");
+  CHECK((peer({"get", "file"}, of_get.variables()).md5_later && !peer({"swarm", "/"}, of_get.variables()).md5_later));
   CHECK(peer_refusal({"get", "file", "--md5", "never"}) == "shoal-peer: --md5: 'never' is no time for an MD5; write now or later");
   CHECK_FALSE(peer_refusal({"share", "/", "--md5", "later"}).empty());
 }
