@@ -50,8 +50,9 @@ class ConnectionCount {
   std::optional<Instant> begun_;
   std::uint64_t bytes_before_ = 0;
 
-  double last_ = 0;   ///< The rate of the period before.
-  double usual_ = 0;  ///< Smoothed.
+  double last_ = 0;         ///< The rate of the period before, ...
+  double before_last_ = 0;  ///< ... and of that before it.
+  double usual_ = 0;        ///< Smoothed.
   std::optional<Trial> trial_;
   Instant next_trial_{};
   Nanoseconds backoff_{0};

@@ -43,7 +43,7 @@ ConnectionCount::Change ConnectionCount::on_look(const Look& look) {
   bytes_before_ = look.bytes_moved;
   const Change change = judge(look, rate);
   usual_ = (usual_ + rate) / 2;
-  last_ = rate;
+  before_last_ = std::exchange(last_, rate);
   return change;
 }
 
@@ -58,13 +58,13 @@ ConnectionCount::Change ConnectionCount::come_down(const Look& look) {
   begun_.reset();  // a period with a pause in it would tell nothing
   if (look.now - busy_at_ < kIdleAfter) return Change::none;
   trial_.reset();
-  last_ = usual_ = 0;
+  last_ = before_last_ = usual_ = 0;
   return look.connections > 1 ? Change::close_one : Change::none;
 }
 
 ConnectionCount::Change ConnectionCount::judge(const Look& look, double rate) {
   if (trial_) return judge_trial(look, rate);
-  const bool is_growing = rate > kGain * last_;
+  const bool is_growing = rate > kGain * std::max(last_, before_last_);  // a dip that is made good is no growth
   return is_growing || rate <= 0 || look.now < next_trial_ ? Change::none : begin_trial(look, rate);
 }
 

@@ -182,6 +182,14 @@ TEST_CASE("A tick and a tock keep their bytes") {
         "04 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff");
 }
 
+TEST_CASE("What is said of several connections keeps its bytes") {
+  CHECK(hex_of(encoded(Joinable{{1, 2}, 8})) == "16 00 00 00 40 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 08 00 00 00");
+  CHECK(hex_of(encoded(Join{{1, 2}, 3})) == "16 00 00 00 41 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00");
+  CHECK(hex_of(encoded(Placed{258})) == "0a 00 00 00 42 00 02 01 00 00 00 00 00 00");
+  CHECK(hex_of(encoded(Arrived{3, 258, true})) == "0f 00 00 00 43 00 03 00 00 00 02 01 00 00 00 00 00 00 01");
+  CHECK(hex_of(encoded(After{258})) == "0a 00 00 00 44 00 02 01 00 00 00 00 00 00");
+}
+
 TEST_CASE("An empty list and an empty text are a count of zero") { CHECK(hex_of(encoded(Offer{})) == "06 00 00 00 12 00 00 00 00 00"); }
 
 TEST_CASE("Every message has a name of its own") {
@@ -269,7 +277,7 @@ TEST_CASE("A boolean other than 0 and 1 is malformed") {
 }
 
 TEST_CASE("An unknown role is malformed") {
-  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{3}, .id = {}})) == Errc::malformed);
+  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{4}, .id = {}})) == Errc::malformed);
 }
 
 TEST_CASE("An unknown appetite is malformed") {
