@@ -358,6 +358,24 @@ Task<> ask_for_name(World& world, Endpoint tracker, std::string id, std::optiona
   why = answer ? Error{} : answer.error();
 }
 
+/// A source and a peer with a round trip of 80 ms between them; now and then one of their connections breaks.
+Figures far_from_the_source(std::uint64_t seed, int cuts) {
+  Scale scale = scale_of(1, seed);
+  scale.options.bytes = sim::Bytes::marks;  // but messages as they are on the wire
+  sim::HostOptions host = host_at(4e6);
+  host.latency = 20ms;
+  host.jitter = 5ms;
+  Swarm swarm(scale.options, 2);
+  add_source_and_fetchers(swarm, host, 24 * kMiB, 1);
+  swarm.start_all();
+  swarm.simulation().run([] { return false; }, {2s});
+  for (int cut = 0; cut < cuts; ++cut) {
+    swarm.simulation().run([] { return false; }, {Nanoseconds(swarm.simulation().random() % 400'000'000)});
+    swarm.simulation().cut_connection(swarm.host_of(1));
+  }
+  return swarm.finish({2min});
+}
+
 }  // namespace
 
 TEST_CASE("Who comes back after a loss of power is let in at once, and what it costs is its absence and what its disk lost") {
@@ -427,4 +445,15 @@ TEST_CASE("What two sites have between them bounds a swarm: each byte crosses on
   const double bound = figures.percent_of_bound / 100 * Seconds(figures.taken).count();
   CHECK(std::abs(bound - static_cast<double>(scale.bytes) / (scale.rate / 2)) < 0.001);
   CHECK(figures.percent_of_bound < 100);
+}
+
+TEST_CASE("Peers far from each other try further connections, and have everything although connections break") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    const Figures unharmed = far_from_the_source(seed, 0);
+    check_whole(unharmed);
+    CHECK(unharmed.traffic.connections > 3);  // those with the tracker, and the first
+    CHECK(unharmed.duplicate_percent < 4);    // what was under way on one that brought nothing, and was closed
+    check_whole(far_from_the_source(seed, 6));
+  }
 }

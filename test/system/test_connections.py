@@ -1,12 +1,14 @@
 """Several connections of two peers: who may open them, and that a far pair does."""
 
 import os
+import pathlib
 import struct
+import subprocess
 import unittest
 
 import far_link
 import shoal_wire as wire
-from swarm_lab import MIB, PATIENCE, SLOWNESS, SystemTest, binary, random_bytes
+from swarm_lab import MIB, PATIENCE, SLOWNESS, SystemTest, binary, random_bytes, wait_until
 
 SUBFLOW = 3
 SEVERAL_CONNECTIONS = 1
@@ -15,6 +17,13 @@ JOINABLE, JOIN = 64, 65
 
 def hello(role, name, features):
     return wire.frame(wire.HELLO, wire.MAGIC + struct.pack("<HHQB", 1, 1, features, role) + wire.text(name) + struct.pack("<Q", 77))
+
+
+def has_bbr():
+    try:
+        return "bbr" in pathlib.Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
+    except OSError:
+        return False
 
 
 class Joining(SystemTest):
@@ -82,11 +91,16 @@ class Far(SystemTest):
         return self.on(number, name, "shoal-peer", *arguments, "--id", name, "--cache", self.lab.path(f"{name}.db"), "--tracker",
                        f"{self.far.addresses[1]}:5555", "--listen", f"{self.far.addresses[number]}:0", "--json", "--log", self.lab.log_of(name))
 
+    def sockets_of(self, number):
+        return subprocess.run([*self.far.on(number), "ss", "-tin", "dst", self.far.addresses[1 - number]], capture_output=True, text=True, check=False).stdout
+
     def test_a_far_pair_tries_one_more_connection_and_the_file_is_whole(self):
         source = self.lab.make("a", {"file": random_bytes(16 * MIB, "a")})
         share = self.peer(0, "a", "share", source, "--limit-rate", "4M")
         share.wait_for("registered")
         get = self.peer(1, "b", "get", "file", "-o", self.lab.make("b"))
+        if has_bbr():
+            wait_until(lambda: " bbr " in self.sockets_of(0), "BBR over a long way", describe=self.lab.describe)
         self.expect_exit(0, get, seconds=2 * PATIENCE)
         self.expect_equal_trees(source, self.lab.path("b"))
         self.assertTrue(get.events("connection", self.lab.log_of("b")), self.lab.describe())
