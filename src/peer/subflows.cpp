@@ -67,8 +67,8 @@ namespace {
 
 constexpr Nanoseconds kPatience = 10s;  // for the greeting of a further connection
 constexpr Nanoseconds kSilence = 15s;   // of the first one
-constexpr Nanoseconds kShortestLook = 20ms;
-constexpr Nanoseconds kLongestLook = 200ms;
+constexpr Nanoseconds kBusyLook = 20ms;
+constexpr Nanoseconds kIdleLook = 200ms;
 
 /// The connection itself knows best: what a ping measures may have waited behind data.
 std::optional<Nanoseconds> round_trip_of(const PeerSession& session) {
@@ -113,7 +113,7 @@ Task<> keep_connections(Node& node, SessionPtr session, Joinable offer) {
   std::uint32_t opened = 0;
   while (!session->is_over) {
     const auto look = look_at(node, *session, offer.most);
-    co_await node.world.sleep(look.is_waiting ? std::clamp(look.round_trip, kShortestLook, kLongestLook) : kLongestLook);
+    co_await node.world.sleep(look.is_waiting ? std::max(look.round_trip / 8, kBusyLook) : kIdleLook);
     const auto change = count.on_look(look_at(node, *session, offer.most));
     if (change == ConnectionCount::Change::close_one) session->link->remove_one();
     if (change != ConnectionCount::Change::open_one) continue;
