@@ -347,6 +347,9 @@ struct Remote {
   std::uint64_t bytes_sent = 0;
 };
 
+/// Whether it told us that it wants the content.
+bool is_interested(const Remote& remote, const Content& content);
+
 /// A chunk that a neighbour has, and would rather be asked for later.
 struct Postponed {
   Instant until;
@@ -509,6 +512,7 @@ struct Node {
   Instant moved_on{};  ///< When its picks last began elsewhere.
   UploadQueue queue;
   FirstCopies first_copies;
+  Crossing crossing;
   std::deque<Postponed> postponed;  ///< The soonest first.
   std::unordered_map<Source, std::unique_ptr<Remote>> remotes;
   std::map<std::string, Source> by_id;
@@ -694,6 +698,14 @@ bool learn_has(Node& node, Remote& remote, Slot slot);
 void ask_for_hashes(Node& node, Content& content);
 void on_hash_request(Node& node, Remote& remote, const HashRequest& request);
 Result<> on_hash_reply(Node& node, Remote& remote, const HashReply& reply);
+
+// ---- near and far: src/peer/crossing.cpp --------------------------------------------------------------
+
+/// What to ask `remote` for next: as the picker has it, but of one that is far, only what nobody near has, and of that our share.
+std::optional<Slot> pick_for(Node& node, const Remote& remote, const Random& random, bool in_order, std::size_t spread);
+bool is_farther(const Remote& remote, const Remote& than);
+/// Whether nobody could be so near that it is far.
+bool is_near(const Remote& remote);
 
 // ---- downloads: src/peer/downloads.cpp ----------------------------------------------------------------
 

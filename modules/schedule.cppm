@@ -109,6 +109,9 @@ class Picker {
   /// neighbours are asked long before they answer, and others that draw from the same few would ask for what is promised
   /// (docs/decisions/0028).
   std::optional<Slot> pick(Source source, const Random& random, bool in_order, std::size_t spread = 0) const;
+  /// The first slot from `from` on, then from the lowest, that `source` has, that is needed and that `may` lets pass, of the rarest of
+  /// them; nothing also where it is not among the first 4096 that are looked at.
+  std::optional<Slot> pick_where(Source source, Slot from, const std::function<bool(Slot)>& may) const;
   /// Has picks at random begin elsewhere from now on: anywhere in what the next pick for `source` is made from. What is below comes last.
   /// So peers that want the same keep out of each other's way (docs/decisions/0027).
   void begin_elsewhere(Source source, const Random& random);
@@ -344,6 +347,44 @@ std::size_t usual_degree(std::size_t members);
 /// Whom the member at place i of a ring of `members` connects to, so that everyone has `degree` neighbours: those at i + each of
 /// these. The steps grow like powers, so that few lead from anyone to anyone. Half of the neighbours connect to us.
 std::vector<std::size_t> ring_steps(std::size_t members, std::size_t degree);
+
+/// Near and far: src/schedule/near_far.cpp. What is far from several that are near each other should cross to them once, and not once for
+/// each (docs/decisions/0032). So each of them brings a share of it, and gets the rest from the others.
+///
+/// Whether a neighbour is far, where the nearest has a round trip of `nearest`: 50 ms or more, and eight times as much or more. Less is
+/// made by queues, too.
+bool is_far(Nanoseconds round_trip, Nanoseconds nearest);
+/// A number for a name that is the same at every peer.
+std::uint64_t key_of(std::string_view name);
+/// Whether `us` is to bring a chunk, of us and those near us that lack it as well: all of these come to the same answer without a word, as
+/// far as they know each other, and one that comes or goes changes only its own share (rendezvous hashing; Thaler and Ravishankar 1998).
+bool is_ours_to_bring(std::uint64_t chunk, std::uint64_t us, std::span<const std::uint64_t> near);
+/// Whether one that is near, and has the chunk, is to be asked rather than one that is far: unless that one would be through in less than
+/// half of the time.
+bool is_better_near(const SourceRate& near, const SourceRate& far, std::uint64_t bytes);
+
+/// When a peer that has brought its share goes on with the others': not as long as they do bring it, but no longer than twice what it would
+/// take the peer by itself, or 10 s.
+class Crossing {
+ public:
+  static constexpr Nanoseconds kHold = std::chrono::seconds(1);
+  static constexpr Nanoseconds kLongestHold = std::chrono::seconds(10);
+  static constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(10);
+  /// Whether to look for something now: not again right after there was nothing.
+  bool may_look(Instant now) const { return now >= look_at_; }
+  void on_found() { idle_since_.reset(); }
+  /// Nothing of ours is left; all that others are to bring would take us `alone`.
+  void on_nothing(Instant now, Nanoseconds alone);
+  /// Someone near has something that we do not have.
+  void on_news(Instant now) { news_at_ = now; }
+  bool may_bring_others(Instant now) const;
+
+ private:
+  Instant look_at_{};
+  Instant news_at_{};
+  std::optional<Instant> idle_since_;
+  Instant at_last_{};  ///< Then it goes on, whatever the others do.
+};
 
 /// The least expected time over the sources; before there is a rate, the score latency_ms + 10 * load decides.
 struct SourceScore {

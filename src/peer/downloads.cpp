@@ -128,7 +128,7 @@ void refill(Node& node, Remote& remote) {
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   constexpr std::size_t kMostAtOnce = 2048;
   while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, of_many)) {
-    const auto slot = node.picker.pick(remote.source, random, in_order, spread);
+    const auto slot = pick_for(node, remote, random, in_order, spread);
     if (!slot || remote.outstanding.contains(*slot)) break;  // the latter: it was cancelled there, and is not answered yet
     const Content& content = content_at(node, *slot);
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
@@ -164,7 +164,7 @@ void ask_instead(Node& node, Remote& remote, Slot slot) {
   for (const auto& [source, asked] : node.remotes) {
     const auto outstanding = asked->outstanding.find(slot);
     if (outstanding == asked->outstanding.end() || outstanding->second.is_given_up) continue;
-    if (outstanding->second.has_begun || outstanding->second.is_cancelled) return;
+    if (outstanding->second.has_begun || outstanding->second.is_cancelled || is_farther(remote, *asked)) return;
     if (!should_ask_instead(asked->rate, remote.rate, node.picker.availability(slot), random_of(node))) return;
     return withdraw(node, *asked, slot, outstanding->second);
   }

@@ -27,15 +27,16 @@ import shoal.wire;
 import shoal.world;
 
 namespace shoal {
+
+bool is_interested(const Remote& remote, const Content& content) {
+  return remote.wants_everything || remote.wanted_roots.contains(content.root);
+}
+
 namespace {
 
 constexpr std::size_t kMessageRoom = kControlLimit - 1024;
 constexpr std::uint32_t kBitsPerHolding = 32 * 1024 * 8;  // half a message's worth of bits
 constexpr std::uint64_t kLargestFile = std::uint64_t{1} << 50;
-
-bool is_interested(const Remote& remote, const Content& content) {
-  return remote.wants_everything || remote.wanted_roots.contains(content.root);
-}
 
 /// What we have of a content, in one holding or, for very long files, several.
 std::vector<Holding> holdings_of(const Node& node, const Content& content) {
@@ -190,6 +191,7 @@ namespace {
 void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
   if (!learn_has(node, remote, slot)) return;
+  if (!node.picker.has(slot) && is_near(remote)) node.crossing.on_news(node.world.now());
   node.first_copies.keep(slot);
   ask_instead(node, remote, slot);
   // Somebody who has it does not need it from us any more.

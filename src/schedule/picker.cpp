@@ -7,6 +7,7 @@ module;
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -324,6 +325,8 @@ constexpr std::size_t kNear = 128;
 constexpr std::size_t kNearOfFew = 64;
 constexpr std::size_t kNearAtLast = 8;
 
+constexpr std::size_t kMostLooks = 4096;
+
 std::size_t near(std::size_t slots, std::size_t missing) {
   return std::clamp(missing / 2, kNearAtLast, std::clamp(slots / 4, kNearOfFew, kNear));
 }
@@ -344,6 +347,24 @@ std::optional<Slot> Picker::pick(Source source, const Random& random, bool in_or
     const std::size_t from = state_->needed_before_pick(neighbour, plane, random);
     return state_->nth_needed(neighbour, plane,
                               (from + draw(random, std::min(choices, std::max(spread, near(slots(), missing()))))) % choices);
+  }
+  return std::nullopt;
+}
+
+std::optional<Slot> Picker::pick_where(Source source, Slot from, const std::function<bool(Slot)>& may) const {
+  const Neighbour& neighbour = state_->neighbour(source);
+  const std::span theirs = neighbour.theirs.words();
+  std::size_t looks = 0;
+  for (std::size_t plane = 0; plane < kPlanes; ++plane) {
+    if (neighbour.needed[plane] == 0) continue;
+    const std::span needed = state_->planes[plane].words();
+    for (std::size_t i = 0; i < theirs.size(); ++i) {
+      const std::size_t word = (from.value / kWordBits + i) % theirs.size();
+      for (std::uint64_t both = theirs[word] & needed[word]; both != 0; both &= both - 1) {
+        if (++looks > kMostLooks) return std::nullopt;
+        if (const Slot slot = slot_at(word, nth_bit(both, 0)); may(slot)) return slot;
+      }
+    }
   }
   return std::nullopt;
 }
