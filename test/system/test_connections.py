@@ -97,7 +97,7 @@ class Far(SystemTest):
     def test_a_far_pair_tries_one_more_connection_and_the_file_is_whole(self):
         source = self.lab.make("a", {"file": random_bytes(16 * MIB, "a")})
         share = self.peer(0, "a", "share", source, "--limit-rate", "4M")
-        share.wait_for("registered")
+        wait_until(lambda: self.peer(1, "f", "find", "file").wait() == 0, "the offer of 'file'", describe=self.lab.describe)
         get = self.peer(1, "b", "get", "file", "-o", self.lab.make("b"))
         if has_bbr():
             wait_until(lambda: " bbr " in self.sockets_of(0), "BBR over a long way", describe=self.lab.describe)
