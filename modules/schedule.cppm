@@ -307,12 +307,12 @@ class UploadQueue {
   std::unique_ptr<State> state_;
 };
 
-/// How much of the uplink a neighbour takes that is sent to, by the round trip to it, and how much there is. Three that are near: a chunk
-/// that is out soon can be passed on soon, but who receives from others besides takes only a part of what the uplink could send
-/// (docs/decisions/0013). Six that are far, and 24 from 100 ms on: a connection takes round trips to find its rate, anew after each pause
-/// (docs/decisions/0028).
+/// How much of the uplink a neighbour takes that is sent to, by the round trip to it and how long an upload usually takes, and how much
+/// there is. Three that are near: a chunk that is out soon can be passed on soon, but who receives from others besides takes only a part of
+/// what the uplink could send (docs/decisions/0013). Six that are far, and 24 from 100 ms on: a connection takes round trips to find its
+/// rate, anew after each pause. Where an upload takes more than 16 round trips anyhow, nobody counts as far (docs/decisions/0028).
 inline constexpr std::uint32_t kUplinkShares = 24;
-std::uint32_t upload_shares(Nanoseconds round_trip);
+std::uint32_t upload_shares(Nanoseconds round_trip, Seconds an_upload);
 
 /// What nobody else has leaves once before it leaves twice: while a neighbour is getting the first copy of a chunk, the
 /// others that ask for it are sent away to ask for something else. They get it from that neighbour afterwards. It is

@@ -18,6 +18,7 @@ module;
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -69,6 +70,7 @@ constexpr Nanoseconds kPatience = 10s;  // for the greeting of a further connect
 constexpr Nanoseconds kSilence = 15s;   // of the first one
 constexpr Nanoseconds kBusyLook = 20ms;
 constexpr Nanoseconds kIdleLook = 200ms;
+constexpr std::size_t kMostTogether = 8;
 
 /// The connection itself knows best: what a ping measures may have waited behind data.
 std::optional<Nanoseconds> round_trip_of(const PeerSession& session) {
@@ -85,7 +87,7 @@ Task<> open_connection(Node& node, SessionPtr session, Join join, std::shared_pt
   hello.features = kSeveralConnections;
   hello.role = Role::subflow;
   hello.id = node.options.id;
-  hello.instance = node.instance;
+  hello.instance = instance_for_peers(node.instance);
   std::vector<Message> greeting;
   greeting.emplace_back(std::move(hello));
   greeting.emplace_back(join);
@@ -94,6 +96,15 @@ Task<> open_connection(Node& node, SessionPtr session, Join join, std::shared_pt
   link->established();
   unwrap(co_await call_on(session->link->executor(), [&] { return session->link->add(join.connection, link, std::move(place)); }));
   node.report.detail("connection", {{"peer", session->id}, {"number", std::uint64_t{join.connection}}});
+}
+
+/// How many connections each pair may have, so that all that are busy have kMostTogether: of many neighbours, each is one flow among many
+/// anyhow.
+std::size_t most_for_each(const Node& node) {
+  const auto busy = std::ranges::count_if(node.remotes, [&](const auto& remote) {
+    return !remote.second->outstanding.empty() || remote.second->is_sending || node.queue.waiting(remote.first) > 0;
+  });
+  return std::max<std::size_t>(kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1)), 1);
 }
 
 ConnectionCount::Look look_at(const Node& node, const PeerSession& session, std::size_t most) {
@@ -114,7 +125,8 @@ Task<> keep_connections(Node& node, SessionPtr session, Joinable offer) {
   while (!session->is_over) {
     const auto look = look_at(node, *session, offer.most);
     co_await node.world.sleep(look.is_waiting ? std::max(look.round_trip / 8, kBusyLook) : kIdleLook);
-    const auto change = count.on_look(look_at(node, *session, offer.most));
+    const std::size_t most = co_await in_node(node, [&] { return most_for_each(node); });
+    const auto change = count.on_look(look_at(node, *session, std::min<std::size_t>(offer.most, most)));
     if (change == ConnectionCount::Change::close_one) session->link->remove_one();
     if (change != ConnectionCount::Change::open_one) continue;
     if (auto place = node.subflows.take_place())
@@ -153,7 +165,7 @@ Task<> let_join(Node& node, PeerSession& session) {
   const bool has_room = co_await call_on(bundle->executor(), [&] { return bundle->can_add(join.connection); });
   if (!has_room)
     co_await refuse(node.world, session, RefusalReason::other, "that session is over, or has as many connections as it may have");
-  co_await step(send(*session.link, Welcome{kProtocolVersion, kSeveralConnections, node.options.id, node.instance}));
+  co_await step(send(*session.link, Welcome{kProtocolVersion, kSeveralConnections, node.options.id, instance_for_peers(node.instance)}));
   unwrap(co_await call_on(bundle->executor(), [&] { return bundle->add(join.connection, session.link->first(), std::move(place)); }));
 }
 

@@ -52,9 +52,10 @@ void learn_batch_time(Node& node, double seconds) {
 
 /// Whether the neighbours that are sent to take up the uplink.
 bool is_uplink_busy(const Node& node) {
+  const Seconds usual(node.batch_seconds.value_or(0));
   std::uint32_t shares = 0;
   for (const auto& [source, remote] : node.remotes)
-    if (remote->is_sending && !is_stuck(node, *remote)) shares += upload_shares(remote->rate.round_trip().value_or(Nanoseconds(0)));
+    if (remote->is_sending && !is_stuck(node, *remote)) shares += upload_shares(remote->rate.round_trip().value_or(Nanoseconds(0)), usual);
   return shares >= kUplinkShares;
 }
 

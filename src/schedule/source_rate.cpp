@@ -27,10 +27,11 @@ constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);  ///< Who fell s
 constexpr double kFewestChunks = 2;
 constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
-constexpr double kFarGain = 2;           ///< Round trips that a far window holds.
-constexpr double kFirstFarChunks = 16;   ///< While there is no rate.
-constexpr double kMostFarChunks = 2048;  ///< As many requests as a neighbour lets wait.
-constexpr int kFirstRoundTrips = 5;      ///< That a connection may take until it has found its rate.
+constexpr double kFarGain = 2;               ///< Round trips that a far window holds.
+constexpr double kMostFirstChunks = 16;      ///< While there is no rate: a chunk for each ...
+constexpr Seconds kFirstChunkEvery{0.0025};  ///< ... of the way.
+constexpr double kMostFarChunks = 2048;      ///< As many requests as a neighbour lets wait.
+constexpr int kFirstRoundTrips = 5;          ///< That a connection may take until it has found its rate.
 constexpr std::size_t kMostMarks = 4096;
 
 Nanoseconds to_nanoseconds(Seconds seconds) { return std::chrono::duration_cast<Nanoseconds>(std::min(seconds, kLongest)); }
@@ -108,8 +109,10 @@ void SourceRate::measure(Instant now, std::uint64_t bytes) {
 std::uint64_t SourceRate::window(bool is_one_of_many) const {
   const Seconds way = round_trip().value_or(Nanoseconds(0));
   if (is_far()) {
-    const double chunks = std::ceil(best_rate() * (kFarGain * way + kSlack).count() / kChunkSize);
-    return static_cast<std::uint64_t>(best_rate() > 0 ? std::clamp(chunks, kFewestChunks, kMostFarChunks) : kFirstFarChunks) * kChunkSize;
+    const double first = std::clamp(std::ceil(way / kFirstChunkEvery), kFewestChunks, kMostFirstChunks);
+    const double chunks =
+        std::clamp(std::ceil(best_rate() * (kFarGain * way + kSlack).count() / kChunkSize), kFewestChunks, kMostFarChunks);
+    return static_cast<std::uint64_t>(best_rate() > 0 ? chunks : first) * kChunkSize;
   }
   const double spare = is_one_of_many ? 0 : 1;
   const double chunks = std::ceil(rate_ * (way + kSlack).count() / kChunkSize) + spare;

@@ -177,10 +177,11 @@ std::uint32_t UploadQueue::times_sent(Slot slot) const {
   return slot.value < state_->times_sent.size() ? state_->times_sent[slot.value] : 0;
 }
 
-std::uint32_t upload_shares(Nanoseconds round_trip) {
+std::uint32_t upload_shares(Nanoseconds round_trip, Seconds an_upload) {
   constexpr Nanoseconds kFar = std::chrono::milliseconds(5);
   constexpr Nanoseconds kVeryFar = std::chrono::milliseconds(100);
-  if (round_trip < kFar) return kUplinkShares / 3;
+  constexpr double kSlowUpload = 16;  // in round trips
+  if (round_trip < kFar || Seconds(round_trip) * kSlowUpload < an_upload) return kUplinkShares / 3;
   return round_trip < kVeryFar ? kUplinkShares / 6 : 1;
 }
 

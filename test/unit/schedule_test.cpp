@@ -353,12 +353,18 @@ TEST_CASE("one of many sources that are near is asked for one chunk at a time") 
   CHECK(near.window() == 2 * kChunkSize);
 }
 
-TEST_CASE("a source that is far is asked for 16 chunks before there is a rate, and may take several round trips") {
-  SourceRate far;
-  far.on_round_trip(Instant{}, 200ms);
-  CHECK(far.window() == 16 * std::uint64_t{kChunkSize});
-  CHECK(far.window(true) == far.window());
-  CHECK(far.expected(kChunkSize) == 2s);
+TEST_CASE("before there is a rate, a source is asked for more the farther it is, and may take several round trips") {
+  const auto at = [](Nanoseconds round_trip) {
+    SourceRate far;
+    far.on_round_trip(Instant{}, round_trip);
+    return far;
+  };
+  CHECK(at(5ms).window() == 2 * kChunkSize);
+  CHECK(at(20ms).window() == 8 * kChunkSize);
+  CHECK(at(40ms).window() == 16 * std::uint64_t{kChunkSize});
+  CHECK(at(600ms).window() == 16 * std::uint64_t{kChunkSize});
+  CHECK(at(200ms).window(true) == at(200ms).window());
+  CHECK(at(200ms).expected(kChunkSize) == 2s);
 }
 
 TEST_CASE("a fast source has a window for its rate, however many others there are") {
@@ -822,13 +828,19 @@ TEST_CASE("a first copy is promised to one neighbour at a time") {
 }
 
 TEST_CASE("the uplink is shared by three neighbours that are near, six that are far, and 24 that are very far") {
-  const auto at_a_time = [](Nanoseconds round_trip) { return kUplinkShares / upload_shares(round_trip); };
+  const auto at_a_time = [](Nanoseconds round_trip) { return kUplinkShares / upload_shares(round_trip, Seconds(0.01)); };
   CHECK(at_a_time(0ms) == 3);
   CHECK(at_a_time(4999us) == 3);
   CHECK(at_a_time(5ms) == 6);
   CHECK(at_a_time(99ms) == 6);
   CHECK(at_a_time(100ms) == 24);
   CHECK(at_a_time(600ms) == 24);
+}
+
+TEST_CASE("nobody counts as far whom an upload takes more than 16 round trips to reach") {
+  CHECK(kUplinkShares / upload_shares(40ms, Seconds(0.64)) == 6);
+  CHECK(kUplinkShares / upload_shares(40ms, Seconds(0.65)) == 3);
+  CHECK(kUplinkShares / upload_shares(200ms, Seconds(3.3)) == 3);
 }
 
 TEST_CASE("a promise to a neighbour that is far holds two round trips longer") {
