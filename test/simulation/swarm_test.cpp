@@ -17,11 +17,14 @@
 #include <vector>
 
 import shoal.base;
+import shoal.peer;
+import shoal.report;
 import shoal.sim;
 import shoal.wire;
 import shoal.world;
 
 #include "simulation/scenarios.hpp"
+#include "support/silent_report.hpp"
 
 using namespace shoal;
 using namespace shoal::simulation;
@@ -415,6 +418,44 @@ TEST_CASE("Whose name is taken by one that is here, or only silent, is refused a
   CHECK(why->code == make_error_code(Errc::refused));
   swarm.simulation().heal();
   check_whole(swarm.finish({1min}));
+}
+
+namespace {
+
+/// How long a get takes on a machine that is so far from the tracker and the one source of a file of two chunks.
+Nanoseconds time_of_get(Nanoseconds round_trip) {
+  Swarm swarm(marked(scale_of(0)).options, 0);
+  add_source_and_fetchers(swarm, {}, kChunkSize + 1000, 0);
+  swarm.start_tracker();
+  swarm.start(0);
+  swarm.simulation().run([] { return false; }, {1s});
+  sim::HostOptions far;
+  far.latency = round_trip / 2;
+  const sim::HostId host = swarm.simulation().add_host(far);
+  const Nanoseconds begun = swarm.simulation().now();
+  bool is_done = false;
+  swarm.simulation().start(host, [&](World& world, Storage& storage, Signal& stop) -> Task<> {
+    const test::SilentReport silent;
+    PeerOptions options;
+    options.tracker = {swarm.simulation().address_of(swarm.tracker()), 5555};
+    options.listen = {"0.0.0.0", 0};
+    options.id = "far";
+    is_done = unwrap(co_await run_get(world, *silent.report, storage, options, {"file"}, stop)).exit == ExitCode::done;
+  });
+  swarm.simulation().run([&] { return is_done; }, {1min});
+  REQUIRE(is_done);
+  return swarm.simulation().now() - begun;
+}
+
+}  // namespace
+
+TEST_CASE("A get asks its source for chunks after five round trips, however far that is, and has them after one more") {
+  for (const Nanoseconds round_trip : {Nanoseconds(40ms), Nanoseconds(200ms), Nanoseconds(600ms)}) {
+    CAPTURE(round_trip.count());
+    const Nanoseconds taken = time_of_get(round_trip);
+    CHECK(taken >= 6 * round_trip);
+    CHECK(taken < 6 * round_trip + 60ms);  // the end is noticed within 50 ms
+  }
 }
 
 TEST_CASE("Far and lossy links delay a swarm, and keep nobody from finishing with the right bytes") {
