@@ -147,15 +147,19 @@ class RecentBest {
   std::optional<T> before_;
 };
 
+/// How many neighbours a peer asks: just one, few, or so many that the others fill the gaps of each.
+enum class Company : std::uint8_t { alone, few, many };
+
 /// How fast a neighbour delivers, and how much to ask of it at once: a window in time, not in count.
 ///
 /// On a short way (a round trip below 5 ms): clamp(ceil(rate * (minimum RTT + 8 ms) / chunk) + 1, 2, 64) chunks; 2 while there is no rate.
 /// The one more is for the chunk on the wire. It is left out for one of many sources: there the others fill the gap between two chunks, and
 /// what is asked for too early is out of reach for a neighbour that could give it sooner (docs/decisions/0008).
 ///
-/// On a long way the window has to find the rate, which it limits itself: so it is twice what the best rate of delivery brings in a round
-/// trip, and doubles as long as that grows. The rate of delivery is what came between a request and its answer, over that time; the best of
-/// this round trip and the last counts, as BBR has it (docs/decisions/0028).
+/// On a long way the window has to find the rate, which it limits itself: so it is three times what the best rate of delivery brings in a
+/// round trip as long as that grows, and then half as much. The rate of delivery is what came between a request and its answer, over that
+/// time, or what came in the last round trip where that is shorter; the best of this round trip and the last counts, as BBR has it
+/// (docs/decisions/0028).
 class SourceRate {
  public:
   /// A request of `bytes` was sent at `now`.
@@ -168,9 +172,9 @@ class SourceRate {
   void on_round_trip(Instant now, Nanoseconds rtt);
 
   std::uint64_t outstanding() const { return outstanding_; }
-  std::uint64_t window(bool is_one_of_many = false) const;
+  std::uint64_t window(Company company = Company::few) const;
   /// Always when nothing is outstanding, else while `bytes` more stay within the window.
-  bool has_room(std::uint64_t bytes, bool is_one_of_many = false) const;
+  bool has_room(std::uint64_t bytes, Company company = Company::few) const;
   /// Bytes a second over about the last second of being busy; 0 before the first answer. Less than a chunk
   /// under way tells the latency rather than the rate, and counts only until there is something better.
   double rate() const { return rate_; }
@@ -188,10 +192,12 @@ class SourceRate {
  private:
   void measure(Instant now, std::uint64_t bytes);
   void learn_delivery(Instant requested, Instant now);
+  void learn_growth(Instant now);
+  double far_window(Company company) const;
   double best_rate() const;
   bool is_far() const;
 
-  /// How much had come when something was asked for.
+  /// How much had come at a moment.
   struct Mark {
     Instant at;
     std::uint64_t delivered;
@@ -206,8 +212,14 @@ class SourceRate {
   double rate_ = 0;
   RecentBest<Nanoseconds, std::less<>> min_rtt_{std::chrono::seconds(10)};
   std::uint64_t delivered_ = 0;
-  std::deque<Mark> marks_;  ///< The oldest first; as far back as anything is outstanding.
+  std::deque<Mark> marks_;  ///< When something was asked for. The oldest first; as far back as anything is outstanding.
   RecentBest<double, std::greater<>> delivery_{Nanoseconds(0)};
+  std::deque<Mark> deliveries_;  ///< When something came. The oldest first; two round trips and some chunks back.
+  double recent_ = 0;            ///< Rate of delivery of the last round trip, ...
+  double growth_ = 2;            ///< ... and by how much it is that of the one before.
+  double grown_to_ = 0;          ///< The rate when it last grew by a quarter, ...
+  Instant grown_at_{};           ///< ... and when that was.
+  bool is_growing_ = true;
 };
 
 /// Which of several sources to take: src/schedule/choice.cpp.

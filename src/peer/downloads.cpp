@@ -88,17 +88,19 @@ bool fetches_in_order(const Node& node) {
   });
 }
 
-bool is_one_of_many(const Node& node) {
+/// Among whom a source is that is asked now.
+Company company_of_sources(const Node& node) {
+  if (node.remotes.size() == 1) return Company::alone;
   std::size_t sources = 0;
   for (const auto& [source, remote] : node.remotes)
-    if (node.picker.is_interesting(source) && ++sources == kManySources) return true;
-  return false;
+    if (node.picker.is_interesting(source) && ++sources == kManySources) return Company::many;
+  return Company::few;
 }
 
 /// Small chunks are asked for many at a time: a message costs as much as several of them.
-bool is_worth_waiting(const Remote& remote, bool of_many) {
+bool is_worth_waiting(const Remote& remote, Company company) {
   const bool are_small = remote.rate.outstanding() < remote.outstanding.size() * kSmallChunk;
-  return are_small && !remote.rate.has_room(remote.rate.window(of_many) / kLeastRoom, of_many);
+  return are_small && !remote.rate.has_room(remote.rate.window(company) / kLeastRoom, company);
 }
 
 /// What all neighbours together may be asked for besides what they were.
@@ -121,18 +123,18 @@ void refill(Node& node, Remote& remote) {
   const Instant now = node.world.now();
   const Random random = random_of(node);
   const bool in_order = fetches_in_order(node);
-  const bool of_many = is_one_of_many(node);
-  if (is_worth_waiting(remote, of_many)) return;
+  const Company company = company_of_sources(node);
+  if (is_worth_waiting(remote, company)) return;
   const std::size_t spread = kSpread * node.remotes.size() * (remote.rate.under_way() / kChunkSize);
   std::uint64_t room = room_of_all(node);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   constexpr std::size_t kMostAtOnce = 2048;
-  while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, of_many)) {
+  while (wanted.size() < kMostAtOnce && remote.outstanding.size() < kMostAtOnce && remote.rate.has_room(kLeafSize, company)) {
     const auto slot = pick_for(node, remote, random, in_order, spread);
     if (!slot || remote.outstanding.contains(*slot)) break;  // the latter: it was cancelled there, and is not answered yet
     const Content& content = content_at(node, *slot);
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
-    if (!remote.rate.has_room(length, of_many) || (length > room && remote.rate.outstanding() > 0)) break;
+    if (!remote.rate.has_room(length, company) || (length > room && remote.rate.outstanding() > 0)) break;
     room -= std::min<std::uint64_t>(length, room);
     node.picker.begin(*slot);
     remote.outstanding[*slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};

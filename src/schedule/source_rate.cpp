@@ -27,11 +27,17 @@ constexpr Nanoseconds kMostPatience = std::chrono::seconds(30);  ///< Who fell s
 constexpr double kFewestChunks = 2;
 constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
-constexpr double kFarGain = 2;               ///< Round trips that a far window holds.
-constexpr double kMostFirstChunks = 16;      ///< While there is no rate: a chunk for each ...
-constexpr Seconds kFirstChunkEvery{0.0025};  ///< ... of the way.
-constexpr double kMostFarChunks = 2048;      ///< As many requests as a neighbour lets wait.
-constexpr int kFirstRoundTrips = 5;          ///< That a connection may take until it has found its rate.
+constexpr double kGain = 2;          ///< Round trips that a far window holds; ...
+constexpr double kLoneGain = 1.25;   ///< ... of the only source, that what is under way does not fill the lines' queues; ...
+constexpr double kLoneChunks = 4;    ///< ... and so many more, which come side by side.
+constexpr double kMostGrowth = 2.5;  ///< While its rate grows, as much as it will be after one more, but no more than this.
+constexpr double kGrowth = 1.25;     ///< A rate grows as long as it does so ...
+constexpr int kGrowthTrips = 2;      ///< ... in so many round trips.
+constexpr std::uint64_t kTellingBytes = 4 * std::uint64_t{kChunkSize};  ///< Chunks come one by one: fewer of them tell no rate.
+constexpr double kMostFirstChunks = 16;                                 ///< At first: a chunk for each ...
+constexpr Seconds kFirstChunkEvery{0.0025};                             ///< ... of the way.
+constexpr double kMostFarChunks = 2048;                                 ///< As many requests as a neighbour lets wait.
+constexpr int kFirstRoundTrips = 5;                                     ///< That a connection may take until it has found its rate.
 constexpr std::size_t kMostMarks = 4096;
 
 Nanoseconds to_nanoseconds(Seconds seconds) { return std::chrono::duration_cast<Nanoseconds>(std::min(seconds, kLongest)); }
@@ -43,7 +49,10 @@ void SourceRate::on_request(Instant now, std::uint64_t bytes) {
     measured_until_ = now;
     most_outstanding_ = 0;
   }
-  if (outstanding_ == 0) marks_.clear();
+  if (outstanding_ == 0) {
+    marks_.clear();
+    deliveries_.clear();
+  }
   if (marks_.empty() || marks_.back().at < now) marks_.push_back({now, delivered_});
   if (marks_.size() > kMostMarks) marks_.pop_front();
   outstanding_ += bytes;
@@ -55,6 +64,7 @@ void SourceRate::on_answer(Instant requested, Instant now, std::uint64_t bytes) 
   measure(now, bytes);
   delivered_ += bytes;
   learn_delivery(requested, now);
+  learn_growth(now);
   outstanding_ -= std::min(bytes, outstanding_);
   most_outstanding_ = outstanding_;
 }
@@ -77,6 +87,36 @@ void SourceRate::learn_delivery(Instant requested, Instant now) {
   if (after == marks_.begin() || now <= requested) return;
   delivery_.set_span(round_trip().value_or(Nanoseconds(0)));
   delivery_.add(now, static_cast<double>(delivered_ - std::prev(after)->delivered) / Seconds(now - requested).count());
+}
+
+/// An answer that waited long for others tells of a time when the rate had not grown yet: so what came in the last round trip is compared
+/// with what came in the one before.
+void SourceRate::learn_growth(Instant now) {
+  const Nanoseconds way = round_trip().value_or(Nanoseconds(0));
+  const auto is_far_from = [&](const Mark& mark, const Mark& later) {
+    return mark.at + way <= later.at && mark.delivered + kTellingBytes <= later.delivered;
+  };
+  const auto latest_before = [&](const Mark& later) {
+    return std::ranges::find_if(deliveries_.rbegin(), deliveries_.rend(), [&](const Mark& mark) { return is_far_from(mark, later); });
+  };
+  const auto rate_between = [](const Mark& from, const Mark& to) {
+    return static_cast<double>(to.delivered - from.delivered) / Seconds(to.at - from.at).count();
+  };
+  const Mark last{now, delivered_};
+  deliveries_.push_back(last);
+  if (deliveries_.size() > kMostMarks) deliveries_.pop_front();
+  const auto middle = latest_before(last);
+  if (middle == deliveries_.rend()) return;
+  recent_ = rate_between(*middle, last);
+  if (const auto first = latest_before(*middle); first != deliveries_.rend()) {
+    growth_ = recent_ / rate_between(*first, *middle);
+    while (&deliveries_.front() != &*first) deliveries_.pop_front();
+  }
+  if (recent_ > kGrowth * grown_to_) {
+    grown_to_ = recent_;
+    grown_at_ = now;
+  }
+  is_growing_ = now - grown_at_ <= kGrowthTrips * way;
 }
 
 double SourceRate::best_rate() const { return std::max(rate_, delivery_.get().value_or(0)); }
@@ -106,21 +146,29 @@ void SourceRate::measure(Instant now, std::uint64_t bytes) {
   rate_ = recent_bytes_ / std::max(recent_seconds_, kShortest);
 }
 
-std::uint64_t SourceRate::window(bool is_one_of_many) const {
+std::uint64_t SourceRate::window(Company company) const {
+  if (is_far()) return static_cast<std::uint64_t>(far_window(company)) * kChunkSize;
   const Seconds way = round_trip().value_or(Nanoseconds(0));
-  if (is_far()) {
-    const double first = std::clamp(std::ceil(way / kFirstChunkEvery), kFewestChunks, kMostFirstChunks);
-    const double chunks =
-        std::clamp(std::ceil(best_rate() * (kFarGain * way + kSlack).count() / kChunkSize), kFewestChunks, kMostFarChunks);
-    return static_cast<std::uint64_t>(best_rate() > 0 ? chunks : first) * kChunkSize;
-  }
-  const double spare = is_one_of_many ? 0 : 1;
+  const double spare = company == Company::many ? 0 : 1;
   const double chunks = std::ceil(rate_ * (way + kSlack).count() / kChunkSize) + spare;
   return static_cast<std::uint64_t>(std::clamp(chunks, kFewestChunks - 1 + spare, kMostChunks)) * kChunkSize;
 }
 
-bool SourceRate::has_room(std::uint64_t bytes, bool is_one_of_many) const {
-  return outstanding_ == 0 || outstanding_ + bytes <= window(is_one_of_many);
+/// In chunks.
+double SourceRate::far_window(Company company) const {
+  const Seconds way = *round_trip();
+  const auto hold = [&](double rate, double gain) { return std::ceil(rate * (gain * way + kSlack).count() / kChunkSize); };
+  double chunks = company == Company::alone ? hold(best_rate(), kLoneGain) + kLoneChunks : hold(best_rate(), kGain);
+  if (is_growing_) chunks = std::max(chunks, hold(std::max(recent_, best_rate()), std::min(kGrowth * growth_, kMostGrowth)));
+  // What the first chunks tell of the rate is how it began: until as much came as was asked for at first, no less is.
+  const double first = std::ceil(way / kFirstChunkEvery);
+  if (static_cast<double>(delivered_) < std::min(first, kMostFirstChunks) * kChunkSize)
+    chunks = std::max(chunks, std::min(first, kMostFirstChunks));
+  return std::clamp(chunks, kFewestChunks, kMostFarChunks);
+}
+
+bool SourceRate::has_room(std::uint64_t bytes, Company company) const {
+  return outstanding_ == 0 || outstanding_ + bytes <= window(company);
 }
 
 Nanoseconds SourceRate::expected(std::uint64_t bytes) const {

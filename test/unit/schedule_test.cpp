@@ -349,7 +349,7 @@ TEST_CASE("the window is two chunks before there is a rate") { CHECK(SourceRate{
 TEST_CASE("one of many sources that are near is asked for one chunk at a time") {
   SourceRate near;
   near.on_round_trip(Instant{}, 1ms);
-  CHECK(near.window(true) == kChunkSize);
+  CHECK(near.window(Company::many) == kChunkSize);
   CHECK(near.window() == 2 * kChunkSize);
 }
 
@@ -363,13 +363,13 @@ TEST_CASE("before there is a rate, a source is asked for more the farther it is,
   CHECK(at(20ms).window() == 8 * kChunkSize);
   CHECK(at(40ms).window() == 16 * std::uint64_t{kChunkSize});
   CHECK(at(600ms).window() == 16 * std::uint64_t{kChunkSize});
-  CHECK(at(200ms).window(true) == at(200ms).window());
+  CHECK(at(200ms).window(Company::many) == at(200ms).window());
   CHECK(at(200ms).expected(kChunkSize) == 2s);
 }
 
 TEST_CASE("a fast source has a window for its rate, however many others there are") {
   const SourceRate fast = after_steady_answers(20us, 2000);
-  CHECK(fast.window(true) == 64 * std::uint64_t{kChunkSize});
+  CHECK(fast.window(Company::many) == 64 * std::uint64_t{kChunkSize});
 }
 
 TEST_CASE("an answer is expected within a second before there is a rate") { CHECK(SourceRate{}.expected(kChunkSize) == 1s); }
