@@ -324,6 +324,7 @@ struct Remote {
   Source source;
   std::string id;
   SessionPtr session;
+  Instant since{};  ///< When it became a neighbour.
   SourceRate rate;
   std::unordered_map<Sha256Digest, Unplaced> unplaced;
   std::unordered_map<std::uint32_t, Sha256Digest> unplaced_handles;

@@ -14,23 +14,23 @@ export namespace shoal {
 
 inline constexpr Nanoseconds kFarAway = std::chrono::milliseconds(5);  ///< From this round trip on, one flow may be the limit.
 
-/// Finds out, by trying, how many connections a pair needs for what it moves. One flow is limited by its window and by loss, both a round
-/// trip: so only far ones are tried. One more is opened where the rate has stopped growing, and kept where that made it grow by a tenth;
-/// else it is closed, and none is tried for a while. Who is idle comes down to one (docs/decisions/0030).
+/// How many connections a pair should have for what it moves. One flow is limited by its window, by loss, and at first by the packets it
+/// may begin with, each a round trip: so only far pairs have more. Who is very far and has much to move begins with several; then the best
+/// number is found by trying: one more is opened where the rate has stopped growing, and kept where that made it grow by a tenth; else it
+/// is closed, and none is tried for a while. Who is idle comes down to one (docs/decisions/0030).
 class ConnectionCount {
  public:
   struct Look {
     Instant now;
     std::uint64_t bytes_moved = 0;  ///< In both directions, by all connections, since any moment before the first look.
-    bool is_waiting = false;        ///< For something that was asked for, in either direction.
+    std::size_t waiting = 0;        ///< Chunks that were asked for, in either direction, and have not moved.
     Nanoseconds round_trip{0};      ///< The least.
     std::size_t connections = 1;    ///< That are open now.
     std::size_t most = 1;
   };
-  enum class Change : std::uint8_t { none, open_one, close_one };
 
-  /// Every few tens of milliseconds, or every round trip.
-  Change on_look(const Look& look);
+  /// Every few tens of milliseconds, or every round trip. So many are to be opened or, below 0, closed.
+  int on_look(const Look& look);
 
  private:
   struct Trial {
@@ -41,10 +41,13 @@ class ConnectionCount {
   };
 
   bool is_idle(const Look& look);
-  Change come_down(const Look& look);
-  Change judge(const Look& look, double rate);
-  Change judge_trial(const Look& look, double rate);
-  Change begin_trial(const Look& look, double rate);
+  int come_down(const Look& look);
+  int begin(const Look& look);
+  int judge(const Look& look, double rate);
+  int judge_trial(const Look& look, double rate);
+  int begin_trial(const Look& look, double rate);
+
+  bool is_begun_with_several_ = false;
 
   // The period that is measured.
   std::optional<Instant> begun_;

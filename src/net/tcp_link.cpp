@@ -46,6 +46,8 @@ constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kAsTuple{};
 constexpr Nanoseconds kSendPatience = std::chrono::seconds(30);
 constexpr std::uint32_t kLeastUnsent = 16 * 1024;
 constexpr Nanoseconds kFar = std::chrono::milliseconds(5);  // a round trip
+constexpr Nanoseconds kFarthest =
+    std::chrono::milliseconds(300);  // from here on several connections do not fill a fast line with what the system lets each have
 
 /// Closes the socket when a read or a write makes no progress for too long. It sleeps until the earliest moment at which
 /// that can be, rather than being set anew for each message.
@@ -389,10 +391,11 @@ void TcpLink::limit_unsent_to(std::uint32_t piece) {
 
 /// The handshake says how far it is; where it does not, or the two sides of it met a delay, the greeting does.
 void TcpLink::adapt_to_distance() {
-  const bool was_far = std::exchange(is_far_, least_round_trip(connection_->socket.native_handle()).value_or(Nanoseconds::zero()) >= kFar);
+  const Nanoseconds round_trip = least_round_trip(connection_->socket.native_handle()).value_or(Nanoseconds::zero());
+  const bool was_far = std::exchange(is_far_, round_trip >= kFar);
   if (was_far || !is_far_) return;
   adapt_congestion_control(connection_->socket.native_handle(), congestion_, is_far_);
-  enlarge_buffers(connection_->socket.native_handle());
+  if (round_trip >= kFarthest) enlarge_buffers(connection_->socket.native_handle());
 }
 
 }  // namespace

@@ -119,6 +119,7 @@ bool admit(Node& node, const SessionPtr& session) {
   }
   if (node.remotes.size() >= kMostNeighbours) return false;
   auto remote = std::make_unique<Remote>();
+  remote->since = node.world.now();
   remote->source = node.picker.add_source();
   remote->id = session->id;
   remote->session = session;

@@ -70,6 +70,7 @@ constexpr Nanoseconds kPatience = 10s;  // for the greeting of a further connect
 constexpr Nanoseconds kSilence = 15s;   // of the first one
 constexpr Nanoseconds kBusyLook = 20ms;
 constexpr Nanoseconds kIdleLook = 200ms;
+constexpr Nanoseconds kFresh = 2s;  // what a session is for comes with the greeting, or soon after
 constexpr std::size_t kMostTogether = 8;
 
 /// The connection itself knows best: what a ping measures may have waited behind data.
@@ -98,23 +99,46 @@ Task<> open_connection(Node& node, SessionPtr session, Join join, std::shared_pt
   node.report.detail("connection", {{"peer", session->id}, {"number", std::uint64_t{join.connection}}});
 }
 
-/// How many connections each pair may have, so that all that are busy have kMostTogether: of many neighbours, each is one flow among many
-/// anyhow.
-std::size_t most_for_each(const Node& node) {
-  const auto busy = std::ranges::count_if(node.remotes, [&](const auto& remote) {
-    return !remote.second->outstanding.empty() || remote.second->is_sending || node.queue.waiting(remote.first) > 0;
-  });
-  return std::max<std::size_t>(kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1)), 1);
+/// Chunks of the largest content that waits for hashes of each neighbour: they are asked for as soon as these are here.
+std::map<Source, std::size_t> chunks_to_come(Node& node) {
+  std::map<Source, std::size_t> chunks;
+  for (const auto& [asked, from] : node.hash_requests) {
+    const Content* content = find_content(node, asked.first);
+    std::size_t& most = chunks[from.source];
+    if (content) most = std::max<std::size_t>(most, content->chunks);
+  }
+  return chunks;
 }
 
-ConnectionCount::Look look_at(const Node& node, const PeerSession& session, std::size_t most) {
+/// What the node knows that a session does not.
+struct Outlook {
+  std::size_t most = 1;     ///< Connections of each pair.
+  std::size_t to_come = 0;  ///< Chunks that will be asked for.
+};
+
+/// All pairs that are busy, or may be soon, have kMostTogether: of many neighbours, each is one flow among many anyhow.
+Outlook look_ahead(Node& node, const PeerSession& session) {
+  const auto to_come = chunks_to_come(node);
+  const Instant now = node.world.now();
+  const auto busy = std::ranges::count_if(node.remotes, [&](const auto& remote) {
+    const bool is_fresh = now - remote.second->since < kFresh;
+    return is_fresh || !remote.second->outstanding.empty() || remote.second->is_sending || node.queue.waiting(remote.first) > 0 ||
+           to_come.contains(remote.first);
+  });
+  Outlook outlook;
+  outlook.most = std::max<std::size_t>(kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1)), 1);
+  if (const auto own = session.source ? to_come.find(*session.source) : to_come.end(); own != to_come.end()) outlook.to_come = own->second;
+  return outlook;
+}
+
+ConnectionCount::Look look_at(const Node& node, const PeerSession& session, const Outlook& outlook) {
   ConnectionCount::Look look;
   look.now = node.world.now();
   look.bytes_moved = session.link->bytes_moved();
-  look.is_waiting = !session.expected.empty() || !session.uploads.empty() || !session.in_hand.empty();
+  look.waiting = session.expected.size() + session.uploads.size() + session.in_hand.size() + outlook.to_come;
   look.round_trip = round_trip_of(session).value_or(Nanoseconds::zero());
   look.connections = session.link->connections();
-  look.most = std::min(most, kMostConnections);
+  look.most = std::min(outlook.most, kMostConnections);
   return look;
 }
 
@@ -122,16 +146,19 @@ ConnectionCount::Look look_at(const Node& node, const PeerSession& session, std:
 Task<> keep_connections(Node& node, SessionPtr session, Joinable offer) {
   ConnectionCount count;
   std::uint32_t opened = 0;
+  const Instant fresh_until = node.world.now() + kFresh;
   while (!session->is_over) {
-    const auto look = look_at(node, *session, offer.most);
-    co_await node.world.sleep(look.is_waiting ? std::max(look.round_trip / 8, kBusyLook) : kIdleLook);
-    const std::size_t most = co_await in_node(node, [&] { return most_for_each(node); });
-    const auto change = count.on_look(look_at(node, *session, std::min<std::size_t>(offer.most, most)));
-    if (change == ConnectionCount::Change::close_one) session->link->remove_one();
-    if (change != ConnectionCount::Change::open_one) continue;
-    if (auto place = node.subflows.take_place())
-      node.tasks.spawn(make_strand(node.world), "a further connection to " + session->id,
-                       open_connection(node, session, Join{offer.secret, ++opened}, std::move(place)));
+    Outlook outlook = co_await in_node(node, [&] { return look_ahead(node, *session); });
+    outlook.most = std::min<std::size_t>(outlook.most, offer.most);
+    const auto look = look_at(node, *session, outlook);
+    const int change = count.on_look(look);
+    for (int i = change; i < 0; ++i) session->link->remove_one();
+    for (int i = 0; i < change; ++i)
+      if (auto place = node.subflows.take_place())
+        node.tasks.spawn(make_strand(node.world), "a further connection to " + session->id,
+                         open_connection(node, session, Join{offer.secret, ++opened}, std::move(place)));
+    const bool is_idle = look.waiting == 0 && look.now > fresh_until;
+    co_await node.world.sleep(is_idle ? kIdleLook : std::max(look.round_trip / 8, kBusyLook));
   }
 }
 
@@ -162,7 +189,9 @@ Task<> let_join(Node& node, PeerSession& session) {
   if (!bundle) co_await refuse(node.world, session, RefusalReason::other, "no session here has that secret");
   auto place = node.subflows.take_place();
   if (!place) co_await refuse(node.world, session, RefusalReason::other, "this peer has as many further connections as it may have");
-  const bool has_room = co_await call_on(bundle->executor(), [&] { return bundle->can_add(join.connection); });
+  const std::size_t most = co_await in_node(node, [&] { return look_ahead(node, session).most; });
+  const bool has_room =
+      co_await call_on(bundle->executor(), [&] { return bundle->connections() < most && bundle->can_add(join.connection); });
   if (!has_room)
     co_await refuse(node.world, session, RefusalReason::other, "that session is over, or has as many connections as it may have");
   co_await step(send(*session.link, Welcome{kProtocolVersion, kSeveralConnections, node.options.id, instance_for_peers(node.instance)}));

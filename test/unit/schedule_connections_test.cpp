@@ -34,12 +34,12 @@ class Pair {
  public:
   explicit Pair(const Path& path) : path_(path) {}
 
-  void run(Nanoseconds time, bool is_busy = true) {
+  void run(Nanoseconds time, std::size_t waiting = 1) {
     const Instant end = now_ + time;
     while (now_ < end) {
       now_ += kStep;
-      if (is_busy) move();
-      apply(count_.on_look({now_, static_cast<std::uint64_t>(moved_), is_busy, path_.round_trip, flows_.size(), most}));
+      if (waiting > 0) move();
+      apply(count_.on_look({now_, static_cast<std::uint64_t>(moved_), waiting, path_.round_trip, flows_.size(), most}));
     }
   }
   double rate() const { return std::min({path_.line, path_.supply, wanted()}); }
@@ -74,11 +74,12 @@ class Pair {
     }
   }
 
-  void apply(ConnectionCount::Change change) {
-    if (change == ConnectionCount::Change::close_one) flows_.pop_back();
-    if (change != ConnectionCount::Change::open_one) return;
-    ++opened;
-    if (path_.takes_further) flows_.push_back(first_rate());
+  void apply(int change) {
+    for (int i = change; i < 0; ++i) flows_.pop_back();
+    for (int i = 0; i < change; ++i) {
+      ++opened;
+      if (path_.takes_further) flows_.push_back(first_rate());
+    }
     highest = std::max(highest, flows_.size());
   }
 
@@ -108,6 +109,29 @@ TEST_CASE("The second connection comes as soon as the first has stopped growing"
   CHECK(pair.connections() >= 2);
   pair.run(5s);
   CHECK(pair.rate() > 0.9 * 500 * kMbit);
+}
+
+TEST_CASE("Who is very far and has much to move begins with four connections, and again after a pause") {
+  Pair pair({.round_trip = 50ms});
+  pair.run(40ms, 8);
+  CHECK(pair.connections() == 4);
+  pair.run(8s, 0);
+  REQUIRE(pair.connections() == 1);
+  pair.run(40ms, 8);
+  CHECK(pair.connections() == 4);
+}
+
+TEST_CASE("Who is not so far, or has little to move, or may have no more, begins with one connection") {
+  Pair near({.round_trip = 19ms});
+  near.run(40ms, 64);
+  CHECK(near.opened == 0);
+  Pair small({.round_trip = 50ms});
+  small.run(40ms, 7);
+  CHECK(small.opened == 0);
+  Pair bounded({.round_trip = 50ms});
+  bounded.most = GENERATE(1U, 2U);
+  bounded.run(40ms, 64);
+  CHECK(bounded.connections() == bounded.most);
 }
 
 TEST_CASE("Flows that loss limits are joined by others") {
@@ -160,9 +184,9 @@ TEST_CASE("A pair that is idle for some seconds comes down to one connection, an
   pair.run(20s);
   const std::size_t before = pair.connections();
   REQUIRE(before > 1);
-  pair.run(4s, false);
+  pair.run(4s, 0);
   CHECK(pair.connections() == before);
-  pair.run(4s, false);
+  pair.run(4s, 0);
   CHECK(pair.connections() == 1);
   pair.run(20s);
   CHECK(pair.connections() > 1);
