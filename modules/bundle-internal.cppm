@@ -155,6 +155,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   void close(Subflow& flow);
   void settle(const SubflowPtr& flow);
   void on_arrived(const Arrived& arrived);
+  void give_back_unknown(std::uint32_t number);
   void place_again(Subflow& flow);
   void confirm(Subflow& flow, std::uint64_t frames);
   void tell_arrived(const Subflow& flow);
@@ -166,7 +167,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   World* world_ = nullptr;
   TaskGroup* tasks_ = nullptr;
   std::vector<SubflowPtr> flows_;  ///< The first, then the others as they came.
-  std::uint32_t highest_ = 0;      ///< Number of a connection so far.
+  UsedNumbers used_;
   std::optional<Error> failure_;
   std::uint64_t bytes_moved_ = 0;
 

@@ -26,6 +26,20 @@ class Arrivals {
   std::set<std::uint64_t> ahead_;
 };
 
+/// The numbers of connections that there were. They come in about their order; one that is far below the highest counts as used, so that no
+/// side can have the other remember much.
+class UsedNumbers {
+ public:
+  static constexpr std::uint32_t kMostBehind = 64;
+
+  bool contains(std::uint32_t number) const;
+  void insert(std::uint32_t number);
+
+ private:
+  std::uint32_t highest_ = 0;
+  std::uint64_t recent_ = 1;  ///< Bit i: `highest_ - i` was used. So was 0, the first connection.
+};
+
 /// Which of the frames that we number are not known to have come, and what they belong to.
 class Departures {
  public:

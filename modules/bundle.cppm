@@ -46,7 +46,8 @@ class Bundle final : public Link {
   /// coroutines run in `tasks`, and end when it is closed.
   void begin(World& world, TaskGroup& tasks, Nanoseconds idle);
   bool is_begun() const;
-  /// One more connection, which was greeted. Its number is higher than all before. `place` is kept for as long as it is.
+  /// One more connection, which was greeted. Its number is one that there was not, and not far below the highest. `place` is kept for as
+  /// long as it is.
   Result<> add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place);
   /// Whether it could be added now.
   bool can_add(std::uint32_t number) const;

@@ -687,7 +687,7 @@ struct Joinable {
 struct Join {
   static constexpr auto kType = MessageType::join;
   Secret secret;
-  std::uint32_t connection = 0;  ///< From 1 on (0 is the first one), and never used again in the session.
+  std::uint32_t connection = 0;  ///< From 1 on (0 is the first one), once in the session, in about their order.
   static constexpr auto fields() { return std::tuple{&Join::secret, &Join::connection}; }
 };
 

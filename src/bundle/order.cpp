@@ -23,6 +23,22 @@ bool Arrivals::take(std::uint64_t number) {
   return true;
 }
 
+bool UsedNumbers::contains(std::uint32_t number) const {
+  if (number > highest_) return false;
+  const std::uint32_t behind = highest_ - number;
+  return behind >= kMostBehind || (recent_ >> behind & 1) != 0;
+}
+
+void UsedNumbers::insert(std::uint32_t number) {
+  if (contains(number)) return;
+  if (number > highest_) {
+    const std::uint32_t step = number - highest_;
+    recent_ = step < kMostBehind ? recent_ << step : 0;
+    highest_ = number;
+  }
+  recent_ |= std::uint64_t{1} << (highest_ - number);
+}
+
 std::uint64_t Departures::place(ChunkRef ref) {
   under_way_.emplace_hint(under_way_.end(), next_, ref);
   return next_++;

@@ -136,14 +136,14 @@ void Flows::start(const SubflowPtr& flow, Nanoseconds idle) {
 
 Result<> Flows::check_new(std::uint32_t number) const {
   if (!is_begun() || is_over()) return fail(Errc::closed, "a further connection");
-  if (number <= highest_) return fail(Errc::out_of_order, fmt::format("a further connection with the number {}", number));
+  if (used_.contains(number)) return fail(Errc::out_of_order, fmt::format("a further connection with the number {}", number));
   if (flows_.size() >= kMostConnections) return fail(Errc::too_large, fmt::format("more than {} connections", kMostConnections));
   return {};
 }
 
 Result<> Flows::add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place) {
   if (auto checked = check_new(number); !checked) return checked;
-  highest_ = number;
+  used_.insert(number);
   flows_.push_back(std::make_shared<Subflow>(number, std::move(link), std::move(place)));
   flows_.back()->last_moved = world_->now();
   start(flows_.back(), kForever);

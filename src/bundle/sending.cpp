@@ -193,9 +193,7 @@ void Flows::confirm(Subflow& flow, std::uint64_t frames) {
 
 void Flows::on_arrived(const Arrived& arrived) {
   const SubflowPtr flow = find(arrived.connection);
-  // One that we never had: what was placed on it did not come.
-  if (!flow && arrived.is_over && arrived.connection > highest_) push_control(Arrived{arrived.connection, 0, true});
-  if (!flow) return;
+  if (!flow) return arrived.is_over ? give_back_unknown(arrived.connection) : void();
   confirm(*flow, arrived.frames);
   if (arrived.is_over && !flow->is_first() && !flow->is_given_back) {
     close(*flow);
@@ -204,6 +202,12 @@ void Flows::on_arrived(const Arrived& arrived) {
     settle(flow);
   }
   sender_.notify();
+}
+
+/// One that only the other side has: what was placed on it did not come, and must not from now on.
+void Flows::give_back_unknown(std::uint32_t number) {
+  used_.insert(number);
+  push_control(Arrived{number, 0, true});
 }
 
 /// What did not come by this one goes by the others, each chunk's frames by one of them.

@@ -1,11 +1,13 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -53,9 +55,11 @@ struct Both {
   void add() {
     connections.emplace_back(world.executor());
     const auto number = static_cast<std::uint32_t>(connections.size() - 1);
-    REQUIRE(near->add(number, connections.back().near, nullptr));
-    REQUIRE(far->add(number, connections.back().far, nullptr));
+    REQUIRE(add_near(number));
+    REQUIRE(add_far(number));
   }
+  bool add_near(std::uint32_t number) { return near->add(number, connections[number].near, nullptr).has_value(); }
+  bool add_far(std::uint32_t number) { return far->add(number, connections[number].far, nullptr).has_value(); }
   void receive() { tasks.spawn(world.executor(), "receiving", receive_all_of(*this)); }
   void send(std::uint32_t first, std::uint32_t last) { tasks.spawn(world.executor(), "sending", send_chunks_of(*this, first, last)); }
   void send(Message message) { tasks.spawn(world.executor(), "saying", say(*this, std::move(message))); }
@@ -280,6 +284,69 @@ Task<> closed(Both& both) {
   CHECK(both.end->code == make_error_code(Errc::closed));
 }
 
+using Order = std::array<std::uint32_t, 3>;
+
+std::vector<Order> orders() {
+  Order order{1, 2, 3};
+  std::vector<Order> all;
+  do all.push_back(order);
+  while (std::ranges::next_permutation(order).found);
+  return all;
+}
+
+void begin_with_three_to_come(Both& both) {
+  both.begin(0);
+  both.receive();
+  for (int i = 0; i < 3; ++i) both.connections.emplace_back(both.world.executor());
+}
+
+/// Each side learns in an order of its own that they were greeted, while chunks are sent.
+Task<> with_three_at_once(Both& both, Order near_order, Order far_order) {
+  begin_with_three_to_come(both);
+  both.send(0, 60);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(both.add_far(far_order[i]));
+    co_await both.world.sleep(1ms);
+    CHECK(both.add_near(near_order[i]));
+  }
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 60); }));
+  CHECK(both.is_sound());
+  CHECK(both.near->connections() == 4);
+  CHECK(both.far->connections() == 4);
+}
+
+/// The far side lets go of the one that it could not add.
+Task<> with_one_only_near(Both& both, std::uint32_t missing) {
+  begin_with_three_to_come(both);
+  for (const std::uint32_t number : {3U, 1U, 2U}) {
+    CHECK(both.add_near(number));
+    if (number != missing) CHECK(both.add_far(number));
+  }
+  both.send(0, 60);
+  co_await both.world.sleep(10ms);
+  CHECK_FALSE(both.has_all(0, 60));
+  both.connections[missing].far->close();
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 60); }));
+  CHECK(both.is_sound());
+  CHECK(both.near->connections() == 3);
+  CHECK_FALSE(both.add_far(missing));
+}
+
+/// The same, seen from the side that has it not.
+Task<> with_one_only_far(Both& both, std::uint32_t missing) {
+  begin_with_three_to_come(both);
+  for (const std::uint32_t number : {3U, 1U, 2U}) {
+    CHECK(both.add_far(number));
+    if (number != missing) CHECK(both.add_near(number));
+  }
+  both.connections[missing].near->close();
+  CHECK(co_await comes_true(both.world, [&] { return both.far->connections() == 3; }));
+  CHECK_FALSE(both.add_near(missing));
+  both.send(0, 60);
+  CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 60); }));
+  CHECK(both.is_sound());
+}
+
 /// `last` is about what is stuck on a stalled connection.
 Task<> with_what_must_wait(Both& both, Message last) {
   both.begin(1);
@@ -387,6 +454,7 @@ Task<> with_too_many(Both& both) {
   CHECK_FALSE(both.near->add(1, link(), nullptr).has_value());  // not begun
   both.begin(3);
   CHECK_FALSE(both.near->add(3, link(), nullptr).has_value());  // a number that there was
+  CHECK_FALSE(both.near->add(0, link(), nullptr).has_value());  // the first one's
   for (std::uint32_t number = 4; number < kMostConnections; ++number) CHECK(both.near->add(number, link(), nullptr).has_value());
   CHECK_FALSE(both.near->add(100, link(), nullptr).has_value());
   co_return;
@@ -423,16 +491,28 @@ Task<> say_more_than_is_kept(Link& first, Link&) {
     if (!co_await send(first, request)) co_return;
 }
 
-/// Answers about what there is not do no harm.
+/// The connections of which was said that they are over, without a frame.
+std::vector<std::uint32_t> given_back_in(const std::vector<Message>& said) {
+  std::vector<std::uint32_t> all;
+  for (const Message& message : said)
+    if (const auto* arrived = std::get_if<Arrived>(&message); arrived && arrived->is_over && arrived->frames == 0)
+      all.push_back(arrived->connection);
+  return all;
+}
+
+/// Answers about what there is not do no harm. Of each connection that is not there it is said that nothing came.
 Task<> told_of_nothing(Both& both) {
   both.far->begin(both.world, both.tasks, 15s);
   both.receive();
   Link& first = *both.connections[0].near;
-  co_await step(send(first, Arrived{0, 1000, true}));
-  co_await step(send(first, Arrived{77, 1000, true}));
+  for (const std::uint32_t number : {0U, 77U, 5U, 76U}) co_await step(send(first, Arrived{number, 1000, true}));
+  co_await step(send(first, Arrived{50, 1000, false}));
   co_await step(send(first, Ping{3}));
   CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 1; }));
   CHECK_FALSE(both.end);
+  CHECK(given_back_in(both.connections[0].back->said) == std::vector<std::uint32_t>{77, 5, 76});
+  for (const std::uint32_t number : {77U, 5U, 76U}) CHECK_FALSE(both.far->can_add(number));
+  CHECK(both.far->can_add(50));
 }
 
 }  // namespace
@@ -448,6 +528,27 @@ TEST_CASE("Numbers of frames come in any order, each once, and not too far ahead
   CHECK_FALSE(arrivals.take(0));
   CHECK(arrivals.take(1 + Arrivals::kMostAhead));
   CHECK_FALSE(arrivals.take(2 + Arrivals::kMostAhead));
+}
+
+TEST_CASE("Numbers of connections come in any order, each once, and not far below the highest") {
+  UsedNumbers used;
+  CHECK(used.contains(0));
+  for (const std::uint32_t number : {3U, 1U, 2U}) {
+    CHECK_FALSE(used.contains(number));
+    used.insert(number);
+    CHECK(used.contains(number));
+  }
+  used.insert(60);
+  CHECK(used.contains(2));
+  CHECK_FALSE(used.contains(4));
+  used.insert(4);
+  used.insert(3 + UsedNumbers::kMostBehind);
+  CHECK(used.contains(3));
+  CHECK(used.contains(4));
+  CHECK_FALSE(used.contains(5));
+  used.insert(0xffff'ffff);
+  CHECK(used.contains(61));
+  CHECK_FALSE(used.contains(0xffff'ffff - 1));
 }
 
 TEST_CASE("No more is placed while the oldest frame that is not confirmed is far behind") {
@@ -471,6 +572,16 @@ TEST_CASE("Where all further connections are lost, the first carries all") { run
 TEST_CASE("A chunk whose connection is lost between two pieces comes whole and in order") { run(cut_within_a_chunk); }
 TEST_CASE("Connections are closed while chunks are under way, and nothing is lost; the first stays") { run(closed_down); }
 TEST_CASE("With the first connection all end") { run(with_the_first_cut); }
+TEST_CASE("Connections that are opened at once may come in any order, on both sides") {
+  const auto near_order = GENERATE(from_range(orders()));
+  const auto far_order = GENERATE(from_range(orders()));
+  run([&](Both& both) { return with_three_at_once(both, near_order, far_order); });
+}
+TEST_CASE("What was placed on a connection that only one side added comes by the others") {
+  const auto missing = GENERATE(1U, 2U, 3U);
+  run([&](Both& both) { return with_one_only_near(both, missing); });
+  run([&](Both& both) { return with_one_only_far(both, missing); });
+}
 TEST_CASE("To close a bundle closes all its connections") { run(closed); }
 TEST_CASE("A message that takes back what is under way does not overtake it, and others do not overtake that") {
   const Message last = GENERATE(values<Message>({Message(reject(0)), Message(Gone{{7}}), Message(Leave{0})}));
