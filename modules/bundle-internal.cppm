@@ -144,6 +144,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
 
  private:
   bool is_free(const Subflow& flow) const;
+  bool has_control(const Subflow& flow) const;
   SubflowPtr next_free() const;
   SubflowPtr flow_for(const ChunkHeader& header) const;
   void place(const SubflowPtr& flow, std::vector<OutgoingChunk> chunks);
@@ -156,6 +157,8 @@ class Flows : public std::enable_shared_from_this<Flows> {
   void settle(const SubflowPtr& flow);
   void on_arrived(const Arrived& arrived);
   void give_back_unknown(std::uint32_t number);
+  void tell(const Arrived& arrived);
+  std::vector<Message> take_news();
   void place_again(Subflow& flow);
   void confirm(Subflow& flow, std::uint64_t frames);
   void tell_arrived(const Subflow& flow);
@@ -178,6 +181,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   std::uint64_t control_pushed_ = 0;
   std::uint64_t control_taken_ = 0;
   std::uint64_t control_written_ = 0;
+  std::vector<Arrived> news_;  ///< Of each connection the newest that the first does not carry yet; before all other control messages.
   struct Begun {
     ChunkRef ref;
     std::uint32_t end = 0;  ///< Of its bytes so far.

@@ -112,15 +112,6 @@ void Flows::release(Subflow& flow, std::uint64_t bytes) {
   if (!is_full(flow)) flow.room.notify();
 }
 
-/// One that was not written yet says the same of an earlier moment.
-void Flows::tell_arrived(const Subflow& flow) {
-  for (Message& message : flows_.front()->control)
-    if (auto* arrived = std::get_if<Arrived>(&message); arrived && arrived->connection == flow.number) {
-      arrived->frames = flow.arrived;
-      arrived->is_over = !flow.has_reader;
-      return;
-    }
-  push_control(Arrived{flow.number, flow.arrived, !flow.has_reader});
-}
+void Flows::tell_arrived(const Subflow& flow) { tell({flow.number, flow.arrived, !flow.has_reader}); }
 
 }  // namespace shoal

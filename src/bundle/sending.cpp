@@ -31,6 +31,7 @@ namespace shoal {
 namespace {
 
 constexpr std::size_t kControlAtOnce = 16 * 1024;
+constexpr std::size_t kMostNews = kMostConnections + 32;  // what is not written yet: of our connections, and of some that are not ours
 constexpr Nanoseconds kStalledAfter = 30s;
 constexpr Nanoseconds kIdleAfter = 60s;
 
@@ -91,8 +92,10 @@ std::uint64_t Flows::push_control(Message message) {
 }
 
 bool Flows::is_free(const Subflow& flow) const {
-  return !flow.is_over && !flow.is_writing && flow.waiting.empty() && flow.control.empty() && !(flow.is_first() && direct_ > 0);
+  return !flow.is_over && !flow.is_writing && flow.waiting.empty() && !has_control(flow) && !(flow.is_first() && direct_ > 0);
 }
+
+bool Flows::has_control(const Subflow& flow) const { return !flow.control.empty() || (flow.is_first() && !news_.empty()); }
 
 /// In turn, so that each carries its part; the first, which messages go by, only where no other is free.
 SubflowPtr Flows::next_free() const {
@@ -142,13 +145,14 @@ Task<Result<>> Flows::place_when_free(std::vector<OutgoingChunk> chunks) {
 NextWork Flows::next_work(Subflow& flow) {
   if (is_over() || flow.is_over) return NoMoreWork{};
   if (flow.is_first() && direct_ > 0) return NoWork{};
-  if (flow.control.empty() && flow.waiting.empty()) return NoWork{};
+  if (!has_control(flow) && flow.waiting.empty()) return NoWork{};
   flow.is_writing = true;
-  return flow.control.empty() ? take_frames(flow) : take_control(flow);
+  return has_control(flow) ? take_control(flow) : take_frames(flow);
 }
 
 Work Flows::take_control(Subflow& flow) {
   Work work;
+  work.messages = take_news();
   for (std::size_t bytes = 0; !flow.control.empty() && bytes < kControlAtOnce; ++control_taken_) {
     bytes += encoded_size(flow.control.front());
     work.messages.push_back(std::move(flow.control.front()));
@@ -191,6 +195,24 @@ void Flows::confirm(Subflow& flow, std::uint64_t frames) {
   }
 }
 
+/// What was not written yet says the same of an earlier moment.
+void Flows::tell(const Arrived& arrived) {
+  const auto earlier = std::ranges::find(news_, arrived.connection, &Arrived::connection);
+  if (earlier != news_.end())
+    *earlier = arrived;
+  else if (news_.size() < kMostNews)
+    news_.push_back(arrived);
+  else
+    return fail_all(Error{make_error_code(Errc::malformed), "ends of connections that there are not", {}});
+  flows_.front()->work.notify();
+}
+
+std::vector<Message> Flows::take_news() {
+  std::vector<Message> messages(news_.begin(), news_.end());
+  news_.clear();
+  return messages;
+}
+
 void Flows::on_arrived(const Arrived& arrived) {
   const SubflowPtr flow = find(arrived.connection);
   if (!flow) return arrived.is_over ? give_back_unknown(arrived.connection) : void();
@@ -207,7 +229,7 @@ void Flows::on_arrived(const Arrived& arrived) {
 /// One that only the other side has: what was placed on it did not come, and must not from now on.
 void Flows::give_back_unknown(std::uint32_t number) {
   used_.insert(number);
-  push_control(Arrived{number, 0, true});
+  tell({number, 0, true});
 }
 
 /// What did not come by this one goes by the others, each chunk's frames by one of them.

@@ -468,8 +468,7 @@ Task<> told_nonsense(Both& both, std::function<Task<>(Link& first, Link& further
   both.receive();
   co_await nonsense(*both.connections[0].near, *both.connections[1].near);
   CHECK(co_await comes_true(both.world, [&] { return both.end.has_value(); }));
-  CHECK(both.connections[0].far->is_closed());
-  CHECK(both.connections[1].far->is_closed());
+  CHECK(co_await comes_true(both.world, [&] { return both.connections[0].far->is_closed() && both.connections[1].far->is_closed(); }));
 }
 
 Task<> say_chunk(Link& link, std::optional<std::uint64_t> number, std::uint32_t chunk) {
@@ -513,6 +512,29 @@ Task<> told_of_nothing(Both& both) {
   CHECK(given_back_in(both.connections[0].back->said) == std::vector<std::uint32_t>{77, 5, 76});
   for (const std::uint32_t number : {77U, 5U, 76U}) CHECK_FALSE(both.far->can_add(number));
   CHECK(both.far->can_add(50));
+}
+
+/// The far side cannot write, and is asked about more and more connections that there are not.
+Task<> told_of_nothing_while_stuck(Both& both, std::uint32_t numbers) {
+  both.far->begin(both.world, both.tasks, 15s);
+  both.receive();
+  MemoryPipe& back = *both.connections[0].back;
+  back.room = 0;
+  Link& first = *both.connections[0].near;
+  for (int round = 0; round < 100; ++round)
+    for (std::uint32_t number = 1; number <= numbers; ++number)
+      if (!co_await send(first, Arrived{number, 0, true})) co_return;
+  co_await both.world.sleep(10ms);
+  CHECK_FALSE(both.end);
+  back.room = 1000;
+  back.writable.notify();
+  CHECK(co_await comes_true(both.world, [&] { return given_back_in(back.said).size() >= numbers; }));
+  CHECK(given_back_in(back.said).size() <= 2 * numbers);
+}
+
+Task<> say_of_many_that_are_not(Link& first, Link&) {
+  for (std::uint32_t number = 2; number < 1000; ++number)
+    if (!co_await send(first, Arrived{number, 0, true})) co_return;
 }
 
 }  // namespace
@@ -601,4 +623,13 @@ TEST_CASE("Nonsense on any connection ends the bundle") {
       GENERATE(values<Nonsense>({say_twice, say_far_ahead, say_without_a_number, say_what_belongs_to_the_first, say_more_than_is_kept}));
   run([&](Both& both) { return told_nonsense(both, nonsense); });
 }
-TEST_CASE("What is said of connections and frames that there are not changes nothing") { run(told_of_nothing); }
+TEST_CASE("What is said of connections and frames that there are not changes nothing, and is answered") { run(told_of_nothing); }
+TEST_CASE("However often the end of a connection is told that there is not, one answer waits") {
+  run([](Both& both) { return told_of_nothing_while_stuck(both, 30); });
+}
+TEST_CASE("Where many answers about connections wait that there are not, the bundle ends") {
+  run([](Both& both) {
+    both.connections[0].back->room = 0;
+    return told_nonsense(both, say_of_many_that_are_not);
+  });
+}
