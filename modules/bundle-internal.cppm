@@ -5,6 +5,7 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -86,7 +87,16 @@ using NextWork = std::variant<Work, NoWork, NoMoreWork>;
 struct Ready {
   SubflowPtr flow;
   std::variant<Message, IncomingFrame> what;
-  std::uint64_t size = 0;
+  std::uint64_t size = 0;  ///< Bytes that it counts as.
+};
+
+/// A small one takes more here than it did on the wire.
+inline std::uint64_t size_in_memory(std::uint64_t on_the_wire) { return std::max<std::uint64_t>(on_the_wire, sizeof(Ready)); }
+
+/// One that waits until all frames below `barrier` came.
+struct Held {
+  Ready ready;
+  std::uint64_t barrier = 0;
 };
 
 /// The connections of one bundle, and what is known of their frames. On the bundle's strand.
@@ -193,8 +203,8 @@ class Flows : public std::enable_shared_from_this<Flows> {
   // Receiving.
   Arrivals arrivals_;
   std::deque<Ready> ready_;
-  std::uint64_t barrier_ = 0;  ///< Messages wait until all frames below it came.
-  std::deque<Ready> held_;
+  std::uint64_t barrier_ = 0;  ///< What comes now waits until all frames below it came.
+  std::deque<Held> held_;
   std::optional<Ready> opened_;
   std::uint64_t read_ = 0;  ///< Of its bytes.
   std::uint64_t held_bytes_ = 0;

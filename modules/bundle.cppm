@@ -35,7 +35,7 @@ inline constexpr std::size_t kMostConnections = 8;  ///< Of a bundle, with the f
 /// Of a further connection that is lost, what did not come whole is sent again by those that are left; with the first, all end.
 class Bundle final : public Link {
  public:
-  static constexpr std::uint64_t kMostUndelivered = 2 * std::uint64_t{kChunkSize};  ///< Bytes a connection, and one frame.
+  static constexpr std::uint64_t kMostUndelivered = 2 * std::uint64_t{kChunkSize};  ///< Bytes a connection, in memory, and one frame.
   static constexpr std::size_t kMostHeld = 4 * 1024 * 1024;                         ///< Bytes of messages that wait for chunks.
 
   explicit Bundle(std::shared_ptr<Link> first);

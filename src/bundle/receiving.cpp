@@ -35,6 +35,8 @@ Result<> Flows::on_received(const SubflowPtr& flow, Message message) {
     return {};
   }
   if (const auto* after = std::get_if<After>(&message)) {
+    if (after->number > arrivals_.lowest_missing() + Arrivals::kMostAhead)
+      return fail(Errc::malformed, fmt::format("messages after the chunk frame {}", after->number));
     barrier_ = std::max(barrier_, after->number);
     return {};
   }
@@ -43,14 +45,15 @@ Result<> Flows::on_received(const SubflowPtr& flow, Message message) {
 
 /// Messages come in their order, and those that were said to come after chunks do so, with all behind them.
 Result<> Flows::deliver(const SubflowPtr& flow, Message message) {
-  const std::uint64_t size = encoded_size(message);
+  const std::uint64_t size = size_in_memory(encoded_size(message));
+  Ready ready{flow, std::move(message), size};
   if (held_.empty() && arrivals_.has_all_below(barrier_)) {
-    push_ready({flow, std::move(message), size});
+    push_ready(std::move(ready));
     return {};
   }
   held_bytes_ += size;
   if (held_bytes_ > Bundle::kMostHeld) return fail(Errc::too_large, "messages that wait for chunks");
-  held_.push_back({flow, std::move(message), size});
+  held_.push_back({std::move(ready), barrier_});
   return {};
 }
 
@@ -66,14 +69,18 @@ Result<> Flows::on_received(const SubflowPtr& flow, IncomingFrame frame) {
   } else if (!flow->is_first()) {
     return fail(Errc::out_of_order, "a chunk frame without a number");
   }
-  push_ready({flow, std::move(frame), length});
-  if (!held_.empty() && arrivals_.has_all_below(barrier_)) release_held();
+  push_ready({flow, std::move(frame), size_in_memory(length)});
+  release_held();
   return {};
 }
 
+/// Each as soon as what it was said to come after is here, whatever those behind it wait for.
 void Flows::release_held() {
-  held_bytes_ = 0;
-  for (Ready& ready : std::exchange(held_, {})) push_ready(std::move(ready));
+  while (!held_.empty() && arrivals_.has_all_below(held_.front().barrier)) {
+    held_bytes_ -= held_.front().ready.size;
+    push_ready(std::move(held_.front().ready));
+    held_.pop_front();
+  }
 }
 
 void Flows::push_ready(Ready ready) {
@@ -96,10 +103,11 @@ Incoming Flows::open(Ready frame) {
 }
 
 Result<> Flows::read_opened(std::span<std::byte> out) {
-  if (!opened_ || out.size() > opened_->size - read_) return fail(Errc::out_of_order, "more bytes than the chunk has");
-  std::copy_n(std::get<IncomingFrame>(opened_->what).bytes.get() + read_, out.size(), out.begin());
+  const auto* const frame = opened_ ? std::get_if<IncomingFrame>(&opened_->what) : nullptr;
+  if (!frame || out.size() > frame->header.length - read_) return fail(Errc::out_of_order, "more bytes than the chunk has");
+  std::copy_n(frame->bytes.get() + read_, out.size(), out.begin());
   read_ += out.size();
-  if (read_ < opened_->size) return {};
+  if (read_ < frame->header.length) return {};
   release(*opened_->flow, opened_->size);
   opened_.reset();
   return {};

@@ -369,6 +369,55 @@ Task<> with_what_must_wait(Both& both, Message last) {
   CHECK(std::holds_alternative<Pong>(both.messages.back()));
 }
 
+bool carries(const MemoryConnection& connection, std::uint32_t chunk) {
+  return std::ranges::any_of(connection.forth->items, [chunk](const MemoryPipe::Item& item) {
+    const auto* header = std::get_if<ChunkHeader>(&item.what);
+    return header && header->chunk == chunk;
+  });
+}
+
+/// Two chunks are stuck, each on a connection of its own, and a reject waits for each.
+Task<> with_two_that_must_wait(Both& both) {
+  both.begin(2);
+  both.receive();
+  for (const std::size_t i : {1U, 2U}) both.connections[i].forth->stall(true);
+  for (const std::uint32_t chunk : {0U, 1U}) {
+    both.send(chunk, chunk + 1);
+    co_await comes_true(both.world, [&] { return both.pieces_sent == (chunk + 1) * kPieces; });
+    both.send(reject(chunk));
+    co_await both.world.sleep(1ms);
+    both.send(Ping{chunk});
+    co_await both.world.sleep(1ms);
+  }
+  CHECK(both.messages.empty());
+  const std::size_t earlier = carries(both.connections[1], 0) ? 1 : 2;
+  both.connections[earlier].forth->stall(false);
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 2; }));
+  CHECK(both.has(0));
+  co_await both.world.sleep(100ms);
+  REQUIRE(both.messages.size() == 2);
+  CHECK((std::holds_alternative<Ping>(both.messages.back()) && std::get<Ping>(both.messages.back()).t1 == 0));
+  both.connections[3 - earlier].forth->stall(false);
+  CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 4; }));
+  CHECK(both.has(1));
+}
+
+/// How much of what is small is read of a connection while nobody takes it.
+Task<> with_small_ones_and_nobody_who_reads(Both& both) {
+  constexpr std::size_t kMany = 20'000;
+  both.far->begin(both.world, both.tasks, 15s);
+  both.connections.emplace_back(both.world.executor());
+  CHECK(both.add_far(1));
+  for (auto& connection : both.connections) connection.forth->room = 2 * kMany;
+  co_await step(send(*both.connections[1].near, Placed{0}));
+  for (std::uint32_t i = 0; i < kMany; ++i) {
+    co_await step(both.connections[1].near->send_chunk({7, i, 0, 1}, both.source, 0));
+    co_await step(send(*both.connections[0].near, Ping{i}));
+  }
+  co_await both.world.sleep(1s);
+  for (const auto& connection : both.connections) CHECK(kMany - connection.forth->items.size() <= Bundle::kMostUndelivered / 64);
+}
+
 Task<> send_large(Both& both) {
   for (std::uint32_t chunk = 0; chunk < 100; ++chunk)
     co_await step(both.near->send_chunk({7, chunk, 0, kChunkSize}, both.source, std::uint64_t{chunk} * kChunkSize));
@@ -499,6 +548,15 @@ std::vector<std::uint32_t> given_back_in(const std::vector<Message>& said) {
   return all;
 }
 
+Task<> say_after_what_cannot_be(Link& first, Link&) { co_await step(send(first, After{Arrivals::kMostAhead + 1})); }
+Task<> say_after_all(Link& first, Link&) { co_await step(send(first, After{~std::uint64_t{0}})); }
+Task<> say_many_small_ones(Link& first, Link&) {
+  co_await step(send(first, After{1}));
+  std::size_t said = 0;
+  while (co_await send(first, Ping{1})) ++said;
+  CHECK(said <= Bundle::kMostHeld / 64);
+}
+
 /// Answers about what there is not do no harm. Of each connection that is not there it is said that nothing came.
 Task<> told_of_nothing(Both& both) {
   both.far->begin(both.world, both.tasks, 15s);
@@ -609,7 +667,9 @@ TEST_CASE("A message that takes back what is under way does not overtake it, and
   const Message last = GENERATE(values<Message>({Message(reject(0)), Message(Gone{{7}}), Message(Leave{0})}));
   run([&](Both& both) { return with_what_must_wait(both, last); });
 }
+TEST_CASE("A message waits for what it was said to come after, and not for what those behind it wait for") { run(with_two_that_must_wait); }
 TEST_CASE("Where nobody takes what came, little is read") { run(with_nobody_who_reads); }
+TEST_CASE("Where nobody takes what came, few small frames and messages are read") { run(with_small_ones_and_nobody_who_reads); }
 TEST_CASE("A connection that confirms nothing for half a minute is closed, and what it has goes by the others") {
   run(with_one_that_swallows);
 }
@@ -619,8 +679,8 @@ TEST_CASE("A file that changed is not sent, and the bundle goes on") { run(with_
 TEST_CASE("A bundle takes so many connections, each with a number of its own, and none before it is begun") { run(with_too_many); }
 TEST_CASE("Nonsense on any connection ends the bundle") {
   using Nonsense = Task<> (*)(Link&, Link&);
-  const auto nonsense =
-      GENERATE(values<Nonsense>({say_twice, say_far_ahead, say_without_a_number, say_what_belongs_to_the_first, say_more_than_is_kept}));
+  const auto nonsense = GENERATE(values<Nonsense>({say_twice, say_far_ahead, say_without_a_number, say_what_belongs_to_the_first,
+                                                   say_more_than_is_kept, say_after_what_cannot_be, say_after_all, say_many_small_ones}));
   run([&](Both& both) { return told_nonsense(both, nonsense); });
 }
 TEST_CASE("What is said of connections and frames that there are not changes nothing, and is answered") { run(told_of_nothing); }
