@@ -9,6 +9,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
 #include <ranges>
@@ -61,17 +62,24 @@ std::uint64_t load_of(const Subflow& flow) {
   return bytes;
 }
 
-/// All that is not known to have come, as it was placed.
-OutgoingFrames take_unconfirmed(Subflow& flow) {
-  OutgoingFrames frames(std::move_iterator(flow.unconfirmed.begin()), std::move_iterator(flow.unconfirmed.end()));
-  for (OutgoingFrames& waiting : flow.waiting) std::ranges::move(waiting, std::back_inserter(frames));
-  flow.unconfirmed.clear();
-  flow.waiting.clear();
-  return frames;
-}
-
 /// Frames of one chunk that follow each other.
 bool belong_together(const OutgoingFrame& a, const OutgoingFrame& b) { return ref_of(a) == ref_of(b) && b.number == a.number + 1; }
+
+void add_to(std::vector<OutgoingFrames>& groups, OutgoingFrame frame) {
+  if (groups.empty() || !belong_together(groups.back().back(), frame)) groups.emplace_back();
+  groups.back().push_back(std::move(frame));
+}
+
+/// All that is not known to have come, in the order in which it was placed.
+std::vector<OutgoingFrames> take_unconfirmed(Subflow& flow) {
+  std::vector<OutgoingFrames> groups;
+  for (OutgoingFrame& frame : flow.unconfirmed) add_to(groups, std::move(frame));
+  for (OutgoingFrames& waiting : flow.waiting)
+    for (OutgoingFrame& frame : waiting) add_to(groups, std::move(frame));
+  flow.unconfirmed.clear();
+  flow.waiting.clear();
+  return groups;
+}
 
 }  // namespace
 
@@ -108,8 +116,10 @@ SubflowPtr Flows::next_free() const {
   return is_free(*flows_.front()) ? flows_.front() : nullptr;
 }
 
-/// The connection that carries the chunk already, or any that can take more. Null: none can.
+/// The connection that carries the chunk already, or any that can take more. Null: none can. What nothing of was placed here went out by
+/// the first, before there were others.
 SubflowPtr Flows::flow_for(const ChunkHeader& header) const {
+  if (!begun_ && header.offset > 0) return flows_.front();
   const bool goes_on = begun_ && begun_->ref == ChunkRef{header.handle, header.chunk} && begun_->end == header.offset;
   return goes_on && begun_->flow ? begun_->flow : next_free();
 }
@@ -232,23 +242,18 @@ void Flows::give_back_unknown(std::uint32_t number) {
   tell({number, 0, true});
 }
 
-/// What did not come by this one goes by the others, each chunk's frames by one of them.
+/// What did not come by this one goes by the others, all frames of a chunk by one of them.
 void Flows::place_again(Subflow& flow) {
   if (begun_ && begun_->flow.get() == &flow) begun_->flow = nullptr;
-  OutgoingFrames together;
-  SubflowPtr to;
-  const auto hand_on = [&] {
-    if (together.empty()) return;
-    to = least_loaded();
-    if (begun_ && begun_->ref == ref_of(together.back())) begun_->flow = to;
-    to->waiting.push_back(std::exchange(together, {}));
+  std::map<ChunkRef, SubflowPtr> targets;
+  for (OutgoingFrames& together : take_unconfirmed(flow)) {
+    const ChunkRef ref = ref_of(together.front());
+    SubflowPtr& to = targets[ref];
+    if (!to) to = least_loaded();
+    if (begun_ && begun_->ref == ref) begun_->flow = to;
+    to->waiting.push_back(std::move(together));
     to->work.notify();
-  };
-  for (OutgoingFrame& frame : take_unconfirmed(flow)) {
-    if (!together.empty() && !belong_together(together.back(), frame)) hand_on();
-    together.push_back(std::move(frame));
   }
-  hand_on();
 }
 
 SubflowPtr Flows::least_loaded() const {

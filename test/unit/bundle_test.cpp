@@ -248,6 +248,74 @@ Task<> cut_within_a_chunk(Both& both) {
   CHECK(both.is_sound());
 }
 
+bool carries(const MemoryConnection& connection, std::uint32_t chunk) {
+  return std::ranges::any_of(connection.forth->items, [chunk](const MemoryPipe::Item& item) {
+    const auto* header = std::get_if<ChunkHeader>(&item.what);
+    return header && header->chunk == chunk;
+  });
+}
+
+/// One piece of a chunk, which is written when this is over.
+Task<> send_piece(Both& both, std::uint32_t chunk, std::uint32_t offset, std::uint32_t length) {
+  co_await step(both.near->send_chunk({7, chunk, offset, length}, both.source, offset));
+  co_await both.world.sleep(1ms);
+}
+
+std::vector<std::uint32_t> offsets_of(const MemoryConnection& connection, std::uint32_t chunk) {
+  std::vector<std::uint32_t> offsets;
+  for (const MemoryPipe::Item& item : connection.forth->items)
+    if (const auto* header = std::get_if<ChunkHeader>(&item.what); header && header->chunk == chunk) offsets.push_back(header->offset);
+  return offsets;
+}
+
+void add_near_only(Both& both) {
+  both.connections.emplace_back(both.world.executor());
+  both.connections.back().forth->room = 1'000'000;
+  REQUIRE(both.add_near(static_cast<std::uint32_t>(both.connections.size() - 1)));
+}
+
+Task<> begun_before_there_are_more(Both& both) {
+  both.receive();
+  const auto send_next = [&](std::uint32_t piece) { return send_piece(both, 0, piece * kPiece, kPiece); };
+  co_await send_next(0);
+  both.near->begin(both.world, both.tasks, 15s);
+  for (int i = 0; i < 2; ++i) add_near_only(both);
+  for (std::uint32_t piece = 1; piece < kPieces; ++piece) co_await send_next(piece);
+  CHECK(co_await comes_true(both.world, [&] { return both.has(0); }));
+  CHECK(both.connections[0].forth->chunks == kPieces);
+}
+
+std::uint32_t carrier_of(const Both& both, std::uint32_t chunk) {
+  const auto found = std::ranges::find_if(both.connections, [chunk](const auto& each) { return carries(each, chunk); });
+  return static_cast<std::uint32_t>(found - both.connections.begin());
+}
+
+/// The far side is no bundle: it takes nothing, and says which connections are over. So each of three is lost in its turn, and what was
+/// placed again is placed again.
+Task<> lost_again_and_again(Both& both) {
+  constexpr std::uint32_t kChunk = 50;
+  both.near->begin(both.world, both.tasks, 15s);
+  for (auto& connection : both.connections) connection.forth->room = 1'000'000;
+  co_await send_piece(both, 99, 0, 64 * kPiece);  // the first is never the least loaded
+  for (int i = 0; i < 3; ++i) add_near_only(both);
+  const auto lose = [&](std::uint32_t number) -> Task<> {
+    co_await step(send(*both.connections[0].far, Arrived{number, 0, true}));
+    co_await both.world.sleep(1ms);
+    both.connections[number].forth->items.clear();
+  };
+  for (std::uint32_t chunk = 1; chunk <= 3; ++chunk) co_await send_piece(both, chunk, 0, 100);  // one on each
+  for (std::uint32_t piece = 0; piece < 2; ++piece) co_await send_piece(both, kChunk, piece * kPiece, kPiece);
+  add_near_only(both);
+  co_await lose(carrier_of(both, kChunk));
+  const std::uint32_t second = carrier_of(both, kChunk);
+  for (std::uint32_t other = 1; other <= 4; ++other)
+    if (other != second && !both.connections[other].forth->items.empty()) co_await lose(other);
+  co_await send_piece(both, kChunk, 2 * kPiece, kPiece);
+  for (int i = 0; i < 2; ++i) add_near_only(both);
+  co_await lose(carrier_of(both, kChunk));
+  CHECK(offsets_of(both.connections[carrier_of(both, kChunk)], kChunk) == std::vector<std::uint32_t>{0, kPiece, 2 * kPiece});
+}
+
 Task<> closed_down(Both& both) {
   both.begin(3);
   both.receive();
@@ -367,13 +435,6 @@ Task<> with_what_must_wait(Both& both, Message last) {
   CHECK(co_await comes_true(both.world, [&] { return both.messages.size() == 4; }));
   CHECK(both.has(0));
   CHECK(std::holds_alternative<Pong>(both.messages.back()));
-}
-
-bool carries(const MemoryConnection& connection, std::uint32_t chunk) {
-  return std::ranges::any_of(connection.forth->items, [chunk](const MemoryPipe::Item& item) {
-    const auto* header = std::get_if<ChunkHeader>(&item.what);
-    return header && header->chunk == chunk;
-  });
 }
 
 /// Two chunks are stuck, each on a connection of its own, and a reject waits for each.
@@ -650,6 +711,8 @@ TEST_CASE("A connection that stalls holds up only what it carries") { run(with_o
 TEST_CASE("What did not come by a connection that was lost comes by the others, once") { run(with_one_cut); }
 TEST_CASE("Where all further connections are lost, the first carries all") { run(with_all_further_ones_cut); }
 TEST_CASE("A chunk whose connection is lost between two pieces comes whole and in order") { run(cut_within_a_chunk); }
+TEST_CASE("A chunk that was begun before there were further connections goes on where it was begun") { run(begun_before_there_are_more); }
+TEST_CASE("The pieces of a chunk stay on one connection, however often that is lost") { run(lost_again_and_again); }
 TEST_CASE("Connections are closed while chunks are under way, and nothing is lost; the first stays") { run(closed_down); }
 TEST_CASE("With the first connection all end") { run(with_the_first_cut); }
 TEST_CASE("Connections that are opened at once may come in any order, on both sides") {
