@@ -52,6 +52,7 @@ struct Subflow {
   std::deque<Message> control;            ///< Of the first only.
   std::deque<OutgoingFrames> waiting;     ///< To be written.
   std::deque<OutgoingFrame> unconfirmed;  ///< Written or being written, in this order, and not known to have come.
+  std::uint64_t load = 0;                 ///< Bytes of those and of what waits.
   std::uint64_t confirmed = 0;            ///< Frames.
   std::uint64_t next_out = 0;             ///< The number that the other side takes the next frame to have; 0 stands for none.
   bool is_writing = false;
@@ -158,6 +159,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   SubflowPtr next_free() const;
   SubflowPtr flow_for(const ChunkHeader& header) const;
   void place(const SubflowPtr& flow, std::vector<OutgoingChunk> chunks);
+  void queue_up(Subflow& flow, OutgoingFrames frames);
   SubflowPtr least_loaded() const;
   SubflowPtr find(std::uint32_t number) const;
   Work take_control(Subflow& flow);

@@ -53,15 +53,6 @@ class Committed final : public ChunkSource {
   std::shared_ptr<const ChunkSource> source_;
 };
 
-/// Bytes that wait or are under way on it.
-std::uint64_t load_of(const Subflow& flow) {
-  std::uint64_t bytes = 0;
-  for (const OutgoingFrame& frame : flow.unconfirmed) bytes += frame.chunk.header.length;
-  for (const OutgoingFrames& frames : flow.waiting)
-    for (const OutgoingFrame& frame : frames) bytes += frame.chunk.header.length;
-  return bytes;
-}
-
 /// Frames of one chunk that follow each other.
 bool belong_together(const OutgoingFrame& a, const OutgoingFrame& b) { return ref_of(a) == ref_of(b) && b.number == a.number + 1; }
 
@@ -78,6 +69,7 @@ std::vector<OutgoingFrames> take_unconfirmed(Subflow& flow) {
     for (OutgoingFrame& frame : waiting) add_to(groups, std::move(frame));
   flow.unconfirmed.clear();
   flow.waiting.clear();
+  flow.load = 0;
   return groups;
 }
 
@@ -134,8 +126,13 @@ void Flows::place(const SubflowPtr& flow, std::vector<OutgoingChunk> chunks) {
   }
   if (frames.empty()) return;
   ++turn_;
-  flow->waiting.push_back(std::move(frames));
-  flow->work.notify();
+  queue_up(*flow, std::move(frames));
+}
+
+void Flows::queue_up(Subflow& flow, OutgoingFrames frames) {
+  for (const OutgoingFrame& frame : frames) flow.load += frame.chunk.header.length;
+  flow.waiting.push_back(std::move(frames));
+  flow.work.notify();
 }
 
 Task<Result<>> Flows::place_when_free(std::vector<OutgoingChunk> chunks) {
@@ -199,6 +196,7 @@ void Flows::on_written(const SubflowPtr& flow, std::uint64_t bytes, const Result
 void Flows::confirm(Subflow& flow, std::uint64_t frames) {
   while (flow.confirmed < frames && !flow.unconfirmed.empty()) {
     departures_.confirm(flow.unconfirmed.front().number);
+    flow.load -= flow.unconfirmed.front().chunk.header.length;
     flow.unconfirmed.pop_front();
     ++flow.confirmed;
     flow.last_confirmed = world_->now();
@@ -251,21 +249,14 @@ void Flows::place_again(Subflow& flow) {
     SubflowPtr& to = targets[ref];
     if (!to) to = least_loaded();
     if (begun_ && begun_->ref == ref) begun_->flow = to;
-    to->waiting.push_back(std::move(together));
-    to->work.notify();
+    queue_up(*to, std::move(together));
   }
 }
 
 SubflowPtr Flows::least_loaded() const {
   SubflowPtr least = flows_.front();
-  std::uint64_t load = load_of(*least);
-  for (const SubflowPtr& flow : flows_ | std::views::drop(1)) {
-    const std::uint64_t other = flow->is_over ? load : load_of(*flow);
-    if (other < load) {
-      least = flow;
-      load = other;
-    }
-  }
+  for (const SubflowPtr& flow : flows_ | std::views::drop(1))
+    if (!flow->is_over && flow->load < least->load) least = flow;
   return least;
 }
 
