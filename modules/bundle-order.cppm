@@ -1,6 +1,7 @@
 /// The numbers that chunk frames have over all connections of a bundle. Plain values, no IO.
 module;
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -46,7 +47,7 @@ class Departures {
   static constexpr std::uint64_t kMostUnderWay = Arrivals::kMostAhead / 2;  ///< From the oldest of them to the newest.
 
   std::uint64_t place(ChunkRef ref);
-  void confirm(std::uint64_t number) { under_way_.erase(number); }
+  void confirm(std::uint64_t number);
   bool is_full() const { return !under_way_.empty() && next_ - under_way_.begin()->first >= kMostUnderWay; }
   std::uint64_t next() const { return next_; }
   /// Whether the message takes back, or ends, what is under way: then it must not overtake that.
@@ -55,6 +56,7 @@ class Departures {
  private:
   std::uint64_t next_ = 0;
   std::map<std::uint64_t, ChunkRef> under_way_;
+  std::map<ChunkRef, std::size_t> frames_of_;  ///< How many of them each chunk has.
 };
 
 }  // namespace shoal

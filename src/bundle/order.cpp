@@ -3,7 +3,6 @@ module;
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <set>
 #include <variant>
 
 module shoal.bundle;
@@ -41,21 +40,28 @@ void UsedNumbers::insert(std::uint32_t number) {
 
 std::uint64_t Departures::place(ChunkRef ref) {
   under_way_.emplace_hint(under_way_.end(), next_, ref);
+  ++frames_of_[ref];
   return next_++;
+}
+
+void Departures::confirm(std::uint64_t number) {
+  const auto frame = under_way_.find(number);
+  if (frame == under_way_.end()) return;
+  const auto chunk = frames_of_.find(frame->second);
+  if (--chunk->second == 0) frames_of_.erase(chunk);
+  under_way_.erase(frame);
 }
 
 bool Departures::must_wait(const Message& message) const {
   if (under_way_.empty()) return false;
   if (std::holds_alternative<Leave>(message)) return true;
-  const auto concerns = [this](auto is_meant) {
-    return std::ranges::any_of(under_way_, [&](const auto& frame) { return is_meant(frame.second); });
-  };
   if (const auto* gone = std::get_if<Gone>(&message))
-    return concerns([gone](const ChunkRef& ref) { return std::ranges::find(gone->handles, ref.handle) != gone->handles.end(); });
-  if (const auto* reject = std::get_if<Reject>(&message)) {
-    const std::set<ChunkRef> refs(reject->chunks.begin(), reject->chunks.end());
-    return concerns([&refs](const ChunkRef& ref) { return refs.contains(ref); });
-  }
+    return std::ranges::any_of(gone->handles, [this](std::uint32_t handle) {
+      const auto chunk = frames_of_.lower_bound({handle, 0});
+      return chunk != frames_of_.end() && chunk->first.handle == handle;
+    });
+  if (const auto* reject = std::get_if<Reject>(&message))
+    return std::ranges::any_of(reject->chunks, [this](const ChunkRef& ref) { return frames_of_.contains(ref); });
   return false;
 }
 

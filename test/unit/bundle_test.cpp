@@ -705,6 +705,26 @@ TEST_CASE("No more is placed while the oldest frame that is not confirmed is far
   CHECK_FALSE(departures.is_full());
 }
 
+TEST_CASE("What takes back a chunk or a content waits while a frame of it is not confirmed") {
+  Departures departures;
+  departures.place({1, 5});
+  departures.place({1, 5});
+  departures.place({3, 0});
+  CHECK(departures.must_wait(Reject{{{9, 9}, {1, 5}}}));
+  CHECK_FALSE(departures.must_wait(Reject{{{1, 4}, {1, 6}, {2, 5}}}));
+  CHECK(departures.must_wait(Gone{{2, 3}}));
+  CHECK_FALSE(departures.must_wait(Gone{{0, 2, 4}}));
+  CHECK_FALSE(departures.must_wait(Ping{1}));
+  departures.confirm(0);
+  departures.confirm(0);
+  CHECK(departures.must_wait(Reject{{{1, 5}}}));
+  departures.confirm(1);
+  CHECK_FALSE(departures.must_wait(Reject{{{1, 5}}}));
+  CHECK(departures.must_wait(Leave{0}));
+  departures.confirm(2);
+  CHECK_FALSE(departures.must_wait(Leave{0}));
+}
+
 TEST_CASE("Before it is begun a bundle is its first link") { run(before_it_is_begun); }
 TEST_CASE("Chunks go by all connections of a bundle, and each chunk's pieces come in order") { run(over_three); }
 TEST_CASE("A connection that stalls holds up only what it carries") { run(with_one_stalled); }
