@@ -115,6 +115,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   Result<> add(std::uint32_t number, std::shared_ptr<Link> link, std::shared_ptr<void> place);
   void remove_one();
   std::size_t in_use() const;
+  std::size_t carriers() const;
   std::uint64_t bytes_moved() const { return bytes_moved_; }
   /// The end of all of them.
   void fail_all(const Error& why);
@@ -183,6 +184,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   TaskGroup* tasks_ = nullptr;
   std::vector<SubflowPtr> flows_;  ///< The first, then the others as they came.
   UsedNumbers used_;
+  std::deque<Instant> closed_;  ///< When the last few further ones were.
   std::optional<Error> failure_;
   std::uint64_t bytes_moved_ = 0;
 

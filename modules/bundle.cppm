@@ -6,6 +6,7 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -38,6 +39,8 @@ class Bundle final : public Link {
   static constexpr std::uint64_t kMostUndelivered = 2 * std::uint64_t{kChunkSize};  ///< Bytes a connection, in memory, and one frame.
   static constexpr std::size_t kMostHeld = 4 * 1024 * 1024;                         ///< Bytes of messages that wait for chunks.
 
+  static constexpr Nanoseconds kRemembered = std::chrono::minutes(5);               ///< That a connection was closed.
+
   explicit Bundle(std::shared_ptr<Link> first);
   ~Bundle() override;
 
@@ -55,6 +58,9 @@ class Bundle final : public Link {
   void remove_one();
   /// Those in use.
   std::size_t connections() const;
+  /// Those, and as many as were closed in the last kRemembered: what they had begun to bring may still come by others. At most
+  /// kMostConnections.
+  std::size_t carriers() const;
   /// Bytes of chunks that were written and received since it was begun.
   std::uint64_t bytes_moved() const;
 

@@ -198,6 +198,8 @@ struct Expected {
   std::uint32_t length = 0;
   std::uint32_t filled = 0;
   ChunkBuffer buffer;
+  std::optional<Nanoseconds> begun = std::nullopt;  ///< When its first piece began to come, by `reading_time`.
+  Nanoseconds moved{0};                             ///< When its last piece came, likewise.
 };
 
 /// A chunk that came in, whole.
@@ -245,6 +247,9 @@ struct PeerSession {
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
   std::size_t begun_chunks = 0;             ///< Of `expected`, those with some bytes.
+  bool is_held_up = false;                  ///< The reader waits for room in the node's buffers, ...
+  Nanoseconds held_up{0};                   ///< ... and has so far for so long: nothing can come meanwhile.
+  bool is_within_piece = false;             ///< The reader has the header of a piece, and waits for its bytes.
   std::set<ChunkRef> in_hand;               ///< What the writer is sending.
   std::set<ChunkRef> cancelled;             ///< Of those, what is no longer wanted.
   double upload_rate = 0;                   ///< Bytes a second, smoothed.

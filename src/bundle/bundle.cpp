@@ -65,6 +65,7 @@ Result<> Bundle::add(std::uint32_t number, std::shared_ptr<Link> link, std::shar
 
 void Bundle::remove_one() { flows_->remove_one(); }
 std::size_t Bundle::connections() const { return is_begun() ? flows_->in_use() : 1; }
+std::size_t Bundle::carriers() const { return is_begun() ? flows_->carriers() : 1; }
 std::uint64_t Bundle::bytes_moved() const { return flows_->bytes_moved(); }
 
 // ---- receiving ----------------------------------------------------------------------------------------

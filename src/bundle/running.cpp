@@ -160,6 +160,12 @@ std::size_t Flows::in_use() const {
   return static_cast<std::size_t>(std::ranges::count_if(flows_, [](const auto& flow) { return !flow->is_over; }));
 }
 
+std::size_t Flows::carriers() const {
+  const Instant now = world_->now();
+  const auto closed = std::ranges::count_if(closed_, [now](Instant at) { return now - at <= Bundle::kRemembered; });
+  return std::clamp<std::size_t>(in_use() + static_cast<std::size_t>(closed), 1, kMostConnections);
+}
+
 SubflowPtr Flows::find(std::uint32_t number) const {
   const auto found = std::ranges::find_if(flows_, [number](const auto& flow) { return flow->number == number; });
   return found == flows_.end() ? nullptr : *found;
@@ -171,6 +177,8 @@ void Flows::close(Subflow& flow) {
   flow.work.notify();
   flow.room.notify();
   if (flow.is_first()) return flow.link->close();
+  closed_.push_back(world_->now());
+  if (closed_.size() >= kMostConnections) closed_.pop_front();
   asio::post(flow.link->executor(), [link = flow.link] { link->close(); });
 }
 

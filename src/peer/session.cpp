@@ -47,11 +47,15 @@ constexpr Nanoseconds kGreetingPatience = 10s;
 constexpr Nanoseconds kIdlePatience = 15s;
 constexpr Nanoseconds kRefusalLinger = 1s;
 constexpr Nanoseconds kPingInterval = 4s;
+constexpr Nanoseconds kPause = 30s;           // of a chunk, between two pieces of it
+constexpr Nanoseconds kPauseOfSeveral = 90s;  // where there are further connections, or just were
+constexpr Nanoseconds kChunkPatience = Bundle::kRemembered;
 constexpr double kPieceSeconds = 0.005;  // a piece of a chunk takes about this long, so that control messages get between
 constexpr std::uint32_t kLeastPiece = kLeafSize;
 constexpr double kFarBelow = 8;                 // times as fast as it is, a link was taken for what its socket took
 constexpr double kFarAbove = 4;                 // times as fast as it was, and no more, a link is taken to be
-constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces, on each connection
+constexpr std::size_t kMostBegunChunks = 4;     // that a neighbour may send in alternating pieces, ...
+constexpr std::size_t kMostBegunFurther = 2;    // ... and so many more for each further connection
 constexpr std::size_t kMostUnsent = 64 * kMiB;  // of control messages to a neighbour
 constexpr std::size_t kControlAtOnce = 16 * 1024;
 
@@ -234,19 +238,52 @@ Task<> write_to(Node& node, SessionPtr session) {
   }
 }
 
+// ---- what was begun -----------------------------------------------------------------------------------
+
+/// Stands still while the reader waits for buffers, for which the other side cannot help.
+Nanoseconds reading_time(const Node& node, const PeerSession& session) {
+  return node.world.now().time_since_epoch() - session.held_up;
+}
+
+Task<ChunkBuffer> take_buffer(Node& node, PeerSession& session, std::uint32_t size) {
+  const Instant begun = node.world.now();
+  session.is_held_up = true;
+  Budget::Share share = co_await node.buffers.take(size);
+  session.is_held_up = false;
+  session.held_up += node.world.now() - begun;
+  co_return ChunkBuffer(node.buffer_pool, size, std::move(share));
+}
+
+std::size_t most_begun(const PeerSession& session) { return kMostBegunChunks + kMostBegunFurther * (session.link->carriers() - 1); }
+
+/// A chunk that was begun keeps a buffer, which others wait for. What a lost connection of several carried comes later than a pause of
+/// one: the loss has to be noticed.
+void check_begun(const Node& node, const PeerSession& session) {
+  if (session.is_held_up) return;
+  const Nanoseconds now = reading_time(node, session);
+  const Nanoseconds longest_pause = session.link->carriers() > 1 ? kPauseOfSeveral : kPause;
+  for (const auto& [ref, expected] : session.expected) {
+    if (!expected->begun) continue;
+    const bool has_stopped = !session.is_within_piece && now - expected->moved > longest_pause;
+    if (has_stopped || now - *expected->begun > kChunkPatience)
+      throw StepFailed(Error{make_error_code(Errc::timed_out), fmt::format("the rest of chunk {}", ref.chunk), {}});
+  }
+}
+
 Task<> ping_regularly(Node& node, SessionPtr session) {
-  while (!session->is_over) {
-    session->outbox.push(Ping{node.world.now().time_since_epoch().count()});
-    co_await node.world.sleep(kPingInterval);
+  try {
+    while (!session->is_over) {
+      check_begun(node, *session);
+      session->outbox.push(Ping{node.world.now().time_since_epoch().count()});
+      co_await node.world.sleep(kPingInterval);
+    }
+  } catch (...) {
+    session->link->close();
+    throw;
   }
 }
 
 // ---- the reader ---------------------------------------------------------------------------------------
-
-Task<ChunkBuffer> take_buffer(Node& node, std::uint32_t size) {
-  Budget::Share share = co_await node.buffers.take(size);
-  co_return ChunkBuffer(node.buffer_pool, size, std::move(share));
-}
 
 void hand_in(Node& node, const SessionPtr& session, Received received) {
   if (session->inbox.put(std::move(received))) post_to(node, [&node, session] { take_arrivals(node, session); });
@@ -260,8 +297,6 @@ void keep_for_later(Node& node, PeerSession& session, PeerSession::Late late) {
 void tell_of_piece(Node& node, const SessionPtr& session, Slot slot) {
   post_to(node, [&node, session, slot] { on_piece(node, session, slot); });
 }
-
-std::size_t most_begun(const PeerSession& session) { return kMostBegunChunks * (session.link->is_begun() ? kMostConnections : 1); }
 
 /// One piece of a chunk that was asked for; when the chunk is whole it goes to the node.
 Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
@@ -277,12 +312,16 @@ Task<> take_piece(Node& node, SessionPtr session, ChunkHeader header) {
     // What comes in one small piece is here before the news of its beginning would be.
     const bool is_soon_here = header.length == expected.length && header.length <= kSmallChunk;
     if (!is_soon_here) tell_of_piece(node, session, expected.slot);
-    expected.buffer = co_await take_buffer(node, expected.length);
+    expected.buffer = co_await take_buffer(node, *session, expected.length);
+    expected.begun = reading_time(node, *session);
   } else {
     tell_of_piece(node, session, expected.slot);
   }
+  session->is_within_piece = true;
   co_await step(session->link->receive_payload(expected.buffer.span().subspan(expected.filled, header.length)));
+  session->is_within_piece = false;
   expected.filled += header.length;
+  expected.moved = reading_time(node, *session);
   if (expected.filled < expected.length) co_return;
   --session->begun_chunks;
   Received received{expected.slot, std::move(expected.buffer)};

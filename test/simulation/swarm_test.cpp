@@ -1,9 +1,12 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -12,11 +15,14 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 import shoal.base;
+import shoal.digest;
 import shoal.peer;
 import shoal.report;
 import shoal.sim;
@@ -496,4 +502,125 @@ TEST_CASE("Peers far from each other try further connections, and have everythin
     CHECK(unharmed.duplicate_percent < 4);    // what was under way on one that brought nothing, and was closed
     check_whole(far_from_the_source(seed, 6));
   }
+}
+
+namespace {
+
+/// What a neighbour does that claims a content, and what came of it.
+struct Halting {
+  Endpoint victim;
+  std::string id;
+  std::size_t to_deliver = 0;         ///< Chunks that it sends whole, ...
+  std::size_t to_begin = 0;           ///< ... and of so many after them only the first piece.
+  std::optional<Nanoseconds> begun;   ///< When it began the last of those.
+  std::optional<Nanoseconds> closed;  ///< When its connection ended.
+};
+
+/// A chunk as it is where marks stand for bytes.
+class Mark final : public ChunkSource {
+ public:
+  explicit Mark(const Sha256Digest& hash) : hash_(hash) {}
+  std::uint64_t size() const override { return kChunkSize; }
+  Result<> read(std::uint64_t, std::span<std::byte> out) const override {
+    std::ranges::copy(std::as_bytes(std::span(hash_.bytes)), out.begin());
+    return {};
+  }
+  Result<> check() const override { return {}; }
+
+ private:
+  Sha256Digest hash_;
+};
+
+Task<> answer(World& world, Link& link, const Message& message, const sim::Content& content, Halting& halting, std::size_t& left) {
+  if (const auto* ping = std::get_if<Ping>(&message)) co_await step(send(link, Pong{ping->t1, 0, 0}));
+  const auto* request = std::get_if<Request>(&message);
+  if (!request) co_return;
+  for (const ChunkRef& ref : request->chunks) {
+    if (left == 0) co_return;
+    const std::uint32_t length = left-- > halting.to_begin ? kChunkSize : 1024;
+    if (left == 0) halting.begun = world.now().time_since_epoch();
+    co_await step(link.send_chunk({ref.handle, ref.chunk, 0, length}, std::make_shared<Mark>((*content.chunks)[ref.chunk]), 0));
+  }
+}
+
+Task<> begin_and_halt(World& world, const sim::Content& content, Halting& halting) {
+  const auto link = co_await step(world.connect(halting.victim, co_await boost::asio::this_coro::executor, 5s));
+  Hello hello;
+  hello.role = Role::peer_to_peer;
+  hello.id = halting.id;
+  hello.instance = world.random();
+  co_await step(send(*link, std::move(hello)));
+  co_await step(receive<Welcome>(*link, 5s));
+  link->established();
+  co_await step(send(*link, Inventory{{{1, content.root, content.size, true, 0, {}}}}));
+  for (std::size_t left = halting.to_deliver + halting.to_begin;;) {
+    const auto incoming = co_await link->receive(15s);
+    if (!incoming) break;
+    co_await answer(world, *link, std::get<Message>(*incoming), content, halting, left);
+  }
+  halting.closed = world.now().time_since_epoch();
+}
+
+/// A get of a file that its one true source sends within 40 s or so, by somebody to whom so many others connect that send the beginnings
+/// of chunks only.
+std::vector<Halting> get_in_spite_of(std::size_t halting_ones, std::size_t to_begin, Nanoseconds& taken) {
+  constexpr std::uint16_t kPort = 7000;
+  Swarm swarm(marked(scale_of(0)).options, 0);
+  const std::uint64_t bytes = 240 * kMiB;
+  add_source_and_fetchers(swarm, host_at(6e6), bytes, 0);
+  swarm.start_tracker();
+  swarm.start(0);
+  sim::Simulation& simulation = swarm.simulation();
+  simulation.run([] { return false; }, {1s});
+  const sim::HostId host = simulation.add_host({});
+  bool is_done = false;
+  simulation.start(host, [&](World& world, Storage& storage, Signal& stop) -> Task<> {
+    const test::SilentReport silent;
+    PeerOptions options;
+    options.tracker = {simulation.address_of(swarm.tracker()), 5555};
+    options.listen = {"0.0.0.0", kPort};
+    options.id = "victim";
+    is_done = unwrap(co_await run_get(world, *silent.report, storage, options, {"file"}, stop)).exit == ExitCode::done;
+  });
+  const Nanoseconds begun = simulation.now();
+  simulation.run([] { return false; }, {1s});
+  const auto content = simulation.content(1, bytes);
+  std::vector<Halting> others(halting_ones);
+  for (std::size_t i = 0; i < halting_ones; ++i) {
+    others[i] = {{simulation.address_of(host), kPort}, "halting" + std::to_string(i), 3, to_begin, {}, {}};
+    simulation.start(simulation.add_host({}),
+                     [&, i](World& world, Storage&, Signal&) { return begin_and_halt(world, *content, others[i]); });
+  }
+  simulation.run([&] { return is_done; }, {5min});
+  CHECK(is_done);
+  taken = simulation.now() - begun;
+  simulation.run([&] { return std::ranges::all_of(others, [](const Halting& each) { return each.closed.has_value(); }); }, {1min});
+  CHECK(simulation.failures().empty());
+  return others;
+}
+
+}  // namespace
+
+TEST_CASE("Whoever begins a chunk and does not go on is left after half a minute") {
+  Nanoseconds taken{};
+  const auto others = get_in_spite_of(1, 1, taken);
+  REQUIRE(others[0].begun);
+  REQUIRE(others[0].closed);
+  CHECK(*others[0].closed - *others[0].begun > 29s);
+  CHECK(*others[0].closed - *others[0].begun < 36s);
+}
+
+TEST_CASE("Many that begin chunks and do not go on delay a get by half a minute or so, and keep nobody from the end of it") {
+  Nanoseconds taken{};
+  const auto others = get_in_spite_of(48, 4, taken);
+  for (const Halting& other : others) CHECK((other.begun && other.closed));
+  CHECK(taken > 60s);  // nothing came while they had all the buffers
+  CHECK(taken < 150s);
+}
+
+TEST_CASE("Whoever begins more than four chunks at once is left at once") {
+  Nanoseconds taken{};
+  const auto others = get_in_spite_of(1, 5, taken);
+  REQUIRE((others[0].begun && others[0].closed));
+  CHECK(*others[0].closed - *others[0].begun < 1s);
 }

@@ -157,7 +157,7 @@ void run(const Story& story) {
   const sim::HostId host = simulation.add_host({});
   bool is_told = false;
   simulation.start(host, [&](World& world, Storage&, Signal&) { return tell_story(world, story, is_told); });
-  simulation.run([&] { return is_told; }, {300s});
+  simulation.run([&] { return is_told; }, {1000s});
   CHECK(simulation.failures().empty());
   CHECK(is_told);
 }
@@ -331,6 +331,25 @@ Task<> closed_down(Both& both) {
   co_await both.world.sleep(1ms);
   CHECK(both.near->connections() == 1);
   CHECK_FALSE(both.end);
+}
+
+/// Those that were closed are remembered for a while, however many they were.
+Task<> with_some_closed(Both& both) {
+  CHECK(both.near->carriers() == 1);
+  both.begin(3);
+  CHECK(both.near->carriers() == 4);
+  for (int i = 0; i < 3; ++i) both.near->remove_one();
+  CHECK(both.near->connections() == 1);
+  CHECK(both.near->carriers() == 4);
+  co_await both.world.sleep(1s);
+  for (int i = 0; i < 20; ++i) {
+    both.add();
+    both.near->remove_one();
+    co_await both.world.sleep(1ms);
+  }
+  CHECK(both.near->carriers() == kMostConnections);
+  co_await both.world.sleep(Bundle::kRemembered + 1s);
+  CHECK(both.near->carriers() == 1);
 }
 
 Task<> with_the_first_cut(Both& both) {
@@ -734,6 +753,7 @@ TEST_CASE("A chunk whose connection is lost between two pieces comes whole and i
 TEST_CASE("A chunk that was begun before there were further connections goes on where it was begun") { run(begun_before_there_are_more); }
 TEST_CASE("The pieces of a chunk stay on one connection, however often that is lost") { run(lost_again_and_again); }
 TEST_CASE("Connections are closed while chunks are under way, and nothing is lost; the first stays") { run(closed_down); }
+TEST_CASE("Connections that were closed count for some minutes among those that chunks may still come by") { run(with_some_closed); }
 TEST_CASE("With the first connection all end") { run(with_the_first_cut); }
 TEST_CASE("Connections that are opened at once may come in any order, on both sides") {
   const auto near_order = GENERATE(from_range(orders()));
