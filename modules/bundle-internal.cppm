@@ -46,7 +46,7 @@ struct Subflow {
 
   const std::uint32_t number;
   const std::shared_ptr<Link> link;
-  const std::shared_ptr<void> place;
+  std::shared_ptr<void> place;  ///< While its socket is in use.
 
   // Sending.
   std::deque<Message> control;            ///< Of the first only.
@@ -66,7 +66,8 @@ struct Subflow {
   Signal room;
 
   // The end.
-  Instant last_moved{};        ///< When a frame was taken to be written, or came.
+  Instant last_moved{};        ///< When enough had been taken to be written, or had come, since the last time.
+  std::uint64_t moved = 0;     ///< Bytes since then.
   bool is_over = false;        ///< Closed, or about to be.
   bool has_reader = true;      ///< While it has, something may still come.
   bool is_given_back = false;  ///< The other side takes nothing more from it, and what did not come was placed elsewhere.
@@ -155,6 +156,7 @@ class Flows : public std::enable_shared_from_this<Flows> {
   void close_stalled();
 
  private:
+  void count_moved(Subflow& flow, std::uint64_t bytes);
   bool is_free(const Subflow& flow) const;
   bool has_control(const Subflow& flow) const;
   SubflowPtr next_free() const;

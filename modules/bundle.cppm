@@ -29,6 +29,19 @@ export namespace shoal {
 
 inline constexpr std::size_t kMostConnections = 8;  ///< Of a bundle, with the first.
 
+/// Places for the further connections of many bundles. Any thread.
+class Places {
+ public:
+  explicit Places(std::size_t most);
+  /// One more for `whose`, free again when it dies; it may outlive this. Null where whoever it is has as many as are left: so that a few
+  /// do not have all.
+  std::shared_ptr<void> take(const void* whose);
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
 /// A link that can become several. Until it is begun it is the first, and nothing else. All calls come from the first one's strand.
 ///
 /// Once begun, each connection has a reader and a writer of its own, on its own strand: one that stalls holds up what it carries and no
@@ -39,7 +52,7 @@ class Bundle final : public Link {
   static constexpr std::uint64_t kMostUndelivered = 2 * std::uint64_t{kChunkSize};  ///< Bytes a connection, in memory, and one frame.
   static constexpr std::size_t kMostHeld = 4 * 1024 * 1024;                         ///< Bytes of messages that wait for chunks.
 
-  static constexpr Nanoseconds kRemembered = std::chrono::minutes(5);               ///< That a connection was closed.
+  static constexpr Nanoseconds kRemembered = std::chrono::minutes(5);  ///< That a connection was closed.
 
   explicit Bundle(std::shared_ptr<Link> first);
   ~Bundle() override;

@@ -1,7 +1,6 @@
 /// Inside shoal.peer: who may open further connections, and how many there are.
 module;
 
-#include <atomic>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -29,13 +28,13 @@ class Subflows {
   void withdraw(const Secret& secret);
   /// Null where the secret is not, or no longer, good.
   std::shared_ptr<Bundle> find(const Secret& secret) const;
-  /// A place for one more, free again when it dies; null where there are kMost.
-  std::shared_ptr<void> take_place();
+  /// A place for one more of a bundle, free again when it dies; null where there are too few left.
+  std::shared_ptr<void> take_place(const std::shared_ptr<Bundle>& bundle) { return places_.take(bundle.get()); }
 
  private:
   mutable std::mutex mutex_;
   std::map<Secret, std::weak_ptr<Bundle>> offered_;
-  std::shared_ptr<std::atomic<std::size_t>> taken_ = std::make_shared<std::atomic<std::size_t>>(0);
+  Places places_{kMost};
 };
 
 /// What a session knows of further connections. On the strand of its link.

@@ -60,7 +60,7 @@ Result<> Flows::deliver(const SubflowPtr& flow, Message message) {
 Result<> Flows::on_received(const SubflowPtr& flow, IncomingFrame frame) {
   const std::uint64_t length = frame.header.length;
   bytes_moved_ += length;
-  flow->last_moved = world_->now();
+  count_moved(*flow, length);
   if (flow->next_in) {
     if (!arrivals_.take(*flow->next_in)) return fail(Errc::malformed, fmt::format("a chunk frame with the number {}", *flow->next_in));
     ++*flow->next_in;

@@ -192,9 +192,11 @@ void Flows::on_read_end(const SubflowPtr& flow, const Error& why) {
   settle(flow);
 }
 
-/// Forgets one that nothing can come of any more, in either direction.
+/// Forgets one that nothing can come of any more, in either direction. Its place is free even where the other side never answers.
 void Flows::settle(const SubflowPtr& flow) {
-  if (flow->has_reader || flow->is_writing || !flow->is_given_back) return;
+  if (flow->has_reader || flow->is_writing) return;
+  flow->place.reset();
+  if (!flow->is_given_back) return;
   std::erase(flows_, SubflowPtr(flow));
 }
 

@@ -35,6 +35,7 @@ constexpr std::size_t kControlAtOnce = 16 * 1024;
 constexpr std::size_t kMostNews = kMostConnections + 32;  // what is not written yet: of our connections, and of some that are not ours
 constexpr Nanoseconds kStalledAfter = 30s;
 constexpr Nanoseconds kIdleAfter = 60s;
+constexpr std::uint64_t kLeastMoved = 64 * 1024;  // bytes in that time
 
 /// A file that was looked at when its bytes were placed: from then on they go out whatever becomes of it, because the other side counts the
 /// frames. Where it has changed meanwhile, the hash over there refuses them.
@@ -52,6 +53,12 @@ class Committed final : public ChunkSource {
  private:
   std::shared_ptr<const ChunkSource> source_;
 };
+
+std::uint64_t bytes_of(const OutgoingFrames& frames) {
+  std::uint64_t bytes = 0;
+  for (const OutgoingFrame& frame : frames) bytes += frame.chunk.header.length;
+  return bytes;
+}
 
 /// Frames of one chunk that follow each other.
 bool belong_together(const OutgoingFrame& a, const OutgoingFrame& b) { return ref_of(a) == ref_of(b) && b.number == a.number + 1; }
@@ -130,7 +137,7 @@ void Flows::place(const SubflowPtr& flow, std::vector<OutgoingChunk> chunks) {
 }
 
 void Flows::queue_up(Subflow& flow, OutgoingFrames frames) {
-  for (const OutgoingFrame& frame : frames) flow.load += frame.chunk.header.length;
+  flow.load += bytes_of(frames);
   flow.waiting.push_back(std::move(frames));
   flow.work.notify();
 }
@@ -175,8 +182,8 @@ Work Flows::take_frames(Subflow& flow) {
   const std::uint64_t number = work.frames.front().number;
   if (number != flow.next_out || number == 0) work.messages.push_back(Placed{number});
   flow.next_out = work.frames.back().number + 1;
-  flow.last_moved = world_->now();
-  if (flow.unconfirmed.empty()) flow.last_confirmed = flow.last_moved;
+  count_moved(flow, bytes_of(work.frames));
+  if (flow.unconfirmed.empty()) flow.last_confirmed = world_->now();
   std::ranges::copy(work.frames, std::back_inserter(flow.unconfirmed));
   return work;
 }
@@ -260,11 +267,19 @@ SubflowPtr Flows::least_loaded() const {
   return least;
 }
 
+/// What carries a frame now and then is as good as idle: it would keep a place from others.
+void Flows::count_moved(Subflow& flow, std::uint64_t bytes) {
+  flow.moved += bytes;
+  if (flow.moved < kLeastMoved) return;
+  flow.moved = 0;
+  flow.last_moved = world_->now();
+}
+
 /// Whoever opened a connection closes it when it is idle; who does not keeps it no longer than this either.
 void Flows::close_stalled() {
   const Instant now = world_->now();
   const auto is_stalled = [now](const Subflow& flow) { return !flow.unconfirmed.empty() && now - flow.last_confirmed > kStalledAfter; };
-  const auto is_idle = [now](const Subflow& flow) { return flow.unconfirmed.empty() && now - flow.last_moved > kIdleAfter; };
+  const auto is_idle = [now](const Subflow& flow) { return now - flow.last_moved > kIdleAfter; };
   for (const SubflowPtr& flow : flows_)
     if (!flow->is_first() && (is_stalled(*flow) || is_idle(*flow))) close(*flow);
 }

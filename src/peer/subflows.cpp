@@ -58,12 +58,6 @@ std::shared_ptr<Bundle> Subflows::find(const Secret& secret) const {
   return offered == offered_.end() ? nullptr : offered->second.lock();
 }
 
-std::shared_ptr<void> Subflows::take_place() {
-  if (taken_->fetch_add(1) < kMost) return {taken_.get(), [taken = taken_](void*) { taken->fetch_sub(1); }};
-  taken_->fetch_sub(1);
-  return nullptr;
-}
-
 namespace {
 
 constexpr Nanoseconds kPatience = 10s;  // for the greeting of a further connection
@@ -154,7 +148,7 @@ Task<> keep_connections(Node& node, SessionPtr session, Joinable offer) {
     const int change = count.on_look(look);
     for (int i = change; i < 0; ++i) session->link->remove_one();
     for (int i = 0; i < change; ++i)
-      if (auto place = node.subflows.take_place())
+      if (auto place = node.subflows.take_place(session->link))
         node.tasks.spawn(make_strand(node.world), "a further connection to " + session->id,
                          open_connection(node, session, Join{offer.secret, ++opened}, std::move(place)));
     const bool is_idle = look.waiting == 0 && look.now > fresh_until;
@@ -187,7 +181,7 @@ Task<> let_join(Node& node, PeerSession& session) {
   const Join join = co_await step(receive<Join>(*session.link, kPatience));
   const auto bundle = node.subflows.find(join.secret);
   if (!bundle) co_await refuse(node.world, session, RefusalReason::other, "no session here has that secret");
-  auto place = node.subflows.take_place();
+  auto place = node.subflows.take_place(bundle);
   if (!place) co_await refuse(node.world, session, RefusalReason::other, "this peer has as many further connections as it may have");
   const std::size_t most = co_await in_node(node, [&] { return look_ahead(node, session).most; });
   const bool has_room =

@@ -563,6 +563,44 @@ Task<> with_idle_ones(Both& both) {
   CHECK(co_await comes_true(both.world, [&] { return both.has_all(0, 20); }));
 }
 
+bool link_is_over(const Both& both, std::uint32_t number) { return both.connections[number].far->is_closed(); }
+
+/// The far side takes what comes, and says nothing of it, nor that a connection is over.
+Task<> with_one_that_never_gives_back(Both& both) {
+  both.near->begin(both.world, both.tasks, 15s);
+  const auto place = std::make_shared<int>(0);
+  for (std::uint32_t number = 1; number <= 2; ++number) {
+    both.connections.emplace_back(both.world.executor());
+    CHECK(both.near->add(number, both.connections[number].near, place).has_value());
+  }
+  both.connections[1].cut();
+  CHECK(co_await comes_true(both.world, [&] { return place.use_count() == 2; }));
+  both.near->remove_one();
+  CHECK(co_await comes_true(both.world, [&] { return place.use_count() == 1; }));
+  CHECK(both.near->connections() == 1);
+}
+
+/// A frame on each of two connections every now and then, for two minutes.
+Task<> with_one_that_trickles(Both& both) {
+  both.far->begin(both.world, both.tasks, 15s);
+  both.receive();
+  for (std::uint32_t number = 1; number <= 2; ++number) {
+    both.connections.emplace_back(both.world.executor());
+    CHECK(both.add_far(number));
+  }
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    for (const std::uint32_t number : {1U, 2U}) {
+      Link& link = *both.connections[number].near;
+      if (link_is_over(both, number)) continue;
+      co_await step(send(link, Placed{2 * i + number - 1}));
+      co_await step(link.send_chunk({7, 0, 0, number == 1 ? 1024U : 16 * 1024U}, both.source, 0));
+    }
+    co_await both.world.sleep(10s);
+  }
+  CHECK(link_is_over(both, 1));
+  CHECK_FALSE(link_is_over(both, 2));
+}
+
 Task<> with_a_file_that_changed(Both& both) {
   both.begin(1);
   both.receive();
@@ -777,6 +815,33 @@ TEST_CASE("A connection that confirms nothing for half a minute is closed, and w
   run(with_one_that_swallows);
 }
 TEST_CASE("A connection that carries nothing for a minute is closed, whoever opened it") { run(with_idle_ones); }
+TEST_CASE("A connection that carries next to nothing for a minute is closed") { run(with_one_that_trickles); }
+TEST_CASE("The place of a connection that is over is free, whether the other side gives it back or not") {
+  run(with_one_that_never_gives_back);
+}
+TEST_CASE("Nobody gets a place where it has as many as are left for all others") {
+  std::optional<Places> places(10);
+  const int owners[5] = {};
+  std::vector<std::shared_ptr<void>> taken;
+  const auto take_all = [&](const int* owner) {
+    std::size_t count = 0;
+    while (auto place = places->take(owner)) {
+      taken.push_back(std::move(place));
+      ++count;
+    }
+    return count;
+  };
+  CHECK(take_all(&owners[0]) == 5);
+  CHECK(take_all(&owners[1]) == 3);
+  CHECK(take_all(&owners[2]) == 1);
+  CHECK(take_all(&owners[0]) == 0);
+  CHECK(take_all(&owners[3]) == 1);
+  CHECK(take_all(&owners[4]) == 0);
+  taken.erase(taken.begin(), taken.begin() + 2);
+  CHECK(take_all(&owners[4]) == 1);
+  places.reset();
+  taken.clear();
+}
 TEST_CASE("A send that was begun before the bundle was ends before the next") { run(begun_within_a_send); }
 TEST_CASE("A file that changed is not sent, and the bundle goes on") { run(with_a_file_that_changed); }
 TEST_CASE("A bundle takes so many connections, each with a number of its own, and none before it is begun") { run(with_too_many); }
