@@ -850,7 +850,7 @@ void offer_connections(Node& node, PeerSession& session);
 /// From here on further connections are opened and closed as it takes. Between two receives.
 void take_offer(Node& node, const SessionPtr& session, const Joinable& offer);
 /// Makes a connection that was accepted part of the session whose secret it knows. Throws where it may not be that.
-Task<> let_join(Node& node, PeerSession& session);
+Task<> let_join(Node& node, PeerSession& session, const Hello& hello);
 /// Those that we alone want to be connected with, and could not connect to so far: at most kMaxConnectBack.
 std::vector<PeerId> unreached(const Node& node);
 /// Has the tracker tell them to connect to us. Not often: it does not listen to that more than once a second.

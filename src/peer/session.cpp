@@ -93,7 +93,7 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
   if (hello.role == Role::peer_to_tracker) co_await refuse(node.world, session, RefusalReason::wrong_role, "this is a peer, not a tracker");
   if (!check_name(hello.id)) co_await refuse(node.world, session, RefusalReason::other, "that name cannot be a peer's");
   session.is_subflow = hello.role == Role::subflow;
-  if (session.is_subflow) co_return co_await let_join(node, session);
+  if (session.is_subflow) co_return co_await let_join(node, session, hello);
   const std::uint64_t features = hello.features & kSeveralConnections;
   co_await step(send(*session.link,
                      Welcome{std::min(hello.version, kProtocolVersion), features, node.options.id, instance_for_peers(node.instance)}));
@@ -241,9 +241,7 @@ Task<> write_to(Node& node, SessionPtr session) {
 // ---- what was begun -----------------------------------------------------------------------------------
 
 /// Stands still while the reader waits for buffers, for which the other side cannot help.
-Nanoseconds reading_time(const Node& node, const PeerSession& session) {
-  return node.world.now().time_since_epoch() - session.held_up;
-}
+Nanoseconds reading_time(const Node& node, const PeerSession& session) { return node.world.now().time_since_epoch() - session.held_up; }
 
 Task<ChunkBuffer> take_buffer(Node& node, PeerSession& session, std::uint32_t size) {
   const Instant begun = node.world.now();

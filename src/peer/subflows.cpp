@@ -176,7 +176,9 @@ void offer_connections(Node& node, PeerSession& session) {
   session.outbox.push(Joinable{*several.secret, static_cast<std::uint32_t>(kMostConnections)});
 }
 
-Task<> let_join(Node& node, PeerSession& session) {
+Task<> let_join(Node& node, PeerSession& session, const Hello& hello) {
+  if ((hello.features & kSeveralConnections) == 0)
+    co_await refuse(node.world, session, RefusalReason::other, "a further connection needs bit 0 of the features");
   session.link->established();
   const Join join = co_await step(receive<Join>(*session.link, kPatience));
   const auto bundle = node.subflows.find(join.secret);

@@ -49,6 +49,14 @@ class Joining(SystemTest):
             self.assertTrue(connection.is_closed_by_peer())
         self.assertTrue(self.share.is_running())
 
+    def test_who_does_not_know_of_further_connections_is_refused_in_words(self):
+        for features in (0, 2):
+            connection = self.connect()
+            connection.send(hello(SUBFLOW, "stranger", features) + wire.frame(JOIN, bytes(16) + struct.pack("<I", 1)))
+            self.assertIn(b"bit 0 of the features", connection.receive_kind(wire.REFUSAL))
+            self.assertTrue(connection.is_closed_by_peer())
+        self.assertTrue(self.share.is_running())
+
     def test_who_says_something_else_in_place_of_the_secret_is_dropped(self):
         for data in (wire.frame(wire.PING, bytes(8)), wire.frame(wire.REQUEST, struct.pack("<III", 1, 0, 0)), wire.frame(JOIN, bytes(7))):
             connection = self.connect()
