@@ -269,6 +269,7 @@ struct Outstanding {
   Instant last_piece;  ///< When the last piece of it began to come; or `requested`.
   Instant expected_at;
   Instant deadline;
+  Instant late_at;  ///< From then on its neighbour is late, though pieces of it come.
   std::uint32_t length = 0;
   bool has_begun = false;     ///< Its first bytes came: it is not taken back any more.
   bool is_cancelled = false;  ///< It was taken back, which is not confirmed yet.
@@ -349,6 +350,7 @@ struct Remote {
   Instant sending_since{};
   Instant last_served{};    ///< When something of it was asked for, or sent.
   Instant last_received{};  ///< When a chunk of it came.
+  bool is_late = false;     ///< Something should have come long ago, and no chunk has come since: nobody else is spared for it.
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
 };

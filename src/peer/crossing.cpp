@@ -33,7 +33,8 @@ namespace {
 /// What has to have come from a neighbour before it can be far: a round trip that was measured once tells of queues as well.
 constexpr std::uint64_t kLeastReceived = 2 * kChunkSize;
 
-/// Those that are near, as a pick from one that is far looks at them.
+/// Those that are near, as a pick from one that is far looks at them. Who is late is not among them: whatever it said that it has, nobody
+/// knows whether it will come.
 struct Near {
   std::vector<const Remote*> remotes;
 };
@@ -44,11 +45,13 @@ std::optional<Near> near_of(const Node& node, const Remote& remote) {
   if (!round_trip || remote.bytes_received < kLeastReceived || !is_far(*round_trip, Nanoseconds::zero()))
     return std::nullopt;  // the usual case: nobody is
   Nanoseconds nearest = *round_trip;
-  for (const auto& [source, other] : node.remotes) nearest = std::min(nearest, other->rate.round_trip().value_or(nearest));
+  for (const auto& [source, other] : node.remotes)
+    if (!other->is_late) nearest = std::min(nearest, other->rate.round_trip().value_or(nearest));
   if (!is_far(*round_trip, nearest)) return std::nullopt;
   Near near;
   for (const auto& [source, other] : node.remotes)
-    if (const auto theirs = other->rate.round_trip(); theirs && !is_far(*theirs, nearest)) near.remotes.push_back(other.get());
+    if (const auto theirs = other->rate.round_trip(); theirs && !other->is_late && !is_far(*theirs, nearest))
+      near.remotes.push_back(other.get());
   return near;
 }
 
@@ -59,10 +62,11 @@ std::uint64_t key_of_chunk(const Content& content, std::uint32_t chunk) {
   return key ^ std::uint64_t{chunk} << 32 ^ chunk;
 }
 
-/// Whether someone near has it, and can deliver.
+/// Whether someone near has it, and can deliver: not who was asked for it, in vain, or it would be in flight.
 bool is_had_near(const Node& node, const Near& near, const Remote& far, Slot slot) {
   return std::ranges::any_of(near.remotes, [&](const Remote* other) {
-    return node.picker.knows(other->source, slot) && is_better_near(other->rate, far.rate, kChunkSize);
+    return node.picker.knows(other->source, slot) && !other->outstanding.contains(slot) &&
+           is_better_near(other->rate, far.rate, kChunkSize);
   });
 }
 

@@ -110,6 +110,13 @@ std::uint64_t room_of_all(const Node& node) {
   return node.options.most_in_flight - std::min(outstanding, node.options.most_in_flight);
 }
 
+/// A request that is made now. Who never delivered anything is not waited for as long before it counts as late.
+Outstanding asked_now(const Remote& remote, Instant now, std::uint32_t length) {
+  const Instant expected = now + remote.rate.expected(length);
+  const Instant deadline = now + remote.rate.patience(length);
+  return {now, now, expected, deadline, remote.rate.rate() > 0 ? deadline : expected, length};
+}
+
 /// Ends a request; what it held of the window and of the slot is free again.
 void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
   if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
@@ -137,7 +144,7 @@ void refill(Node& node, Remote& remote) {
     if (!remote.rate.has_room(length, company) || (length > room && remote.rate.outstanding() > 0)) break;
     room -= std::min<std::uint64_t>(length, room);
     node.picker.begin(*slot);
-    remote.outstanding[*slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+    remote.outstanding[*slot] = asked_now(remote, now, length);
     remote.rate.on_request(now, length);
     wanted.emplace_back(ref_of(remote, content, *slot), std::make_shared<Expected>(Expected{*slot, length, 0, {}}));
   }
@@ -152,7 +159,7 @@ void request_again(Node& node, Remote& remote, Slot slot) {
   const Content& content = content_at(node, slot);
   const std::uint32_t length = length_of(content, chunk_of(content, slot));
   node.picker.begin(slot);
-  remote.outstanding[slot] = {now, now, now + remote.rate.expected(length), now + remote.rate.patience(length), length};
+  remote.outstanding[slot] = asked_now(remote, now, length);
   remote.rate.on_request(now, length);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   wanted.emplace_back(ref_of(remote, content, slot), std::make_shared<Expected>(Expected{slot, length, 0, {}}));
@@ -228,6 +235,7 @@ void on_arrival(Node& node, Arrival arrival) {
   if (remote) {
     remote->bytes_received += length;
     remote->last_received = now;
+    remote->is_late = false;
     if (const auto outstanding = remote->outstanding.find(arrival.slot); outstanding != remote->outstanding.end()) {
       was_given_up = outstanding->second.is_given_up;
       remote->rate.on_answer(outstanding->second.requested, now, length);
@@ -316,11 +324,22 @@ void release_requests(Node& node, Remote& remote, const Content& content) {
   }
 }
 
+namespace {
+
+/// Whether it has become late just now: those that are far may be asked for what it has.
+bool is_late_now(Remote& remote, const Outstanding& outstanding, Instant now) {
+  if (outstanding.is_given_up || now < outstanding.late_at) return false;
+  return !std::exchange(remote.is_late, true);
+}
+
+}  // namespace
+
 void expire_requests(Node& node) {
   const Instant now = node.world.now();
   bool has_freed = false;
   for (const auto& [source, remote] : node.remotes)
     for (auto& [slot, outstanding] : remote->outstanding) {
+      has_freed |= is_late_now(*remote, outstanding, now);
       if (outstanding.is_given_up || now < outstanding.deadline) continue;
       // It keeps its place in the window: who does not answer is asked for no more. What has begun to come may come to its end, so that
       // a chunk gets through on the slowest link, too.

@@ -191,7 +191,7 @@ namespace {
 void note_chunk(Node& node, Remote& remote, const Content& content, std::uint32_t chunk) {
   const Slot slot = slot_of(content, chunk);
   if (!learn_has(node, remote, slot)) return;
-  if (!node.picker.has(slot) && is_near(remote)) node.crossing.on_news(node.world.now());
+  if (!node.picker.has(slot) && is_near(remote) && !remote.is_late) node.crossing.on_news(node.world.now());
   node.first_copies.keep(slot);
   ask_instead(node, remote, slot);
   // Somebody who has it does not need it from us any more.
