@@ -208,6 +208,18 @@ struct Received {
   ChunkBuffer buffer;
 };
 
+/// The pings of a connection that are not answered yet: an answer to anything else tells nothing.
+class Pings {
+ public:
+  Ping next(Instant now);
+  /// How long it was on its way, and the answer; nothing where that is an answer to none of the last few, or makes no sense.
+  std::optional<Nanoseconds> on_pong(const Pong& pong, Instant now);
+
+ private:
+  static constexpr std::size_t kMost = 8;
+  std::deque<std::int64_t> sent_;
+};
+
 struct PeerSession;
 using SessionPtr = std::shared_ptr<PeerSession>;
 
@@ -244,6 +256,7 @@ struct PeerSession {
   bool is_subflow = false;                ///< Its connection has become part of another session. Likewise.
   Several several;
   Outbox outbox;
+  Pings pings;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
   std::size_t begun_chunks = 0;             ///< Of `expected`, those with some bytes.
@@ -382,7 +395,7 @@ class RateMeter {
   double peak_ = 0;
 };
 
-/// How long a ping and its answer were on their way; nothing when the answer makes no sense.
+/// How long a ping and its answer were on their way; nothing when the answer makes no sense, or is older than anybody waits for.
 std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now);
 
 /// The tracker's clock, as its answers tell it. Any thread. It never runs backwards, but for a tracker that started anew.

@@ -296,6 +296,8 @@ class UploadQueue {
   /// At most `kMaxWaiting` requests a neighbour wait; one more is refused (false). Asking again is no news (true).
   static constexpr std::size_t kMaxWaiting = 2048;
   bool add(Source to, Slot slot);
+  /// Whether `add` would take it.
+  bool has_room(Source to, Slot slot) const;
   /// Returns whether it was still waiting.
   bool cancel(Source to, Slot slot);
   /// The neighbour is gone: all of its requests are dropped.
@@ -334,9 +336,14 @@ class FirstCopies {
  public:
   /// A promise that has not come true after this long, and two round trips to whom it was made, holds nobody up any more.
   static constexpr Nanoseconds kPatience = std::chrono::seconds(1);
-  /// Whether `asker` may have `slot`, which nobody else has, now; then it is promised to it, anew where it was already.
+  /// Whatever whom it was made to has others believe of its way, that is no longer a round trip than this.
+  static constexpr Nanoseconds kLongestWay = std::chrono::seconds(1);
+  /// Whether `asker` may have `slot`, which nobody else has; then it is promised to it. Asking again does not make the time longer, and
+  /// neither does taking it back before: else whoever asks for ever, and never gets it, would keep it from all others.
   bool promise(Slot slot, Source asker, Instant now, Nanoseconds round_trip = Nanoseconds(0));
-  bool is_promised(Slot slot) const { return promises_.contains(slot); }
+  /// The same when the chunk goes out: once, the time counts from here on.
+  bool serve(Slot slot, Source asker, Instant now, Nanoseconds round_trip = Nanoseconds(0));
+  bool is_promised(Slot slot) const;
   /// Somebody has it: no promise is needed any more.
   void keep(Slot slot);
   /// `asker` does not want it any more.
@@ -347,7 +354,8 @@ class FirstCopies {
  private:
   struct Promise {
     Source to;
-    Instant until;
+    std::optional<Instant> until;  ///< Nothing where it is not wanted any more; who it was made to is remembered.
+    bool was_served = false;
   };
   std::unordered_map<Slot, Promise> promises_;
 };

@@ -56,10 +56,23 @@ double RateMeter::rate(Instant now) const {
 std::optional<Nanoseconds> round_trip(const Pong& pong, Instant now) {
   // What comes from outside may be any number: no sum is formed before it is known to be a small one.
   constexpr std::int64_t kLatest = std::int64_t{1} << 61;
+  constexpr std::int64_t kLongest = Nanoseconds(30s).count();
   const std::int64_t received = now.time_since_epoch().count();
   const bool is_sound = pong.t1 >= 0 && pong.t1 <= received && pong.t2 >= 0 && pong.t3 >= pong.t2 && pong.t3 < kLatest;
-  if (!is_sound || pong.t3 - pong.t2 > received - pong.t1) return std::nullopt;
+  if (!is_sound || pong.t3 - pong.t2 > received - pong.t1 || received - pong.t1 > kLongest) return std::nullopt;
   return Nanoseconds(received - pong.t1 - (pong.t3 - pong.t2));
+}
+
+Ping Pings::next(Instant now) {
+  if (sent_.size() == kMost) sent_.pop_front();
+  return Ping{sent_.emplace_back(now.time_since_epoch().count())};
+}
+
+std::optional<Nanoseconds> Pings::on_pong(const Pong& pong, Instant now) {
+  const auto answered = std::ranges::find(sent_, pong.t1);
+  if (answered == sent_.end()) return std::nullopt;
+  sent_.erase(answered);
+  return round_trip(pong, now);
 }
 
 void SwarmClock::sample(const Exchange& exchange) {

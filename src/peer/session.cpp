@@ -272,7 +272,7 @@ Task<> ping_regularly(Node& node, SessionPtr session) {
   try {
     while (!session->is_over) {
       check_begun(node, *session);
-      session->outbox.push(Ping{node.world.now().time_since_epoch().count()});
+      session->outbox.push(session->pings.next(node.world.now()));
       co_await node.world.sleep(kPingInterval);
     }
   } catch (...) {
@@ -349,7 +349,7 @@ Task<> handle(Node& node, SessionPtr session, Message message) {
   }
   if (const auto* pong = std::get_if<Pong>(&message)) {
     const Instant now = node.world.now();
-    const auto rtt = round_trip(*pong, now);
+    const auto rtt = session->pings.on_pong(*pong, now);
     if (!rtt) co_return;
     session->several.round_trip = std::min(session->several.round_trip.value_or(*rtt), *rtt);
     session->several.is_to_be_looked_at = true;

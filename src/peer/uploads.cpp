@@ -87,9 +87,13 @@ bool has_unshared(const Node& node, const Content& content) {
 /// False where another is getting the first copy of it, and where it would be a further copy while first ones wait to be given out:
 /// each of those is as good for whoever asks, and better for all others. Who asks again has found no other: it may have got what we
 /// take for unshared, because nobody tells us of chunks that we have.
-bool may_have_now(Node& node, Remote& remote, const Content& content, Slot slot) {
-  if (node.picker.availability(slot) == 0)
-    return node.first_copies.promise(slot, remote.source, node.world.now(), remote.rate.round_trip().value_or(Nanoseconds(0)));
+bool may_have_now(Node& node, Remote& remote, const Content& content, Slot slot, bool goes_out) {
+  if (node.picker.availability(slot) == 0) {
+    const Nanoseconds round_trip = remote.rate.round_trip().value_or(Nanoseconds(0));
+    const Instant now = node.world.now();
+    return goes_out ? node.first_copies.serve(slot, remote.source, now, round_trip)
+                    : node.first_copies.promise(slot, remote.source, now, round_trip);
+  }
   const bool must_wait = remote.wants_everything && content.chunks > 1 && has_unshared(node, content);
   return !must_wait || !remote.sent_away.insert(slot).second;
 }
@@ -101,8 +105,7 @@ std::optional<std::pair<Remote*, UploadJob>> next_job(Node& node, const std::fun
     Remote& remote = *find_remote(node, serve->to);
     const Content& content = content_at(node, serve->slot);
     const bool is_here = can_serve(node, content, serve->slot);
-    if (is_here && may_have_now(node, remote, content, serve->slot))  // a promise counts from here on
-      return std::pair(&remote, job_for(content, serve->slot));
+    if (is_here && may_have_now(node, remote, content, serve->slot, true)) return std::pair(&remote, job_for(content, serve->slot));
     node.queue.unsend(serve->slot);
     Reject reject{{{content.index.value, chunk_of(content, serve->slot)}}};
     reject.is_for_now = is_here;
@@ -141,8 +144,10 @@ Result<> on_request(Node& node, Remote& remote, const Request& request) {
     const Slot slot = slot_of(*content, ref.chunk);
     if (!can_serve(node, *content, slot))
       refused.chunks.push_back(ref);
-    else if (!may_have_now(node, remote, *content, slot) || !node.queue.add(remote.source, slot))
-      postponed.chunks.push_back(ref);
+    else if (!node.queue.has_room(remote.source, slot) || !may_have_now(node, remote, *content, slot, false))
+      postponed.chunks.push_back(ref);  // no promise is made of what does not wait here
+    else
+      node.queue.add(remote.source, slot);
   }
   if (!refused.chunks.empty()) tell(remote, std::move(refused));
   if (!postponed.chunks.empty()) tell(remote, std::move(postponed));

@@ -120,10 +120,15 @@ UploadQueue::~UploadQueue() = default;
 UploadQueue::UploadQueue(UploadQueue&&) noexcept = default;
 UploadQueue& UploadQueue::operator=(UploadQueue&&) noexcept = default;
 
+bool UploadQueue::has_room(Source to, Slot slot) const {
+  const auto line = state_->lines.find(to);
+  return line == state_->lines.end() || line->second.places.size() < kMaxWaiting || line->second.place_of.contains(slot.value);
+}
+
 bool UploadQueue::add(Source to, Slot slot) {
+  if (!has_room(to, slot)) return false;
   Line& line = state_->lines[to];
   if (line.place_of.contains(slot.value)) return true;
-  if (line.places.size() >= kMaxWaiting) return false;
   // No place is better than this one, so its true one is found when it gets to the head.
   line.put({state_->was_sent(slot), 0, state_->next_sequence++, slot});
   ++state_->waiting;

@@ -8,17 +8,24 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 import shoal.base;
+import shoal.digest;
+import shoal.peer;
+import shoal.report;
 import shoal.sim;
 import shoal.wire;
 import shoal.world;
 
 #include "simulation/scenarios.hpp"
+#include "support/silent_report.hpp"
 
 using namespace shoal;
 using namespace shoal::simulation;
@@ -89,5 +96,125 @@ TEST_CASE("Who is near and passes over some of what it is asked for delays nobod
     const Figures beside = beside_who_is_near(seed, silent(0.02));
     check_whole(beside);
     CHECK(beside.taken < beside_who_is_near(seed, std::nullopt).taken + 3s);
+  }
+}
+
+namespace {
+
+constexpr Nanoseconds kPatience = 20s;
+
+Hello hello_as(Role role, std::string id) {
+  Hello hello;
+  hello.role = role;
+  hello.id = std::move(id);
+  hello.instance = 77;
+  return hello;
+}
+
+/// Where a peer listens, as the tracker says. It has to offer something.
+Task<Endpoint> address_of(World& world, Endpoint tracker, std::string id) {
+  const auto link = unwrap(co_await world.connect(std::move(tracker), make_strand(world), kPatience));
+  co_await step(link->send({hello_as(Role::peer_to_tracker, "asks"), Find{1, "*"}}));
+  co_await step(receive<Welcome>(*link, kPatience));
+  link->established();
+  const auto roster = co_await step(receive<Roster>(*link, kPatience));
+  link->close();
+  for (const RosterEntry& entry : roster.peers)
+    if (entry.id == id) co_return Endpoint{entry.host, entry.port};
+  throw StepFailed(Error{make_error_code(Errc::not_found), id, {}});
+}
+
+/// A neighbour of its own making, greeted, that wants to hear of everything.
+Task<std::unique_ptr<Link>> connect_as_neighbour(World& world, Endpoint peer, std::string id) {
+  auto link = unwrap(co_await world.connect(std::move(peer), make_strand(world), kPatience));
+  co_await step(link->send({hello_as(Role::peer_to_peer, std::move(id)), Subscribe{}}));
+  co_await step(receive<Welcome>(*link, kPatience));
+  link->established();
+  co_return link;
+}
+
+/// What somebody offers, as it says first.
+Task<Holding> offered_by(Link& link) {
+  for (;;) {
+    const Incoming incoming = co_await step(link.receive(kPatience));
+    const auto* message = std::get_if<Message>(&incoming);
+    if (const auto* inventory = message ? std::get_if<Inventory>(message) : nullptr) co_return inventory->holdings.front();
+  }
+}
+
+Request all_of(const Holding& holding) {
+  Request request;
+  for (std::uint32_t chunk = 0; chunk < chunk_count(holding.size); ++chunk) request.chunks.push_back({holding.handle, chunk});
+  return request;
+}
+
+/// Says that its pings took for ever, asks for everything once, and tells nobody that it has got any of it.
+Task<> ask_once_and_lie(World& world, Endpoint tracker, std::string victim) {
+  const auto link = co_await connect_as_neighbour(world, co_await address_of(world, std::move(tracker), std::move(victim)), "liar");
+  co_await step(link->send({Pong{1, 1, 1}, Ping{}}));
+  co_await step(send(*link, all_of(co_await offered_by(*link))));
+  std::vector<std::byte> payload;
+  for (;;) {
+    const Incoming incoming = co_await step(link->receive(kPatience));
+    if (const auto* header = std::get_if<ChunkHeader>(&incoming)) {
+      payload.resize(header->length);
+      co_await step(link->receive_payload(payload));
+    } else if (std::holds_alternative<Ping>(std::get<Message>(incoming))) {
+      co_await step(link->send({Pong{1, 1, 1}, Ping{}}));
+    }
+  }
+}
+
+/// Asks for everything again and again, with or without taking it back before, and reads nothing.
+Task<> ask_for_ever(World& world, Endpoint tracker, std::string victim, bool takes_back) {
+  const auto link = co_await connect_as_neighbour(world, co_await address_of(world, std::move(tracker), std::move(victim)), "greedy");
+  const Request all = all_of(co_await offered_by(*link));
+  for (;;) {
+    if (takes_back) co_await step(send(*link, Cancel{all.chunks}));
+    co_await step(send(*link, all));
+    co_await world.sleep(400ms);
+  }
+}
+
+using Hostile = std::function<Task<>(World& world, Endpoint tracker, std::string victim)>;
+
+/// One fetches from a source that somebody got at first.
+Figures beside(const Hostile& hostile, std::uint64_t bytes, double rate) {
+  Swarm swarm(options_of(1), 0);
+  swarm.add(source_at(host_at(rate), "file", swarm.simulation().content(1, bytes)));
+  swarm.add({host_at(rate), {}});
+  swarm.start_tracker();
+  swarm.start(0);
+  swarm.simulation().run([] { return false; }, {1s});
+  if (hostile)
+    swarm.simulation().start(swarm.simulation().add_host(host_at(rate)), [&](World& world, Storage&, Signal&) -> Task<> {
+      try {
+        co_await hostile(world, {swarm.simulation().address_of(swarm.tracker()), 5555}, swarm.id_of(0));
+      } catch (const StepFailed&) {  // the other has closed the connection
+      }
+    });
+  swarm.simulation().run([] { return false; }, {200ms});
+  swarm.start(1);
+  const Figures figures = swarm.finish({2min});
+  return figures;
+}
+
+}  // namespace
+
+TEST_CASE("Who lies about its round trip and asks for everything keeps nobody else waiting") {
+  const Figures figures = beside(ask_once_and_lie, 64 * kMiB, 12e6);
+  check_whole(figures);
+  CHECK(figures.taken < 2 * beside(nullptr, 64 * kMiB, 12e6).taken + 3s);
+}
+
+TEST_CASE("Who asks for the same again and again, and takes none of it, keeps nobody else from it") {
+  for (const bool takes_back : {false, true}) {
+    CAPTURE(takes_back);
+    const auto hostile = [takes_back](World& world, Endpoint tracker, std::string victim) {
+      return ask_for_ever(world, std::move(tracker), std::move(victim), takes_back);
+    };
+    const Figures figures = beside(hostile, 600 * kMiB, 120e6);
+    check_whole(figures);
+    CHECK(figures.taken < 2 * beside(nullptr, 600 * kMiB, 120e6).taken + 3s);
   }
 }

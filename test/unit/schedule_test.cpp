@@ -1,5 +1,6 @@
 #include <catch2/catch_approx.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -862,11 +863,38 @@ TEST_CASE("a promise that does not come true holds nobody up for longer than its
   CHECK(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience)));
 }
 
-TEST_CASE("a promise counts from when it was given last") {
+TEST_CASE("a promise to a neighbour that says it is farther than anybody holds two seconds longer, and no more") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms), 10min));
+  CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience + 1999ms)));
+  CHECK(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience + 2s)));
+}
+
+TEST_CASE("a promise counts from when the chunk goes out first") {
   FirstCopies copies;
   REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
-  REQUIRE(copies.promise(Slot(7), Source(1), Instant(900ms)));
+  REQUIRE(copies.serve(Slot(7), Source(1), Instant(900ms)));
   CHECK_FALSE(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience)));
+  REQUIRE(copies.serve(Slot(7), Source(1), Instant(1800ms)));  // once more is not its first copy
+  CHECK(copies.promise(Slot(7), Source(2), Instant(1900ms)));
+}
+
+TEST_CASE("who asks again, or takes back and asks again, has what it was promised for no longer") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  const bool takes_back = GENERATE(false, true);
+  if (takes_back) copies.withdraw(Slot(7), Source(1));
+  CHECK(copies.promise(Slot(7), Source(1), Instant(900ms)));
+  CHECK(copies.promise(Slot(7), Source(2), Instant(FirstCopies::kPatience)));
+  CHECK_FALSE(copies.promise(Slot(7), Source(1), Instant(FirstCopies::kPatience)));
+}
+
+TEST_CASE("a chunk that is promised and not wanted any more is promised to nobody") {
+  FirstCopies copies;
+  REQUIRE(copies.promise(Slot(7), Source(1), Instant(0ms)));
+  CHECK(copies.is_promised(Slot(7)));
+  copies.withdraw(Slot(7), Source(1));
+  CHECK_FALSE(copies.is_promised(Slot(7)));
 }
 
 TEST_CASE("a first copy is free for others when the one it was promised to has gone or wants it no more, or somebody has it") {
