@@ -358,6 +358,7 @@ struct Remote {
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
   std::uint32_t wrong_chunks = 0;
+  std::uint64_t awaited = 0;  ///< Bytes of those that are not given up.
   std::unordered_set<Slot> sent_away;  ///< What it asked for when others had to come first; once each.
   bool is_sending = false;             ///< Its writer has upload jobs of ours.
   Instant sending_since{};

@@ -105,21 +105,32 @@ bool is_worth_waiting(const Remote& remote, Company company) {
 
 /// What all neighbours together may be asked for besides what they were.
 std::uint64_t room_of_all(const Node& node) {
-  std::uint64_t outstanding = 0;
-  for (const auto& [source, remote] : node.remotes) outstanding += remote->rate.outstanding();
-  return node.options.most_in_flight - std::min(outstanding, node.options.most_in_flight);
+  std::uint64_t awaited = 0;
+  for (const auto& [source, remote] : node.remotes) awaited += remote->awaited;
+  return node.options.most_in_flight - std::min(awaited, node.options.most_in_flight);
 }
 
-/// A request that is made now. Who never delivered anything is not waited for as long before it counts as late.
-Outstanding asked_now(const Remote& remote, Instant now, std::uint32_t length) {
+/// Begins a request. Who never delivered anything is not waited for as long before it counts as late.
+void begin_request(Node& node, Remote& remote, Slot slot, std::uint32_t length) {
+  const Instant now = node.world.now();
   const Instant expected = now + remote.rate.expected(length);
   const Instant deadline = now + remote.rate.patience(length);
-  return {now, now, expected, deadline, remote.rate.rate() > 0 ? deadline : expected, length};
+  node.picker.begin(slot);
+  remote.outstanding[slot] = {now, now, expected, deadline, remote.rate.rate() > 0 ? deadline : expected, length};
+  remote.awaited += length;
+  remote.rate.on_request(now, length);
+}
+
+/// Others may be asked for it. It keeps its place in the neighbour's window.
+void give_up(Node& node, Remote& remote, Slot slot, Outstanding& outstanding) {
+  if (std::exchange(outstanding.is_given_up, true)) return;
+  node.picker.end(slot);
+  remote.awaited -= outstanding.length;
 }
 
 /// Ends a request; what it held of the window and of the slot is free again.
 void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator outstanding) {
-  if (!outstanding->second.is_given_up) node.picker.end(outstanding->first);
+  give_up(node, remote, outstanding->first, outstanding->second);
   remote.outstanding.erase(outstanding);
 }
 
@@ -127,7 +138,6 @@ void settle(Node& node, Remote& remote, std::map<Slot, Outstanding>::iterator ou
 
 void refill(Node& node, Remote& remote) {
   if (node.outcome || node.to_store_bytes > kMostToStore || !node.picker.is_interesting(remote.source)) return;
-  const Instant now = node.world.now();
   const Random random = random_of(node);
   const bool in_order = fetches_in_order(node);
   const Company company = company_of_sources(node);
@@ -143,9 +153,7 @@ void refill(Node& node, Remote& remote) {
     const std::uint32_t length = length_of(content, chunk_of(content, *slot));
     if (!remote.rate.has_room(length, company) || (length > room && remote.rate.outstanding() > 0)) break;
     room -= std::min<std::uint64_t>(length, room);
-    node.picker.begin(*slot);
-    remote.outstanding[*slot] = asked_now(remote, now, length);
-    remote.rate.on_request(now, length);
+    begin_request(node, remote, *slot, length);
     wanted.emplace_back(ref_of(remote, content, *slot), std::make_shared<Expected>(Expected{*slot, length, 0, {}}));
   }
   if (!wanted.empty()) send_request(remote, std::move(wanted));
@@ -155,12 +163,9 @@ namespace {
 
 /// Asks for one slot that was asked of another already.
 void request_again(Node& node, Remote& remote, Slot slot) {
-  const Instant now = node.world.now();
   const Content& content = content_at(node, slot);
   const std::uint32_t length = length_of(content, chunk_of(content, slot));
-  node.picker.begin(slot);
-  remote.outstanding[slot] = asked_now(remote, now, length);
-  remote.rate.on_request(now, length);
+  begin_request(node, remote, slot, length);
   std::vector<std::pair<ChunkRef, std::shared_ptr<Expected>>> wanted;
   wanted.emplace_back(ref_of(remote, content, slot), std::make_shared<Expected>(Expected{slot, length, 0, {}}));
   send_request(remote, std::move(wanted));
@@ -196,6 +201,7 @@ void on_piece(Node& node, const SessionPtr& session, Slot slot) {
   if (!outstanding.is_given_up || !is_needed || node.picker.in_flight(slot) > 0) return;
   outstanding.is_given_up = false;  // it is late, but nobody else sends it
   node.picker.begin(slot);
+  remote->awaited += outstanding.length;
 }
 
 void refill_all(Node& node) {
@@ -212,7 +218,7 @@ void cancel_copies(Node& node, Slot slot, const Remote* except) {
     if (remote.get() == except) continue;
     const auto outstanding = remote->outstanding.find(slot);
     if (outstanding == remote->outstanding.end()) continue;
-    if (!std::exchange(outstanding->second.is_given_up, true)) node.picker.end(slot);
+    give_up(node, *remote, slot, outstanding->second);
     if (!std::exchange(outstanding->second.is_cut_off, true)) send_cancel(node, *remote, slot);
   }
 }
@@ -238,6 +244,7 @@ void on_arrival(Node& node, Arrival arrival) {
     remote->is_late = false;
     if (const auto outstanding = remote->outstanding.find(arrival.slot); outstanding != remote->outstanding.end()) {
       was_given_up = outstanding->second.is_given_up;
+      if (!was_given_up) remote->awaited -= outstanding->second.length;
       remote->rate.on_answer(outstanding->second.requested, now, length);
       if (node.report.wants_details()) report_chunk(node, content, arrival, *remote, now - outstanding->second.requested);
       remote->outstanding.erase(outstanding);
@@ -343,8 +350,7 @@ void expire_requests(Node& node) {
       if (outstanding.is_given_up || now < outstanding.deadline) continue;
       // It keeps its place in the window: who does not answer is asked for no more. What has begun to come may come to its end, so that
       // a chunk gets through on the slowest link, too.
-      outstanding.is_given_up = true;
-      node.picker.end(slot);
+      give_up(node, *remote, slot, outstanding);
       send_cancel(node, *remote, slot, true);
       has_freed = true;
     }

@@ -218,3 +218,40 @@ TEST_CASE("Who asks for the same again and again, and takes none of it, keeps no
     CHECK(figures.taken < 2 * beside(nullptr, 600 * kMiB, 120e6).taken + 3s);
   }
 }
+
+namespace {
+
+/// How long a get with little in flight takes from a source, after another one has been asked for all that and stalled.
+Nanoseconds time_of_get(bool has_stalled) {
+  Swarm swarm(options_of(1), 0);
+  const auto content = swarm.simulation().content(1, 64 * kMiB);
+  const sim::HostOptions far = host_at(12e6, 50ms);
+  sim::HostOptions stalled = far;
+  stalled.lies.silence = 1;
+  swarm.add(source_at(has_stalled ? stalled : far, "file", content));
+  swarm.add(source_at(far, "copy", content));
+  swarm.start_tracker();
+  swarm.start(0);
+  swarm.simulation().run([] { return false; }, {1s});
+  bool is_done = false;
+  const sim::HostId host = swarm.simulation().add_host(host_at(0));
+  swarm.simulation().start(host, [&](World& world, Storage& storage, Signal& stop) -> Task<> {
+    const test::SilentReport silent;
+    PeerOptions options;
+    options.tracker = {swarm.simulation().address_of(swarm.tracker()), 5555};
+    options.listen = {"0.0.0.0", 0};
+    options.id = "gets";
+    options.most_in_flight = 2 * kMiB;
+    is_done = unwrap(co_await run_get(world, *silent.report, storage, options, {"file"}, stop)).exit == ExitCode::done;
+  });
+  swarm.simulation().run([] { return false; }, {1s});
+  swarm.start(1);
+  const Nanoseconds begun = swarm.simulation().now();
+  swarm.simulation().run([&] { return is_done; }, {2min});
+  REQUIRE(is_done);
+  return swarm.simulation().now() - begun;
+}
+
+}  // namespace
+
+TEST_CASE("What was asked of who has stalled takes no room in flight from others, once it was given up") { CHECK(time_of_get(true) < 12s); }
