@@ -37,6 +37,9 @@ class NetWorld : public World {
 
 std::unique_ptr<NetWorld> make_net_world(const NetOptions& options);
 
+/// Whether World::random works here: where it fails later, it throws what ends a session. Fails with `unsupported`.
+Result<> check_randomness();
+
 /// Whether sockets may be given that congestion control here. Fails with `usage`.
 Result<> check_congestion(const std::string& name);
 

@@ -300,7 +300,7 @@ class World {
   virtual Instant now() const = 0;
   /// Nanoseconds since 1970-01-01 UTC; may jump.
   virtual std::int64_t wall_clock_ns() const = 0;
-  /// A random word. Any thread.
+  /// A random word, which nobody can tell from others: it may be a secret. Simulations draw all of them from a seed. Any thread.
   virtual std::uint64_t random() = 0;
   /// Resumes after `duration`; throws operation_aborted when cancelled.
   virtual Task<> sleep(Nanoseconds duration) = 0;

@@ -293,6 +293,7 @@ ExitCode answer(Report& report, const Result<>& result, Fields fields) {
 
 ExitCode run_peer(const PeerCommand& command) {
   if (const auto known = check_congestion(command.congestion); !known) return say_failure("shoal-peer", known.error());
+  if (const auto random = check_randomness(); !random) return say_failure("shoal-peer", random.error());
   raise_descriptor_limit();
   const auto* const shell = std::get_if<ShellAction>(&command.action);
   const auto lines = shell ? open_lines(shell->history) : nullptr;

@@ -55,6 +55,7 @@ Result<std::shared_ptr<TrackerState>> choose_state(const TrackerCommand& command
 
 ExitCode run_tracker(const TrackerCommand& command) {
   if (const auto known = check_congestion(command.congestion); !known) return say_failure("shoal-tracker", known.error());
+  if (const auto random = check_randomness(); !random) return say_failure("shoal-tracker", random.error());
   raise_descriptor_limit();
   Signal stop;
   auto report = open_report(command, stop);

@@ -19,14 +19,15 @@ module;
 #include <tl/expected.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -172,6 +173,25 @@ class SignalThread {
   std::thread thread_;
 };
 
+/// Random words, of one thread, none of which follows from any others: strangers are told some, and others are secrets.
+class RandomWords {
+ public:
+  Result<> refill() {
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(words_.data()), sizeof words_) != 1)
+      return fail(Errc::unsupported, "this system gives no random numbers", "see whether 'openssl rand -hex 8' does");
+    left_ = words_.size();
+    return {};
+  }
+  std::uint64_t next() {
+    if (left_ == 0) unwrap(refill());
+    return std::exchange(words_[--left_], 0);
+  }
+
+ private:
+  std::array<std::uint64_t, 512> words_{};
+  std::size_t left_ = 0;
+};
+
 class RealWorld final : public NetWorld {
  public:
   explicit RealWorld(const NetOptions& options)
@@ -194,8 +214,8 @@ class RealWorld final : public NetWorld {
   }
 
   std::uint64_t random() override {
-    thread_local std::mt19937_64 generator(seed());
-    return generator();
+    thread_local RandomWords words;
+    return words.next();
   }
 
   Task<> sleep(Nanoseconds duration) override {
@@ -217,12 +237,6 @@ class RealWorld final : public NetWorld {
  private:
   boost::system::error_code open(tcp::acceptor& acceptor, const tcp::endpoint& endpoint);
   static unsigned processors() { return std::max(1U, std::thread::hardware_concurrency()); }
-
-  static std::uint64_t seed() {
-    std::uint64_t value = 0;
-    if (RAND_bytes(reinterpret_cast<unsigned char*>(&value), sizeof value) != 1) value = std::random_device{}();
-    return value;
-  }
 
   unsigned io_threads_;
   asio::io_context io_;
@@ -311,5 +325,7 @@ void RealWorld::on_interrupt(std::function<void(int, int)> handler) { signals_.e
 }  // namespace
 
 std::unique_ptr<NetWorld> make_net_world(const NetOptions& options) { return std::make_unique<RealWorld>(options); }
+
+Result<> check_randomness() { return RandomWords().refill(); }
 
 }  // namespace shoal

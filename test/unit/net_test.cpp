@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -48,6 +49,17 @@ std::unique_ptr<NetWorld> make_world(std::uint64_t upload_limit = 0) {
   options.worker_threads = 1;
   options.upload_limit = upload_limit;
   return make_net_world(options);
+}
+
+/// Undoes what std::mt19937_64 does to a word of its state before it gives it out.
+std::uint64_t untempered(std::uint64_t word) {
+  word ^= word >> 43;
+  word ^= word << 37 & 0xFFF7EEE000000000U;
+  std::uint64_t state = word;
+  for (int i = 0; i < 4; ++i) state = word ^ (state << 17 & 0x71D67FFFEDA60000U);
+  word = state;
+  for (int i = 0; i < 3; ++i) state = word ^ (state >> 29 & 0x5555555555555555U);
+  return state;
 }
 
 struct Pair {
@@ -275,6 +287,19 @@ TEST_CASE("Data moves under any congestion control that may be chosen") {
     world->run(exchange_messages(*world, "127.0.0.1", 1, arrived));
     CHECK(arrived == static_cast<int>(messages_of_all_sizes().size()));
   }
+}
+
+TEST_CASE("No random word can be told from those before it") {
+  // As it could be where they are those of a Mersenne Twister: its state is 312 words, of which each is one output, undone.
+  constexpr std::size_t kState = std::mt19937_64::state_size;
+  const auto world = make_world();
+  std::vector<std::uint64_t> words(kState);
+  for (auto& word : words) word = untempered(world->random());
+  const std::uint64_t upper = words[0] & ~std::uint64_t{0x7FFFFFFF};
+  const std::uint64_t mixed = upper | (words[1] & 0x7FFFFFFFU);
+  const std::uint64_t foretold = words[kState / 2] ^ (mixed >> 1) ^ ((mixed & 1) != 0 ? 0xB5026F5AA96619E9U : 0);
+  CHECK(untempered(world->random()) != foretold);
+  CHECK(check_randomness());
 }
 
 // ---- chunks -------------------------------------------------------------------------------------------
