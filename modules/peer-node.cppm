@@ -251,12 +251,13 @@ struct PeerSession {
   std::string id;                         ///< Set before the node learns of the session, and not changed again.
   std::uint64_t instance = 0;             ///< Likewise.
   std::optional<Source> source;           ///< Likewise.
+  std::optional<std::string> attempt;     ///< What it is called in Node::connecting. On the node's strand.
   bool is_question = false;               ///< It has connected to ask, and is no neighbour. Likewise.
   std::optional<std::size_t> roots_told;  ///< How many of the roots that we want were said along with our hello. Likewise.
   bool is_subflow = false;                ///< Its connection has become part of another session. Likewise.
   Several several;
-  Outbox outbox;
   Pings pings;
+  Outbox outbox;
   std::deque<UploadJob> uploads;
   std::map<ChunkRef, std::shared_ptr<Expected>> expected;
   std::size_t begun_chunks = 0;             ///< Of `expected`, those with some bytes.
@@ -357,8 +358,8 @@ struct Remote {
   bool wants_everything = false;
   std::unordered_set<Sha256Digest> wanted_roots;
   std::map<Slot, Outstanding> outstanding;
-  std::uint32_t wrong_chunks = 0;
   std::uint64_t awaited = 0;  ///< Bytes of those that are not given up.
+  std::uint32_t wrong_chunks = 0;
   std::unordered_set<Slot> sent_away;  ///< What it asked for when others had to come first; once each.
   bool is_sending = false;             ///< Its writer has upload jobs of ours.
   Instant sending_since{};
@@ -541,7 +542,7 @@ struct Node {
   std::vector<Slot> fresh_haves;                            ///< Not told yet.
   std::optional<double> batch_seconds;                      ///< Smoothed time that a batch of uploads takes.
   std::set<std::pair<std::string, std::uint64_t>> dropped;  ///< Name and instance of who sent too many wrong chunks.
-  std::unordered_set<std::string> connecting;
+  std::unordered_set<std::string> connecting;               ///< Attempts that have not come to a neighbour, or to an end.
 
   // The tracker.
   std::shared_ptr<TrackerLink> tracker;
@@ -859,6 +860,8 @@ Task<> refuse(World& world, PeerSession& session, RefusalReason reason, std::str
 Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener);
 /// Keeps connections with the peers of the roster.
 Task<> keep_connected(Node& node);
+/// It is decided what becomes of a connection that we opened.
+void end_attempt(Node& node, PeerSession& session);
 /// Connects to those that we should be connected with, and are not.
 void connect_missing(Node& node);
 /// Lets the other side open further connections, where it is far away. Between two receives.

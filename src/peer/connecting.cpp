@@ -78,19 +78,25 @@ void widen_if_starved(Node& node) {
   node.report.debug("nothing came for a while: looking for more neighbours");
 }
 
-/// `attempt` is what it is called in node.connecting, meanwhile.
+/// `attempt` is what it is called in node.connecting, until it is decided whether the other becomes a neighbour.
 Task<> connect_to(Node& node, RosterEntry entry, std::string attempt) {
   const Executor strand = co_await asio::this_coro::executor;
   auto link = co_await node.world.connect({entry.host, entry.port}, strand, kConnectPatience);
-  if (link) {
-    co_await serve_peer(node, std::make_shared<PeerSession>(std::move(*link), true));
-  } else {
+  if (!link) {
     node.report.debug(fmt::format("peer {}: {}", entry.id, link.error().message()));
+    co_return co_await run_on(node.strand, [&] { node.connecting.erase(attempt); });
   }
-  co_await run_on(node.strand, [&] { node.connecting.erase(attempt); });
+  const auto session = std::make_shared<PeerSession>(std::move(*link), true);
+  session->attempt = std::move(attempt);
+  co_await serve_peer(node, session);
+  co_await run_on(node.strand, [&] { end_attempt(node, *session); });
 }
 
 }  // namespace
+
+void end_attempt(Node& node, PeerSession& session) {
+  if (const auto attempt = std::exchange(session.attempt, std::nullopt)) node.connecting.erase(*attempt);
+}
 
 void connect_missing(Node& node) {
   if (std::exchange(node.has_roster_news, false)) choose_neighbours(node);

@@ -109,6 +109,7 @@ void forget(Node& node, Remote& remote) {
 }  // namespace
 
 bool admit(Node& node, const SessionPtr& session) {
+  end_attempt(node, *session);
   if (node.outcome || session->instance == instance_for_peers(node.instance) || session->id == node.options.id) return false;
   if (node.dropped.contains({session->id, session->instance})) return false;
   if (const auto known = node.by_id.find(session->id); known != node.by_id.end()) {

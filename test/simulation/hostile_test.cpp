@@ -255,3 +255,77 @@ Nanoseconds time_of_get(bool has_stalled) {
 }  // namespace
 
 TEST_CASE("What was asked of who has stalled takes no room in flight from others, once it was given up") { CHECK(time_of_get(true) < 12s); }
+
+namespace {
+
+constexpr std::uint16_t kFirstPort = 1000;
+
+/// Lets everybody in, and says nothing more than it has to.
+Task<> keep_company(World& world, std::shared_ptr<Listener> listener, std::string id, std::size_t& accepted) {
+  const auto link = unwrap(co_await listener->accept(make_strand(world)));
+  ++accepted;
+  co_await step(receive<Hello>(*link, kPatience));
+  Welcome welcome;
+  welcome.id = id;
+  welcome.instance = kFirstPort;
+  co_await step(send(*link, std::move(welcome)));
+  link->established();
+  for (;;) {
+    const Incoming incoming = co_await step(link->receive(kPatience));
+    if (std::holds_alternative<Ping>(std::get<Message>(incoming))) co_await step(send(*link, Ping{}));
+  }
+}
+
+/// A tracker that tells of so many peers at `host`, and later that one more wants to be connected with.
+Task<> introduce_all(World& world, std::string host, std::uint16_t peers) {
+  const auto listener = unwrap(world.listen({"0.0.0.0", 5555}));
+  const auto link = unwrap(co_await listener->accept(make_strand(world)));
+  co_await step(receive<Hello>(*link, kPatience));
+  co_await step(send(*link, Welcome{}));
+  link->established();
+  co_await step(receive<Register>(*link, kPatience));
+  Registered registered;
+  registered.peer = PeerId(peers);
+  registered.epoch = 1;
+  Roster roster;
+  for (std::uint16_t i = 0; i < peers; ++i)
+    roster.peers.push_back({PeerId(i), "p" + std::to_string(i), host, static_cast<std::uint16_t>(kFirstPort + i), true, false});
+  co_await step(link->send({std::move(registered), std::move(roster)}));
+  co_await world.sleep(2s);
+  co_await step(send(*link, ConnectTo{"caller", host, static_cast<std::uint16_t>(kFirstPort + peers)}));
+  co_await world.sleep(kPatience);
+}
+
+}  // namespace
+
+TEST_CASE("A peer that has opened many connections connects to one more where that is wanted") {
+  constexpr std::uint16_t kPeers = 40;
+  sim::Simulation simulation(options_of(1));
+  const sim::HostId tracker = simulation.add_host({});
+  const sim::HostId others = simulation.add_host({});
+  const sim::HostId host = simulation.add_host({});
+  std::size_t accepted = 0;
+  simulation.start(others, [&](World& world, Storage&, Signal& stop) -> Task<> {
+    TaskGroup tasks([](const std::string&, const Error&) {});
+    for (std::uint16_t i = 0; i <= kPeers; ++i)
+      tasks.spawn(make_strand(world), "company",
+                  keep_company(world, unwrap(world.listen({"0.0.0.0", static_cast<std::uint16_t>(kFirstPort + i)})),
+                               i < kPeers ? "p" + std::to_string(i) : "caller", accepted));
+    co_await stop.wait();
+    tasks.cancel();
+    co_await tasks.join();
+  });
+  simulation.start(tracker, [&](World& world, Storage&, Signal&) { return introduce_all(world, simulation.address_of(others), kPeers); });
+  simulation.start(host, [&](World& world, Storage& storage, Signal& stop) -> Task<> {
+    const test::SilentReport silent;
+    PeerOptions options;
+    options.tracker = {simulation.address_of(tracker), 5555};
+    options.listen = {"0.0.0.0", 0};
+    options.id = "self";
+    co_await run_member(world, *silent.report, storage, options, stop);
+  });
+  simulation.run([&] { return accepted == kPeers; }, {2s});
+  REQUIRE(accepted == kPeers);
+  simulation.run([&] { return accepted > kPeers; }, {5s});
+  CHECK(accepted == kPeers + 1);
+}
