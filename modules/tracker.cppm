@@ -175,6 +175,8 @@ class Registry {
   struct Denial : Error {
     RefusalReason reason = RefusalReason::other;
   };
+  /// The number of whoever had that name last; it keeps it. Nothing where nobody had.
+  std::optional<PeerId> peer_named(const std::string& id) const;
   tl::expected<Admission, Denial> admit(const Hello& hello, const Register& request, const Vantage& seen, std::uint64_t session,
                                         Instant now);
 

@@ -94,6 +94,11 @@ std::optional<Registry::Denial> Registry::objection_to_size(std::uint32_t expect
               "start all with the same --expect");
 }
 
+std::optional<PeerId> Registry::peer_named(const std::string& id) const {
+  const auto known = by_id_.find(id);
+  return known == by_id_.end() ? std::nullopt : std::optional(known->second);
+}
+
 Registry::Member& Registry::enlist(const std::string& id) {
   const auto [place, is_new] = by_id_.try_emplace(id, PeerId(static_cast<std::uint32_t>(members_.size())));
   if (is_new) {

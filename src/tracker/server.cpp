@@ -411,20 +411,21 @@ Entry enter(Tracker& tracker, const SessionPtr& session, const Hello& hello, con
   return entry;
 }
 
-/// The session of the member that has this name; null where there is none. On the tracker's strand.
-SessionPtr session_named(const Tracker& tracker, const std::string& id) {
-  const auto found = std::ranges::find_if(tracker.by_peer, [&](const auto& known) { return known.second->id == id; });
+/// The session of a member; null where there is none. On the tracker's strand.
+SessionPtr session_of(const Tracker& tracker, PeerId peer) {
+  const auto found = tracker.by_peer.find(peer);
   return found == tracker.by_peer.end() ? nullptr : found->second;
 }
 
 /// Waits until the member of this name shows that it is here, or turns out to be gone. A machine that lost its power, and is back, rejects
 /// what comes over connections that it does not know any more, but only once something does: until then it would keep itself out.
 Task<> wait_for_sign_of_life(Tracker& tracker, std::string id) {
-  const SessionPtr member = session_named(tracker, id);
+  const std::optional<PeerId> peer = tracker.registry.peer_named(id);
+  const SessionPtr member = peer ? session_of(tracker, *peer) : nullptr;
   if (!member || member->is_asked.exchange(true)) co_return;  // one question at a time
   asio::post(member->link->executor(), [member] { member->outbox.push(Probe{}); });
   const Instant deadline = tracker.world.now() + kSignOfLife;
-  while (member->is_asked && session_named(tracker, id) == member && tracker.world.now() < deadline)
+  while (member->is_asked && session_of(tracker, *peer) == member && tracker.world.now() < deadline)
     co_await tracker.world.sleep(kLookAgain);
   member->is_asked = false;
 }
