@@ -4,13 +4,16 @@
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -142,6 +145,35 @@ Task<Holding> offered_by(Link& link) {
   }
 }
 
+class Zeros final : public ChunkSource {
+ public:
+  std::uint64_t size() const override { return kChunkSize; }
+  Result<> read(std::uint64_t, std::span<std::byte> out) const override {
+    std::ranges::fill(out, std::byte{0});
+    return {};
+  }
+  Result<> check() const override { return {}; }
+};
+
+/// Says that it has all of a content. Of what it is asked for it sends a byte at first, and another one with each ping.
+Task<> send_bytes_now_and_then(World& world, Endpoint tracker, std::string victim, sim::ContentPtr content) {
+  const auto link = co_await connect_as_neighbour(world, co_await address_of(world, std::move(tracker), std::move(victim)), "slow");
+  co_await step(send(*link, Inventory{{{9, content->root, content->size, true, 0, {}}}}));
+  std::map<std::uint32_t, std::uint32_t> sent;
+  for (;;) {
+    const Incoming incoming = co_await step(link->receive(kPatience));
+    const Message& message = std::get<Message>(incoming);
+    if (const auto* hashes = std::get_if<HashRequest>(&message)) co_await step(send(*link, HashReply{9, hashes->span, {}, {}}));
+    if (const auto* request = std::get_if<Request>(&message))
+      for (const ChunkRef& ref : request->chunks) sent.emplace(ref.chunk, 0);
+    const auto* ping = std::get_if<Ping>(&message);
+    const auto now = world.now().time_since_epoch().count();
+    if (ping) co_await step(send(*link, Pong{ping->t1, now, now}));
+    for (auto& [chunk, bytes] : sent)
+      if (ping || bytes == 0) co_await step(link->send_chunk({9, chunk, bytes++, 1}, std::make_shared<Zeros>(), 0));
+  }
+}
+
 Request all_of(const Holding& holding) {
   Request request;
   for (std::uint32_t chunk = 0; chunk < chunk_count(holding.size); ++chunk) request.chunks.push_back({holding.handle, chunk});
@@ -178,6 +210,17 @@ Task<> ask_for_ever(World& world, Endpoint tracker, std::string victim, bool tak
 
 using Hostile = std::function<Task<>(World& world, Endpoint tracker, std::string victim)>;
 
+/// Somebody who has to do with that peer, on a host that is near all that are.
+void begin(Swarm& swarm, const Hostile& hostile, std::size_t victim) {
+  swarm.simulation().start(swarm.simulation().add_host(host_at(100e6)),
+                           [&swarm, hostile, victim](World& world, Storage&, Signal&) -> Task<> {
+                             try {
+                               co_await hostile(world, {swarm.simulation().address_of(swarm.tracker()), 5555}, swarm.id_of(victim));
+                             } catch (const StepFailed&) {  // the other has closed the connection
+                             }
+                           });
+}
+
 /// One fetches from a source that somebody got at first.
 Figures beside(const Hostile& hostile, std::uint64_t bytes, double rate) {
   Swarm swarm(options_of(1), 0);
@@ -186,13 +229,7 @@ Figures beside(const Hostile& hostile, std::uint64_t bytes, double rate) {
   swarm.start_tracker();
   swarm.start(0);
   swarm.simulation().run([] { return false; }, {1s});
-  if (hostile)
-    swarm.simulation().start(swarm.simulation().add_host(host_at(rate)), [&](World& world, Storage&, Signal&) -> Task<> {
-      try {
-        co_await hostile(world, {swarm.simulation().address_of(swarm.tracker()), 5555}, swarm.id_of(0));
-      } catch (const StepFailed&) {  // the other has closed the connection
-      }
-    });
+  if (hostile) begin(swarm, hostile, 0);
   swarm.simulation().run([] { return false; }, {200ms});
   swarm.start(1);
   const Figures figures = swarm.finish({2min});
@@ -200,6 +237,25 @@ Figures beside(const Hostile& hostile, std::uint64_t bytes, double rate) {
 }
 
 }  // namespace
+
+TEST_CASE("Who is near and sends a byte now and then keeps nobody from what is far") {
+  Swarm swarm(options_of(1), 0);
+  const auto content = swarm.simulation().content(1, 32 * kMiB);
+  swarm.add(source_at(host_at(4e6, 50ms), "file", content));
+  swarm.add({host_at(4e6), {{"own", swarm.simulation().content(2, 1000)}}});
+  swarm.start_tracker();
+  swarm.start(1);
+  swarm.simulation().run([] { return false; }, {1s});
+  const auto hostile = [content](World& world, Endpoint tracker, std::string victim) {
+    return send_bytes_now_and_then(world, std::move(tracker), std::move(victim), content);
+  };
+  begin(swarm, hostile, 1);
+  swarm.simulation().run([] { return false; }, {1s});
+  swarm.start(0);
+  const Figures figures = swarm.finish({1min});
+  check_whole(figures);
+  CHECK(figures.taken < 2s + beside_who_is_near(1, std::nullopt).taken + 3s);
+}
 
 TEST_CASE("Who lies about its round trip and asks for everything keeps nobody else waiting") {
   const Figures figures = beside(ask_once_and_lie, 64 * kMiB, 12e6);
