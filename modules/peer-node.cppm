@@ -676,6 +676,10 @@ Task<> digest_again(Node& node, FileEntry entry);
 
 /// The MD5 of a content was found: what waits for it is published, or has failed.
 void on_md5(Node& node, Content& content, const Md5Digest& md5);
+/// The failure where a content is here that has another MD5 than `owner` says.
+std::optional<Error> wrong_md5_here(const Node& node, const std::string& owner, const FileEntry& offered);
+/// Makes that a failure of the run, and says it once.
+void refute_known(Node& node, const std::string& owner, const FileEntry& offered);
 /// All chunks of a content are here, whose MD5 is not: where that may come later, it gets its first name.
 void publish_early(Node& node, Content& content);
 /// A name was given early.

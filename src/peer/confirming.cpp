@@ -10,6 +10,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,10 +31,33 @@ double seconds_of(const Node& node, const Content& content) {
   return content.began ? Seconds(node.world.now() - *content.began).count() : 0.0;
 }
 
-Error wrong_md5(const Target& target, const Md5Digest& md5) {
+Error wrong_md5(const FileEntry& offered, const std::string& owner, const Md5Digest& md5, std::string advice) {
   return {make_error_code(Errc::wrong_digest),
-          fmt::format("{}: MD5 is {}, but {} said {}", target.entry->name, to_hex(md5), target.owner, to_hex(target.entry->md5)),
-          target.is_early ? fmt::format("it is there under that name, as {} has it; delete it, or ask who offers it", target.owner) : ""};
+          fmt::format("{}: MD5 is {}, but {} said {}", offered.name, to_hex(md5), owner, to_hex(offered.md5)), std::move(advice)};
+}
+
+Error wrong_md5(const Target& target, const Md5Digest& md5) {
+  const auto advice = fmt::format("it is there under that name, as {} has it; delete it, or ask who offers it", target.owner);
+  return wrong_md5(*target.entry, target.owner, md5, target.is_early ? advice : "");
+}
+
+/// The MD5 of what is here of a content, under whatever name; none where that is not whole, or not confirmed.
+std::optional<Md5Digest> known_md5(const Node& node, const FileEntry& entry) {
+  const auto own = node.own.find(entry.name);
+  if (own != node.own.end() && (*own)->root == entry.root && (*own)->size == entry.size) return (*own)->md5;
+  const auto known = node.by_root.find({entry.root, entry.size});
+  if (known == node.by_root.end()) return std::nullopt;
+  const Content& content = *node.contents[known->second.value];
+  if (content.stage != Stage::complete || !content.served_as) return std::nullopt;
+  return content.served_as->md5;
+}
+
+/// It was to be fetched from that owner, with that MD5: what becomes of that is said there.
+bool was_wanted(const Node& node, const std::string& owner, const FileEntry& entry) {
+  const auto known = node.by_root.find({entry.root, entry.size});
+  return known != node.by_root.end() && std::ranges::any_of(node.contents[known->second.value]->targets, [&](const Target& target) {
+           return target.owner == owner && target.entry->md5 == entry.md5;
+         });
 }
 
 /// It was handed on early, and has neither been confirmed nor failed.
@@ -112,6 +136,19 @@ void on_md5(Node& node, Content& content, const Md5Digest& md5) {
   }
   node.publish_signal.notify();
   check_done(node);
+}
+
+std::optional<Error> wrong_md5_here(const Node& node, const std::string& owner, const FileEntry& offered) {
+  const auto md5 = known_md5(node, offered);
+  if (!md5 || *md5 == offered.md5) return std::nullopt;
+  return wrong_md5(offered, owner, *md5, "its bytes are here, as their Merkle root says; ask who offers it");
+}
+
+void refute_known(Node& node, const std::string& owner, const FileEntry& offered) {
+  const auto wrong = wrong_md5_here(node, owner, offered);
+  if (!wrong || was_wanted(node, owner, offered) || !node.left_out.add(*wrong)) return;
+  node.failure = ExitCode::checksum;
+  node.report.error(*wrong);
 }
 
 void publish_early(Node& node, Content& content) {

@@ -168,7 +168,10 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
                             fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)),
                             {}});
   const auto place = node.names.place(owner, entry);
-  if (!place) return want_again(node, entry);
+  if (!place) {
+    refute_known(node, owner, entry);
+    return want_again(node, entry);
+  }
   if (place->is_refused)
     return leave_out(node,
                      {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});

@@ -320,10 +320,22 @@ void abandon(Node& node, Content& content, const std::shared_ptr<Asked>& asked) 
     fail_asked(node, content, {make_error_code(Errc::interrupted), fmt::format("{}: stopped", asked->file.entry.name), {}});
 }
 
+/// Whom the file is taken to be from: the best source, or ourselves where there is no other.
+std::string owner_of(const Node& node, const LocatedFile& file) {
+  const auto source = std::ranges::find_if(file.sources, is_other);
+  return source == file.sources.end() ? node.options.id : source->holder.id;
+}
+
+/// What a command says of a file that is here already, as `here`.
+Fetched found_here(const Node& node, const LocatedFile& file, FileEntry here) {
+  if (const auto wrong = wrong_md5_here(node, owner_of(node, file), file.entry)) throw StepFailed(*wrong);
+  return {std::move(here), true, {}, {}};
+}
+
 Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool from_one) {
   co_await look_at_folder(node, file.entry);
   const auto own = node.own.find(file.entry.name);
-  if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return Fetched{**own, true, {}, {}};
+  if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return found_here(node, file, **own);
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file);
   const Instant begun = node.world.now();
   const auto asked = plan(node, file, all, from_one);

@@ -281,7 +281,7 @@ Task<> look_at_folder(Node& node, FileEntry entry) {
   const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
   co_await run_on(node.strand, [&] {
     if (!here) return node.names.reserve(entry.name);
-    const bool is_same = here->entry.root == entry.root;
+    const bool is_same = here->entry.root == entry.root && here->entry.md5 == entry.md5;
     add_own(node, *here);
     if (is_same) node.report.note(fmt::format("{}: already here", entry.name));
   });
@@ -337,7 +337,10 @@ Task<> take_finding(Node& node, Finding finding) {
   co_await look_at_folder(node, finding.entry);
   co_await run_on(node.strand, [&] {
     for (const auto& holder : finding.holders) on_roster(node, holder);
-    if (!finding.holders.empty()) on_offered(node, owner, finding.entry);
+    if (finding.holders.empty())
+      refute_known(node, owner, finding.entry);
+    else
+      on_offered(node, owner, finding.entry);
     connect_missing(node);
   });
 }

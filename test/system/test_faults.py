@@ -13,7 +13,7 @@ import time
 import unittest
 
 import shoal_wire
-from swarm_lab import CHUNK, MIB, PATIENCE, SLOWNESS, SystemTest, random_bytes, tree, wait_until
+from swarm_lab import CHUNK, MIB, PATIENCE, SLOWNESS, SystemTest, binary, random_bytes, tree, wait_until
 
 
 def bytes_on_disk(folder):
@@ -181,12 +181,35 @@ class Md5Later(SystemTest):
             self.assertIn(part, line[0])
         self.assertEqual(get.events("confirmed"), [])
         self.assertEqual(self.data(), self.content.data)
+        self.expect_wrong_again(wrong)
         # A next start does not take the MD5 that was said for the file's.
         share = self.lab.peer("asker", "share", self.folder, tracker=self.lab.tracker(), log=False)
         share.wait_for("registered")
         verify = self.lab.peer("asker", "verify", self.folder, log=False)
         self.expect_exit(0, verify)
         self.assertEqual([(event["md5"], event["verdict"]) for event in verify.events("verified")], [(self.right.hex(), "ok")])
+
+    def expect_wrong_again(self, wrong):
+        """The file that is there is no success of the same command, given once more."""
+        for when in ("later", "now"):
+            again = self.get("--md5", when)
+            self.expect_exit(32, again)
+            line = [line for line in again.stderr().splitlines() if line.startswith("shoal-peer: wanted: MD5 is")]
+            self.assertEqual(len(line), 1, again.describe())
+            for part in (self.right.hex(), wrong.hex(), "source"):
+                self.assertIn(part, line[0])
+            self.assertNotIn("already here", again.stderr())
+            self.assertEqual(again.events("chunk"), [])
+            self.assertEqual(self.data(), self.content.data)
+
+    def test_a_wrong_md5_of_what_is_here_is_wrong_for_a_download_of_the_shell_too(self):
+        wrong = bytes(range(16))
+        self.offer(wrong)
+        self.lab.make("got", {"wanted": self.content.data})
+        command = [binary("shoal-peer"), "shell", self.folder, "--id", "asker", "--cache", self.lab.path("asker.db"), "--tracker", self.tracker.address]
+        shell = subprocess.run(command, input="download wanted\n", capture_output=True, text=True, env=self.lab.env, timeout=PATIENCE)
+        self.assertEqual(shell.returncode, 32, shell)
+        self.assertIn(f"wanted: MD5 is {self.right.hex()}, but source said {wrong.hex()}", shell.stdout + shell.stderr)
 
     def test_a_wrong_md5_gets_no_name_where_it_is_not_later(self):
         self.offer(bytes(range(16)))
