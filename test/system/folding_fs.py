@@ -1,6 +1,6 @@
 """A folder seen through a file system that takes names of another case or another Unicode form for one: folding_fs.py BACKING MOUNT.
 
-It stands in for the ones of macOS, and needs the Debian packages python3-fusepy and fuse.
+It stands in for the ones of macOS, and needs the Debian packages python3-fusepy and fuse3 (or fuse).
 """
 
 import errno
