@@ -1,6 +1,6 @@
 """Hosts that are far from each other, made for real: far_link's namespaces, their round trips, rates and losses, and what is left of them.
 
-Needs root and /dev/net/tun; skipped otherwise.
+Skipped where such hosts cannot be made: see far_link.why_not.
 """
 
 import os
@@ -14,6 +14,7 @@ import sys
 import time
 import unittest
 
+import far_link
 import swarm_lab
 
 SO_RCVBUFFORCE = 33  # socket has no name for it
@@ -72,13 +73,13 @@ def probe_send(address, count):
         link.sendall(bytes(count))
 
 
-def can_run():
-    return sys.platform == "linux" and os.geteuid() == 0 and os.path.exists("/dev/net/tun")
-
-
-@unittest.skipUnless(can_run(), "network namespaces and /dev/net/tun need root")
 class FarLab(unittest.TestCase):
     number = 0
+
+    @classmethod
+    def setUpClass(cls):
+        if why := far_link.why_not():
+            raise unittest.SkipTest(why)
 
     def setUp(self):
         FarLab.number += 1
