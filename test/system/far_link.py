@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+from machines import remove_left
+
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
@@ -37,6 +39,7 @@ class FarLink:
         self.addresses = ["10.91.0.1", "10.91.0.2"]
         self.tuns = []
         self.is_over = False
+        remove_left()
         try:
             for number, host in enumerate(self.hosts):
                 self.add(host, f"shtun{os.getpid() % 100000}{'ab'[number]}", self.addresses[number])

@@ -1,11 +1,13 @@
 """Three machines on a switch, as network namespaces of this one: rack1 to rack3, 10.77.0.1 to 10.77.0.3 and fd77::1 to fd77::3.
 
-They bear the number of this process in their names, so that labs side by side do not meet, and go with the lab that made them. Each has a home
+They bear the number of this process in their names, so that labs side by side do not meet, and go with the lab that made them, or, where that was killed, when the next one begins. Each has a home
 and a working folder of its own. Needs root.
 """
 
 import itertools
 import os
+import pathlib
+import re
 import shutil
 import subprocess
 import unittest
@@ -27,6 +29,15 @@ def why_not():
         return "network namespaces cannot be made here"
     subprocess.run(["ip", "netns", "del", name], capture_output=True)
     return None
+
+
+def remove_left():
+    """Removes the namespaces of labs whose process was killed, by the number in their names."""
+    folder = pathlib.Path("/run/netns")
+    for space in folder.iterdir() if folder.is_dir() else ():
+        owner = re.match(r"shoal-?(\d+)-", space.name) or re.match(r"shoal-try-(\d+)$", space.name)
+        if owner and not os.path.exists(f"/proc/{owner[1]}"):
+            subprocess.run(["ip", "netns", "del", space.name], capture_output=True, timeout=30)
 
 
 def ip(*arguments):
@@ -121,6 +132,7 @@ class MachinesTest(SystemTest):
     def setUpClass(cls):
         if why := why_not():
             raise unittest.SkipTest(why)
+        remove_left()
 
     def setUp(self):
         super().setUp()

@@ -1,9 +1,10 @@
 """How peers on several machines find each other: who listens where, what others are told of it, and who connects to whom."""
 
 import os
+import subprocess
 import unittest
 
-from machines import MachinesTest
+from machines import MachinesTest, remove_left, why_not
 from swarm_lab import CHUNK, PATIENCE, SLOWNESS, binary, random_bytes, tree
 
 
@@ -185,6 +186,26 @@ class LinkLocal(MachinesTest):
         find = self.machines.peer("rack3", "find", "rack1", "--tracker", f"[{address}%wan9]:5555", "--insecure")
         self.expect_exit(0, find)
         self.assertTrue(find.events("source")[0]["address"].startswith(f"[{address}%wan9]:"), find.describe())
+
+
+class Left(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if why := why_not():
+            raise unittest.SkipTest(why)
+
+    def test_namespaces_of_labs_that_were_killed_go_and_others_stay(self):
+        dead = subprocess.Popen(["true"])
+        dead.wait(PATIENCE)
+        there = lambda: {name for name in names if os.path.exists(f"/run/netns/{name}")}
+        left = {f"shoal{dead.pid}-0-rack1", f"shoal-{dead.pid}-a"}
+        kept = {f"shoal{os.getpid()}-left-rack1", f"shoalx{dead.pid}-rack1"}
+        names = left | kept
+        for name in names:
+            self.addCleanup(subprocess.run, ["ip", "netns", "del", name], capture_output=True, timeout=PATIENCE)
+            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=PATIENCE)
+        remove_left()
+        self.assertEqual(there(), kept)
 
 
 if __name__ == "__main__":
