@@ -224,18 +224,18 @@ for each in all_blocks():
 class WrongExamples(Stage):
     """An example that is wrong is found."""
 
-    def expect_wrong(self, *lines):
-        with self.assertRaises(AssertionError):
+    def expect_wrong(self, what, *lines):
+        with self.assertRaisesRegex(AssertionError, what):
             self.play(Block("a document", 1, "sh", list(lines)))
 
     def test_a_command_that_does_not_exist(self):
-        self.expect_wrong("shoal-tracker --listne 127.0.0.1:5555")
+        self.expect_wrong("the tracker ended before it listened", "shoal-tracker --listne 127.0.0.1:5555")
 
     def test_a_peer_that_asks_for_another_swarm_than_the_trackers(self):
-        self.expect_wrong("shoal-tracker &", "shoal-peer swarm ./a --expect 2", "shoal-peer swarm ./b --expect 2")
+        self.expect_wrong("rack1-swarm(.2)? ended with 2, not 0", "shoal-tracker &", "shoal-peer swarm ./a --expect 2", "shoal-peer swarm ./b --expect 2")
 
     def test_a_file_that_nobody_offers(self):
-        self.expect_wrong("shoal-tracker &", "shoal-peer share ./images", "rack1$ shoal-peer get disk.imgs -o got")
+        self.expect_wrong("rack1-get ended with 3, not 0", "shoal-tracker &", "shoal-peer share ./images", "rack1$ shoal-peer get disk.imgs -o got")
 
 
 class Documents(unittest.TestCase):
