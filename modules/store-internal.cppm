@@ -79,6 +79,8 @@ std::string_view base_part(std::string_view name);
 /// All of `out` from `offset` on. Returns how many bytes there were before the end of the file, or -1.
 std::int64_t read_fully(int fd, std::uint64_t offset, std::span<std::byte> out);
 bool write_fully(int fd, std::uint64_t offset, std::span<const std::byte> data);
+/// Removes a file beneath `folder`, however long its name is.
+bool remove_beneath(int folder, const std::string& name);
 
 /// Opens `name` beneath `folder` one part at a time, following no symbolic link. -1 and errno where it cannot.
 int open_by_parts(int folder, const std::string& name, int flags);
@@ -125,7 +127,7 @@ struct Listed {
 struct Listing {
   std::vector<Listed> found;  ///< By name, bytewise.
   std::vector<std::string> symlinks;
-  std::vector<std::string> partials;  ///< Partial files, by name.
+  std::vector<std::string> partials;  ///< Partial files, and what probes have left, by name.
   std::vector<Error> problems;
   bool is_complete = true;  ///< Nothing was left out by a pattern or a failure.
 };
@@ -134,7 +136,7 @@ Result<Listing> list_folder(const Root& root, const ScanOptions& options);
 /// What is neither a file nor a folder does not travel.
 Failure not_regular(const std::string& path);
 
-/// The partial files below the folder, by name.
+/// The partial files below the folder, and what probes have left, by name.
 std::vector<std::string> list_partials(const Root& root);
 inline constexpr std::string_view kPartialSuffix = ".part";
 

@@ -107,6 +107,11 @@ bool write_fully(int fd, std::uint64_t offset, std::span<const std::byte> data) 
 }
 
 int open_by_parts(int folder, const std::string& name, int flags) {
+bool remove_beneath(int folder, const std::string& name) {
+  const Fd parent(open_beneath(folder, std::string(folder_part(name)), O_RDONLY | O_DIRECTORY));
+  return parent && ::unlinkat(parent.get(), base_part(name).data(), 0) == 0;
+}
+
   if (name.empty()) return ::openat(folder, ".", flags | O_CLOEXEC);
   Fd opened;
   std::size_t begin = 0;

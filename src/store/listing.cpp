@@ -69,6 +69,16 @@ bool is_partial_name(std::string_view base) {
 
 enum class Kind { file, folder, other };
 
+bool is_probe_name(std::string_view base) { return base.starts_with(kProbePrefix); }
+
+/// What a probe has left that was killed: an empty file that is older than any probe takes.
+bool is_left_probe(int folder, const char* base) {
+  constexpr std::int64_t kLongest = 60'000'000'000;
+  struct stat status{};
+  if (!is_probe_name(base) || ::fstatat(folder, base, &status, AT_SYMLINK_NOFOLLOW) != 0) return false;
+  return S_ISREG(status.st_mode) && status.st_size == 0 && modified_ns(status) < wall_clock_ns() - kLongest;
+}
+
 /// Most file systems tell with the name.
 Kind kind_of(DIR* dir, const dirent& entry) {
   if (entry.d_type == DT_REG) return Kind::file;
@@ -77,6 +87,12 @@ Kind kind_of(DIR* dir, const dirent& entry) {
   if (entry.d_type != DT_UNKNOWN || ::fstatat(::dirfd(dir), entry.d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) return Kind::other;
   if (S_ISREG(status.st_mode)) return Kind::file;
   return S_ISDIR(status.st_mode) ? Kind::folder : Kind::other;
+}
+
+/// A file of ours that goes when nobody uses it.
+bool is_left_partial(DIR* dir, const dirent& entry) {
+  if (is_partial_name(entry.d_name)) return kind_of(dir, entry) == Kind::file;
+  return is_left_probe(::dirfd(dir), entry.d_name);
 }
 
 class Lister {
@@ -105,11 +121,11 @@ class Lister {
     while (!is_stopped_) {
       const dirent* const entry = next_entry(dir);
       if (!entry) break;
-      const bool is_partial = is_partial_name(entry->d_name) && kind_of(dir, *entry) == Kind::file;
-      if (std::string_view(entry->d_name).starts_with(kProbePrefix)) continue;
+      const bool is_left = is_left_partial(dir, *entry);
+      if (!is_left && is_probe_name(entry->d_name) && kind_of(dir, *entry) == Kind::file) continue;
       if (length > 0) name += '/';
       name += entry->d_name;
-      if (is_partial)
+      if (is_left)
         listing_.partials.push_back(name);
       else if (visit(::dirfd(dir), name))
         ++members;
@@ -180,7 +196,7 @@ class Lister {
 void find_partials(DIR* dir, const std::string& prefix, std::vector<std::string>& out) {
   while (const dirent* const entry = next_entry(dir)) {
     const Kind kind = kind_of(dir, *entry);
-    const bool is_partial = kind == Kind::file && is_partial_name(entry->d_name);
+    const bool is_partial = is_left_partial(dir, *entry);
     if (!is_partial && kind != Kind::folder) continue;
     const std::string name = prefix + entry->d_name;
     if (is_partial) out.push_back(name);

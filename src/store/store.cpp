@@ -278,7 +278,7 @@ void FolderStore::verify_copies(std::span<Copy> waiting, std::span<const Copying
 }
 
 void FolderStore::discard(const DiskPartial& partial) {
-  ::unlinkat(root_.fd.get(), partial.part_name().c_str(), 0);
+  remove_beneath(root_.fd.get(), partial.part_name());
   active_.remove(partial.part_name());
 }
 
@@ -374,7 +374,7 @@ std::size_t FolderStore::remove_stale_partials() {
   std::size_t removed = 0;
   for (const std::string& name : found_partials_ ? *found_partials_ : list_partials(root_)) {
     if (active_.contains(name)) continue;
-    if (::unlinkat(root_.fd.get(), name.c_str(), 0) == 0) ++removed;
+    if (remove_beneath(root_.fd.get(), name)) ++removed;
   }
   return removed;
 }

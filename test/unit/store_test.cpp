@@ -711,6 +711,33 @@ TEST_CASE("only partial files that nobody opened in this run are stale") {
   CHECK(partials_in(scratch.folder()).size() == 2);
 }
 
+TEST_CASE("a partial file in a folder with the longest path is stale like any other") {
+  const Scratch scratch;
+  std::string folder;
+  for (int i = 0; i < 16; ++i) folder += std::string(253, 'd') + '/';
+  const auto entry = entry_for(folder + "x", "old");
+  REQUIRE(check_name(entry.name).has_value());
+  opened(scratch.options())->open_partial(entry).value();
+  const auto store = opened(scratch.options());
+  CHECK(store->remove_stale_partials() == 1);
+  CHECK(store->remove_stale_partials() == 0);
+}
+
+TEST_CASE("what a probe has left is stale once it is old, and nothing else of such a name is") {
+  const Scratch scratch;
+  const auto path = [&](const std::string& end) { return scratch.folder() / (".shoal-probe-" + end); };
+  for (const char* const name : {"old", "new"}) write_file(path(name), "");
+  write_file(path("full"), "not ours");
+  fs::create_directories(path("folder"));
+  for (const char* const name : {"old", "full"}) fs::last_write_time(path(name), fs::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto store = opened(scratch.options());
+  const bool is_scanned = GENERATE(false, true);
+  const auto problems = is_scanned ? store->scan({}).value().problems.size() : 1;
+  CHECK(problems == 1);  // the folder
+  CHECK(store->remove_stale_partials() == 1);
+  CHECK((!fs::exists(path("old")) && fs::exists(path("new")) && fs::exists(path("full")) && fs::exists(path("folder"))));
+}
+
 // ---- publication ----------------------------------------------------------------------------------------
 
 TEST_CASE("a published file has its content, time and mode, and no partial file is left") {
