@@ -85,6 +85,15 @@ bool remove_beneath(int folder, const std::string& name);
 /// Opens `name` beneath `folder` one part at a time, following no symbolic link. -1 and errno where it cannot.
 int open_by_parts(int folder, const std::string& name, int flags);
 
+/// A file, at a name in an open folder.
+struct At {
+  int folder = -1;
+  const char* name = nullptr;
+};
+
+/// rename_if_free by looking first: what comes in between is replaced.
+bool rename_if_missing(At from, At to);
+
 std::int64_t wall_clock_ns();
 
 /// Makes the folders of a file that nobody asked for, for the user alone, as far as that can be done.
@@ -94,6 +103,8 @@ void make_folders_of(const std::string& file);
 
 /// The same as open_by_parts, in one system call where there is one. An empty name is the folder itself.
 int open_beneath(int folder, const std::string& name, int flags);
+/// Renames a file unless something has the new name: that fails with EEXIST.
+bool rename_if_free(At from, At to);
 /// Puts everything that was written to the file system of `fd` on the disk; false where that cannot be done at once.
 bool sync_file_system(int fd);
 /// Where a file has data rather than holes; may name more than that.
@@ -433,6 +444,8 @@ struct Publishing {
   FileStamp stamp;  ///< After its publication.
 };
 enum class Durability { none, disk };
-void publish_files(const Root& root, std::span<Publishing> files, FreshFolders& fresh, RecentFolders& recent, Durability durability);
+/// What has such a name is replaced where it is as `known` has it, and left alone where not: that fails with `file_exists`.
+void publish_files(const Root& root, std::span<Publishing> files, FreshFolders& fresh, RecentFolders& recent, KnownFiles& known,
+                   Durability durability);
 
 }  // namespace shoal

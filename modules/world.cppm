@@ -222,7 +222,8 @@ class Storage {
   /// Begins, or takes up again, the fetching of `entry`. The name in it has passed check_name.
   virtual Result<std::shared_ptr<PartialFile>> open_partial(const FileEntry& entry) = 0;
   /// Gives each file its name, time and mode: data to the disk, rename, folder to the disk, in groups. A result for each.
-  /// An existing file of that name is replaced.
+  /// A file of that name is replaced where it is what was scanned, digested or published under it. Anything else is left alone, which fails
+  /// with `file_exists`.
   virtual std::vector<Result<>> publish(std::span<const Publication> files) = 0;
   /// The MD5 of a file that was published without was found to be that of the entry, so that its digests may be remembered.
   virtual void confirm(const StoredFile& file);

@@ -11,6 +11,7 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <ctime>
 #include <span>
 #include <string>
@@ -106,12 +107,12 @@ bool write_fully(int fd, std::uint64_t offset, std::span<const std::byte> data) 
   return true;
 }
 
-int open_by_parts(int folder, const std::string& name, int flags) {
 bool remove_beneath(int folder, const std::string& name) {
   const Fd parent(open_beneath(folder, std::string(folder_part(name)), O_RDONLY | O_DIRECTORY));
   return parent && ::unlinkat(parent.get(), base_part(name).data(), 0) == 0;
 }
 
+int open_by_parts(int folder, const std::string& name, int flags) {
   if (name.empty()) return ::openat(folder, ".", flags | O_CLOEXEC);
   Fd opened;
   std::size_t begin = 0;
@@ -122,6 +123,13 @@ bool remove_beneath(int folder, const std::string& name) {
     begin = slash + 1;
   }
   return ::openat(opened ? opened.get() : folder, name.c_str() + begin, flags | O_NOFOLLOW | O_CLOEXEC);
+}
+
+bool rename_if_missing(At from, At to) {
+  struct stat status{};
+  if (::fstatat(to.folder, to.name, &status, AT_SYMLINK_NOFOLLOW) != 0) return ::renameat(from.folder, from.name, to.folder, to.name) == 0;
+  errno = EEXIST;
+  return false;
 }
 
 void make_folders_of(const std::string& file) {

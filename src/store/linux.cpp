@@ -44,6 +44,13 @@ int open_beneath(int folder, const std::string& name, int flags) {
   return static_cast<int>(fd);
 }
 
+bool rename_if_free(At from, At to) {
+  if (::syscall(SYS_renameat2, from.folder, from.name, to.folder, to.name, RENAME_NOREPLACE) == 0) return true;
+  // Not every file system can, and some containers refuse what they do not know.
+  const bool is_unsupported = errno == EINVAL || errno == ENOSYS || errno == EPERM;
+  return is_unsupported && rename_if_missing(from, to);
+}
+
 bool sync_file_system(int fd) { return ::syncfs(fd) == 0; }
 
 std::vector<ByteRange> data_extents(int fd, std::uint64_t size) {

@@ -20,6 +20,8 @@ namespace shoal {
 
 int open_beneath(int folder, const std::string& name, int flags) { return open_by_parts(folder, name, flags); }
 
+bool rename_if_free(At from, At to) { return rename_if_missing(from, to); }
+
 bool sync_file_system(int) { return false; }
 
 std::vector<ByteRange> data_extents(int, std::uint64_t size) {

@@ -11,10 +11,12 @@ module;
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -63,7 +65,8 @@ void sync_data(const Root& root, std::span<Publishing> jobs) {
 /// Renames all files that belong into `folder`.
 class Renamer {
  public:
-  Renamer(const Root& root, FreshFolders& fresh, RecentFolders& recent) : root_(root), fresh_(fresh), recent_(recent) {}
+  Renamer(const Root& root, FreshFolders& fresh, RecentFolders& recent, KnownFiles& known)
+      : root_(root), fresh_(fresh), recent_(recent), known_(known) {}
 
   void rename(std::string_view folder, Publishing& job) {
     job.result = enter(folder);
@@ -103,29 +106,55 @@ class Renamer {
       if (!other) return io_failure("find", job.file->file()->path());
     }
     const auto rename = [&] {
-      return ::renameat(other ? other.get() : folder_->get(), base_part(part).data(), folder_->get(), target.c_str());
+      return rename_over_known({other ? other.get() : folder_->get(), base_part(part).data()}, {folder_->get(), target.c_str()},
+                               job.entry->name);
     };
-    if (rename() == 0) return {};
+    if (rename()) return {};
     int error = errno;
     if (error == ENOENT && is_recent_) {  // the folder may have been removed a moment ago
       if (auto entered = enter_anew(); !entered) return entered;
-      if (rename() == 0) return {};
+      if (rename()) return {};
       error = errno;
     }
     return fail(std::error_code(error, std::generic_category()), fmt::format("cannot publish '{}'", root_.path_of(job.entry->name)),
-                error == EISDIR ? "a folder has that name; move it away" : "");
+                advice_for(error));
+  }
+
+  static std::string advice_for(int error) {
+    if (error == EISDIR) return "a folder has that name; move it away";
+    return error == EEXIST ? "it came, or was changed, a moment ago, and is left as it is; run again" : "";
+  }
+
+  /// Replaces nothing but what is known under that name, and is still what it was.
+  bool rename_over_known(At from, At to, const std::string& name) {
+    if (rename_if_free(from, to)) return true;
+    if (errno != EEXIST) return false;
+    struct stat status{};
+    if (::fstatat(to.folder, to.name, &status, AT_SYMLINK_NOFOLLOW) != 0) return rename_if_free(from, to);
+    const auto known = known_.find(name);
+    if (S_ISREG(status.st_mode) && known && is_same_file(known->stamp, stamp_of(status)))
+      return ::renameat(from.folder, from.name, to.folder, to.name) == 0;
+    errno = S_ISDIR(status.st_mode) ? EISDIR : EEXIST;
+    return false;
+  }
+
+  /// Other permissions make it no other file.
+  static bool is_same_file(const FileStamp& one, const FileStamp& other) {
+    return one.inode == other.inode && one.size == other.size && one.mtime_ns == other.mtime_ns;
   }
 
   Result<> take_stamp(Publishing& job) {
     struct stat status{};
     if (::fstat(job.file->file()->descriptor(), &status) != 0) return io_failure("look at", root_.path_of(job.entry->name));
     job.stamp = stamp_of(status);
+    known_.set(job.entry->name, job.stamp, job.entry->root);
     return {};
   }
 
   const Root& root_;
   FreshFolders& fresh_;
   RecentFolders& recent_;
+  KnownFiles& known_;
   RecentFolders::Folder folder_;
   std::string folder_name_;
   bool is_recent_ = false;  ///< The folder that is open was opened before.
@@ -164,7 +193,8 @@ std::set<std::string> sync_folders(const Root& root, const std::set<std::string>
 
 }  // namespace
 
-void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& fresh, RecentFolders& recent, Durability durability) {
+void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& fresh, RecentFolders& recent, KnownFiles& known,
+                   Durability durability) {
   for (Publishing& job : jobs)
     if (job.result) job.result = set_attributes(job);
   if (durability == Durability::disk) sync_data(root, jobs);
@@ -172,8 +202,8 @@ void publish_files(const Root& root, std::span<Publishing> jobs, FreshFolders& f
   std::vector<std::pair<std::string_view, Publishing*>> by_folder;
   for (Publishing& job : jobs)
     if (job.result) by_folder.emplace_back(folder_part(job.entry->name), &job);
-  std::ranges::sort(by_folder, {}, [](const auto& job) { return job.first; });
-  Renamer renamer(root, fresh, recent);
+  std::ranges::sort(by_folder);
+  Renamer renamer(root, fresh, recent, known);
   for (const auto& [folder, job] : by_folder) renamer.rename(folder, *job);
   if (durability == Durability::none) return;
 

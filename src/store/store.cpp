@@ -178,7 +178,7 @@ std::vector<Result<>> FolderStore::publish_with(std::span<const Publication> fil
     jobs[i].result = check_name(files[i].entry.name);
     if (!jobs[i].file) jobs[i].result = fail(std::make_error_code(std::errc::invalid_argument), "cannot publish a file of another store");
   }
-  publish_files(root_, jobs, fresh_, recent_folders_, durability);
+  publish_files(root_, jobs, fresh_, recent_folders_, known_, durability);
   remember(files, jobs);
   std::vector<Result<>> results;
   for (Publishing& job : jobs) results.push_back(std::move(job.result));

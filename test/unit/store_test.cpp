@@ -874,9 +874,37 @@ TEST_CASE("an existing file is replaced, and who has it open keeps the old one w
   write_file(scratch.folder() / "file", "the old content");
   std::ifstream reader(scratch.folder() / "file");
   const auto store = opened(scratch.options());
+  REQUIRE(store->digest("file"));
   REQUIRE(publish_one(*store, entry_for("file", "new"), "new"));
   const std::string old{std::istreambuf_iterator<char>(reader), {}};
   CHECK((old == "the old content" && read_file(scratch.folder() / "file") == "new"));
+}
+
+TEST_CASE("what was published is replaced by what is newer, also in one group") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  REQUIRE(publish_one(*store, entry_for("file", "first"), "first"));
+  const std::vector<Publication> group{fetched(*store, entry_for("file", "second"), "second"),
+                                       fetched(*store, entry_for("file", "third"), "third")};
+  for (const auto& result : store->publish(group)) CHECK(result);
+  CHECK(read_file(scratch.folder() / "file") == "third");
+}
+
+TEST_CASE("a file that nobody knows of, or that was changed since, is left as it is") {
+  const Scratch scratch;
+  const auto store = opened(scratch.options());
+  const auto is_left_alone = [&](const std::string& name) {
+    const auto published = publish_one(*store, entry_for(name, "new"), "new");
+    return !published && published.error().code == std::errc::file_exists && read_file(scratch.folder() / name) == "the user's own";
+  };
+  write_file(scratch.folder() / "unknown", "the user's own");
+  CHECK(is_left_alone("unknown"));
+  REQUIRE(publish_one(*store, entry_for("published", "fetched"), "fetched"));
+  write_file(scratch.folder() / "published", "the user's own");
+  CHECK(is_left_alone("published"));
+  fs::create_symlink("unknown", scratch.folder() / "link");
+  CHECK(is_left_alone("link"));
+  CHECK(fs::is_symlink(scratch.folder() / "link"));
 }
 
 TEST_CASE("a file may be published under another name than it was fetched for") {
