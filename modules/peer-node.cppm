@@ -477,13 +477,22 @@ class LeftOut {
  public:
   /// What the folder has of it now, as it was looked at as a whole. Returns what was not told of before.
   std::vector<Error> set_own(std::vector<Error> problems);
-  /// One thing more. Whether it was not told of before.
+  /// One file of ours more. Whether it was not told of before.
+  bool add_file(const std::string& name, const Error& problem);
+  /// That file was taken after all, or is gone.
+  void forget_file(const std::string& name) { files_.erase(name); }
+  /// One thing of others more. Whether it was not told of before.
   bool add(const Error& problem);
-  std::size_t count() const { return own_.size() + others_.size(); }
+  /// Whether the folder had something when it was looked at as a whole.
+  bool has_own() const { return !own_.empty(); }
+  std::size_t count() const { return own_.size() + files_.size() + others_.size(); }
 
  private:
   static constexpr std::size_t kMostOthers = 10'000;  // peers could offer nonsense for ever
+  bool is_told(const std::string& message) const;
+
   std::set<std::string> own_;
+  std::map<std::string, std::string> files_;  ///< By name: of single files since then.
   std::set<std::string> others_;
 };
 
@@ -625,6 +634,10 @@ void add_own(Node& node, StoredFile file);
 void learn_folding(Node& node);
 /// Says what is left out, where that is news: src/peer/left_out.cpp.
 void leave_out(Node& node, const Error& problem);
+/// The same for one file of ours, until it is taken or gone.
+void leave_out_file(Node& node, const std::string& name, const Error& problem);
+/// Whether nothing can be read of a file because it is gone, or is something else than a file.
+bool is_no_file(const Error& why);
 void leave_out_own(Node& node, std::vector<Error> problems);
 /// Somebody offers a file; `owner` is a peer's name. Bad entries are left out.
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry);

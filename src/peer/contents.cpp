@@ -85,6 +85,7 @@ void add_own(Node& node, StoredFile file) {
     node.own.insert(entry);
   }
   node.names.add_own(node.options.id, entry);
+  node.left_out.forget_file(entry->name);
   if (chunk_count(entry->size) == 0) return;
   Content& content = content_of(node, entry->root, entry->size);
   place_holdings(node, content);
@@ -119,11 +120,12 @@ Task<> digest_again(Node& node, FileEntry entry) {
     auto file = co_await offload(node.world, [&node, name = entry.name] { return node.storage.digest(name); });
     if (!file && file.error().code == make_error_code(Errc::changed)) continue;
     if (!file && file.error().code == make_error_code(Errc::not_found)) {
+      node.left_out.forget_file(entry.name);
       node.report.warn(file.error().message());  // it was removed
       co_return tell_tracker(node, Withdraw{{entry.name}});
     }
     if (!file) {
-      leave_out(node, file.error());
+      leave_out_file(node, entry.name, file.error());
       co_return tell_tracker(node, Withdraw{{entry.name}});
     }
     const FileEntry fresh = file->entry;
@@ -132,7 +134,8 @@ Task<> digest_again(Node& node, FileEntry entry) {
     if (chunk_count(fresh.size) > 0) introduce(node, content_of(node, fresh.root, fresh.size));
     co_return;
   }
-  leave_out(node, {make_error_code(Errc::changed), fmt::format("{}: does not stop changing", entry.name), "it is not shared any more"});
+  leave_out_file(node, entry.name,
+                 {make_error_code(Errc::changed), fmt::format("{}: does not stop changing", entry.name), "it is not shared any more"});
   tell_tracker(node, Withdraw{{entry.name}});
 }
 

@@ -92,6 +92,7 @@ void take_file(Node& node, const StoredFile& file, ListNews& news) {
 }
 
 void drop_file(Node& node, const std::string& name, ListNews& news) {
+  node.left_out.forget_file(name);
   const auto known = node.own.find(name);
   if (known == node.own.end()) return;
   ++news.change.removed;
@@ -233,17 +234,13 @@ bool concerns_folders(const Node& node, const ListNews& news) {
   return std::ranges::any_of(news.gone, is_left_empty) || std::ranges::any_of(news.fresh, was_empty);
 }
 
-bool is_gone_or_link(const Error& why) {
-  return why.code == make_error_code(Errc::not_found) || why.code == std::errc::too_many_symbolic_link_levels;
-}
-
 /// Looks at the files that changed. Those that still change are looked at again.
 Task<ListNews> take_names(Node& node, std::set<std::string> names) {
   ListNews news;
   for (const std::string& name : names) {
     if (is_left_out(node, name) || is_being_fetched(node, name)) continue;
     if (const auto sound = check_name(name); !sound) {
-      if (node.storage.exists(name)) leave_out(node, sound.error());
+      if (node.storage.exists(name)) leave_out_file(node, name, sound.error());
       continue;
     }
     std::optional<FileEntry> known;
@@ -260,7 +257,7 @@ Task<ListNews> take_names(Node& node, std::set<std::string> names) {
       node.changes.names.insert(name);
     else if (!file) {
       drop_file(node, name, news);
-      if (!is_gone_or_link(file.error())) leave_out(node, file.error());
+      if (!is_no_file(file.error())) leave_out_file(node, name, file.error());
     }
   }
   co_return news;
@@ -272,7 +269,8 @@ Task<> take_changes(Node& node, FolderChanges changes) {
   ListNews news;
   if (!changes.is_anything) {
     news = co_await take_names(node, std::move(changes.names));
-    changes.is_anything = concerns_folders(node, news);
+    // What was taken may be what could not be read before.
+    changes.is_anything = concerns_folders(node, news) || (news.change.added > 0 && node.left_out.has_own());
   }
   if (changes.is_anything) {
     ScanReport scanned = co_await scan_for_list(node);

@@ -70,6 +70,7 @@ Result<Hashed> hash_once(const Root& root, const std::string& name, std::span<st
   const Fd fd = open_to_hash(root, name);
   struct stat before{};
   if (!fd || ::fstat(fd.get(), &before) != 0) return io_failure("read", root.path_of(name));
+  if (S_ISDIR(before.st_mode)) return io_failure(EISDIR, "digest", root.path_of(name));
   if (!S_ISREG(before.st_mode)) return not_regular(root.path_of(name));
   const FileStamp stamp = stamp_of(before);
   wait_until_settled(stamp.ctime_ns);

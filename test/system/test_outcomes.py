@@ -69,6 +69,28 @@ class LeftOut(SystemTest):
         self.assertEqual(len([line for line in peers[0].warnings() if "closed" in line]), 1)
 
     def test_verify_ends_with_23(self):
+    def test_a_file_that_was_readable_in_between_is_told_of_again(self):
+        folder, user = self.lab.make("a", {"good": b"good"}), self.user()
+        tracker = self.lab.tracker()
+        if user:
+            subprocess.run(["chown", "-R", "65534:65534", self.lab.folder], check=True, timeout=PATIENCE)
+        share = self.lab.start("a", [*user, binary("shoal-peer"), "share", folder, "--id", "a", "--tracker", tracker.address, "--cache", ":memory:", "--json"])
+        share.wait_for("registered")
+
+        def put(mode):
+            path = self.lab.path("put")
+            self.lab.write(path, b"secret")
+            if user:
+                os.chown(path, 65534, 65534)
+            os.chmod(path, mode)
+            os.rename(path, os.path.join(folder, "secret"))
+
+        for times in (1, 2):
+            put(0)
+            wait_until(lambda: len([line for line in share.warnings() if "secret" in line]) == times, "the warning", describe=self.lab.describe)
+            put(0o644)
+            share.wait_for("list", times, where=lambda event: event["added"] == 1)
+
         folder = self.lab.make("a", {"good": b"good"})
         os.mkfifo(os.path.join(folder, "pipe"))
         verify = self.lab.peer("a", "verify", folder)
