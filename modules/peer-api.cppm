@@ -44,6 +44,9 @@ class Names {
   /// Something is in the folder under that name that is not offered: it is to be left alone.
   void reserve(const std::string& name);
   bool is_taken(std::string_view name) const;
+  bool is_reserved(std::string_view name) const;
+  /// Whether anything that is known is below that name.
+  bool is_folder(std::string_view name) const;
 
   struct Place {
     EntryPtr entry;            ///< With the name that it is kept under.
@@ -51,8 +54,12 @@ class Names {
     bool is_newer = false;     ///< It replaces what the same owner offered before under that name.
     bool is_refused = false;   ///< The owner has offered more contents under that name than are kept: this one is not.
   };
-  /// Where an offer is to be kept; nothing when that content is, or will be, there already.
-  std::optional<Place> place(const std::string& owner, const FileEntry& entry);
+  /// Whether something that is not known here has a name in the folder. It is asked of the names that a file could get.
+  using IsThere = std::function<bool(const std::string& name)>;
+  /// Where an offer is to be kept; nothing when that content is, or will be, there already. Names that something has are reserved.
+  std::optional<Place> place(const std::string& owner, const FileEntry& entry, const IsThere& is_there = nullptr);
+  /// The name that `place` would take now; nothing where it would take none, or that of an older offer.
+  std::optional<std::string> free_name(const std::string& owner, const FileEntry& entry);
 
  private:
   using OwnerIndex = Index<struct OwnerTag>;
@@ -69,8 +76,20 @@ class Names {
     EntryPtr entry;  ///< With the owner's name for it.
     OwnerIndex owner;
   };
+  /// How an offer goes with a name.
+  enum class Fit : std::uint8_t {
+    free,
+    here,   ///< That content has it.
+    newer,  ///< What the same owner offered before has it.
+    taken,
+  };
+  struct Spot {
+    std::string name;
+    Fit fit = Fit::taken;
+  };
   OwnerIndex index_of(const std::string& owner);
-  std::optional<Place> try_name(const std::string& name, const Offered& offered, bool& is_taken);
+  Fit fit(const std::string& name, const Offered& offered) const;
+  Spot spot_for(const Offered& offered, const IsThere& is_there);
   bool is_file(std::string_view name) const;
   std::string without_file_parents(std::string name, const std::string& owner);
   bool is_alias(const std::string& owner, const FileEntry& entry);

@@ -639,6 +639,8 @@ void leave_out_file(Node& node, const std::string& name, const Error& problem);
 /// Whether nothing can be read of a file because it is gone, or is something else than a file.
 bool is_no_file(const Error& why);
 void leave_out_own(Node& node, std::vector<Error> problems);
+/// Names::place, with what is in the folder left alone.
+std::optional<Names::Place> place_offer(Node& node, const std::string& owner, const FileEntry& entry);
 /// Somebody offers a file; `owner` is a peer's name. Bad entries are left out.
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry);
 void on_retracted(Node& node, const std::string& owner, const std::string& name, bool lost);
@@ -855,8 +857,8 @@ Task<> choose_sources(Node& node, std::vector<Finding> findings);
 /// Goes over to others where the chosen source does not come.
 void look_after_chosen(Node& node);
 
-/// What is here already under a name that is wanted is taken into account, before it is decided where things go.
-Task<> look_at_folder(Node& node, FileEntry entry);
+/// What is here already under a name that `entry` of `owner` could get is taken into account, before it is decided where things go.
+Task<> look_at_folder(Node& node, std::string owner, FileEntry entry);
 
 // ---- the run: src/peer/run.cpp ------------------------------------------------------------------------
 

@@ -157,7 +157,19 @@ Task<> make_empty_target(Node& node, EntryPtr entry) {
   check_done(node);
 }
 
+/// What to say of a file that does not get the name that it was offered under.
+std::string other_name(const Node& node, const std::string& owner, const FileEntry& entry, const std::string& kept) {
+  if (node.names.is_reserved(entry.name))
+    return fmt::format("{}: what has that name here is left alone; keeping the file of {} as '{}'", entry.name, owner, kept);
+  return fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, kept);
+}
+
 }  // namespace
+
+std::optional<Names::Place> place_offer(Node& node, const std::string& owner, const FileEntry& entry) {
+  const auto is_there = [&](const std::string& name) { return entry.kind == EntryKind::file && node.storage.exists(name); };
+  return node.names.place(owner, entry, is_there);
+}
 
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (const auto sound = check_entry(entry); !sound) {
@@ -165,12 +177,11 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   }
   if (owner == node.options.id || node.options.appetite == Appetite::nothing || is_left_out(node, entry.name)) return;
   learn_folding(node);
-  if (entry.kind == EntryKind::file && !node.names.is_taken(entry.name) && node.storage.exists(entry.name)) node.names.reserve(entry.name);
   if (chunk_count(entry.size) + node.picker.slots() > kMostSlots)
     return leave_out(node, {make_error_code(Errc::too_large),
                             fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)),
                             {}});
-  const auto place = node.names.place(owner, entry);
+  const auto place = place_offer(node, owner, entry);
   if (!place) {
     refute_known(node, owner, entry);
     return want_again(node, entry);
@@ -178,8 +189,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (place->is_refused)
     return leave_out(node,
                      {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});
-  if (place->is_conflict && entry.kind == EntryKind::file)
-    node.report.warn(fmt::format("{}: {} has a different file of that name; keeping it as '{}'", entry.name, owner, place->entry->name));
+  if (place->is_conflict && entry.kind == EntryKind::file) node.report.warn(other_name(node, owner, entry, place->entry->name));
   if (place->is_newer) drop_outdated(node, owner, place->entry->name);
   if (chunk_count(entry.size) == 0) {
     ++node.unfinished;

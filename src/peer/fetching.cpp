@@ -55,6 +55,12 @@ std::string milliseconds_of(const LocatedSource& source) {
 
 bool is_other(const LocatedSource& source) { return source.latency_from != LatencyFrom::self; }
 
+/// Whom the file is taken to be from: the best source, or ourselves where there is no other.
+std::string owner_of(const Node& node, const LocatedFile& file) {
+  const auto source = std::ranges::find_if(file.sources, is_other);
+  return source == file.sources.end() ? node.options.id : source->holder.id;
+}
+
 /// The best source that is not excluded.
 const LocatedSource* best_of(const Asked& asked) {
   for (const LocatedSource& source : asked.file.sources)
@@ -226,9 +232,9 @@ std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::
   Content& content = content_of(node, entry.root, entry.size);
   content.asked = std::move(asked);
   subscribe_to(node, entry.root);
-  const std::string owner = best_of(*content.asked) ? best_of(*content.asked)->holder.id : node.options.id;
+  const std::string owner = owner_of(node, file);
   apply_sources(node, content);
-  const auto place = node.names.place(owner, entry);
+  const auto place = place_offer(node, owner, entry);
   if (place && place->is_refused) {
     content.asked.reset();
     throw StepFailed(Error{make_error_code(Errc::refused), fmt::format("{}: too many contents of that name are here", entry.name), {}});
@@ -303,8 +309,7 @@ void offer_fetched(Node& node, const Content& content, const FileEntry& entry) {
 
 /// Folders and empty files have no bytes.
 Task<Fetched> make_empty(Node& node, LocatedFile file) {
-  const std::string owner = file.sources.empty() ? node.options.id : file.sources.front().holder.id;
-  const auto place = node.names.place(owner, file.entry);
+  const auto place = place_offer(node, owner_of(node, file), file.entry);
   if (!place && node.own.contains(file.entry.name)) co_return Fetched{file.entry, true, {}, {}};
   if (place && place->is_conflict) say_other_name(node, file.entry, *place->entry);
   const FileEntry entry = place ? *place->entry : file.entry;
@@ -320,12 +325,6 @@ void abandon(Node& node, Content& content, const std::shared_ptr<Asked>& asked) 
     fail_asked(node, content, {make_error_code(Errc::interrupted), fmt::format("{}: stopped", asked->file.entry.name), {}});
 }
 
-/// Whom the file is taken to be from: the best source, or ourselves where there is no other.
-std::string owner_of(const Node& node, const LocatedFile& file) {
-  const auto source = std::ranges::find_if(file.sources, is_other);
-  return source == file.sources.end() ? node.options.id : source->holder.id;
-}
-
 /// What a command says of a file that is here already, as `here`.
 Fetched found_here(const Node& node, const LocatedFile& file, FileEntry here) {
   if (const auto wrong = wrong_md5_here(node, owner_of(node, file), file.entry)) throw StepFailed(*wrong);
@@ -333,7 +332,7 @@ Fetched found_here(const Node& node, const LocatedFile& file, FileEntry here) {
 }
 
 Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool from_one) {
-  co_await look_at_folder(node, file.entry);
+  co_await look_at_folder(node, owner_of(node, file), file.entry);
   const auto own = node.own.find(file.entry.name);
   if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return found_here(node, file, **own);
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file);

@@ -6,6 +6,7 @@ module;
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,8 @@ namespace {
 
 /// More different contents than this under one name, of one owner, are not kept.
 constexpr int kMaxSpellings = 1000;
+/// What stands for the size of something that is not looked at.
+constexpr std::uint64_t kReservedSize = ~std::uint64_t{0};
 
 /// The `n`th name for a content of `owner` that cannot have `name`: `a (from mars)`, `a (from mars 2)`.
 std::string spelling(std::string_view name, const std::string& owner, int n) {
@@ -46,6 +49,13 @@ const Names::Taken* Names::find(std::string_view name) const {
 }
 
 bool Names::is_taken(std::string_view name) const { return find(name) != nullptr; }
+
+bool Names::is_reserved(std::string_view name) const {
+  const Taken* const taken = find(name);
+  return taken && taken->entry->size == kReservedSize;
+}
+
+bool Names::is_folder(std::string_view name) const { return folders_.contains(fold_name(name, folding_)); }
 
 void Names::count_in_folders(std::string_view key) {
   for (auto slash = key.rfind('/'); slash != std::string_view::npos; slash = key.rfind('/')) {
@@ -97,7 +107,7 @@ void Names::add_own(const std::string& self, EntryPtr entry) {
 void Names::reserve(const std::string& name) {
   auto entry = std::make_shared<FileEntry>();
   entry->name = name;
-  entry->size = ~std::uint64_t{0};
+  entry->size = kReservedSize;
   take(entry, entry, index_of({}), true);
 }
 
@@ -144,42 +154,56 @@ std::string Names::without_file_parents(std::string name, const std::string& own
   return check_name(name) ? name : name.substr(name.rfind('/') + 1);
 }
 
-std::optional<Names::Place> Names::try_name(const std::string& name, const Offered& offered, bool& is_taken) {
+Names::Fit Names::fit(const std::string& name, const Offered& offered) const {
   const FileEntry& entry = *offered.entry;
   const Taken* const taken = find(name);
-  is_taken = false;
-  bool is_newer = false;
-  if (!taken) {
-    const bool is_folder = folders_.contains(fold_name(name, folding_));
-    is_taken = is_folder && entry.kind == EntryKind::file;
-    if (is_folder) return std::nullopt;
-  } else {
-    const FileEntry& known = *taken->entry;
-    if (known.kind == entry.kind && known.root == entry.root && known.size == entry.size) return std::nullopt;
-    is_newer = taken->owner == offered.owner && taken->offered_as->name == entry.name && !taken->is_own && known.kind == entry.kind;
-    is_taken = !is_newer;
-    if (is_taken) return std::nullopt;
-  }
-  EntryPtr kept = offered.entry;
-  if (name != entry.name) {
-    auto renamed = std::make_shared<FileEntry>(entry);
-    renamed->name = name;
-    kept = std::move(renamed);
-  }
-  take(kept, offered.entry, offered.owner, false);
-  return Place{kept, kept != offered.entry, is_newer};
+  if (!taken && !is_folder(name)) return Fit::free;
+  if (!taken) return entry.kind == EntryKind::file ? Fit::taken : Fit::here;
+  const FileEntry& known = *taken->entry;
+  if (known.kind == entry.kind && known.root == entry.root && known.size == entry.size) return Fit::here;
+  const bool is_newer =
+      taken->owner == offered.owner && taken->offered_as->name == entry.name && !taken->is_own && known.kind == entry.kind;
+  return is_newer ? Fit::newer : Fit::taken;
 }
 
-std::optional<Names::Place> Names::place(const std::string& owner, const FileEntry& entry) {
+/// The first of its names that goes with an offer.
+Names::Spot Names::spot_for(const Offered& offered, const IsThere& is_there) {
+  const std::string owner = owners_[offered.owner.value];
+  const std::string wished = without_file_parents(offered.entry->name, owner);
+  const auto look_at = [&](std::string name) {
+    Fit found = fit(name, offered);
+    if (found == Fit::free && is_there && is_there(name)) {
+      reserve(name);
+      found = Fit::taken;
+    }
+    return Spot{std::move(name), found};
+  };
+  Spot spot = look_at(wished);
+  for (int n = 1; n <= kMaxSpellings && spot.fit == Fit::taken; ++n) spot = look_at(spelling(wished, owner, n));
+  return spot;
+}
+
+std::optional<Names::Place> Names::place(const std::string& owner, const FileEntry& entry, const IsThere& is_there) {
   if (is_alias(owner, entry)) return std::nullopt;
   const Offered offered{std::make_shared<const FileEntry>(entry), index_of(owner)};
   if (entry.kind == EntryKind::file) offers_.push_back(offered);
-  const std::string name = without_file_parents(entry.name, owner);
-  bool is_taken = false;
-  auto place = try_name(name, offered, is_taken);
-  for (int n = 1; n <= kMaxSpellings && is_taken; ++n) place = try_name(spelling(name, owner, n), offered, is_taken);
-  if (is_taken) return Place{.entry = offered.entry, .is_refused = true};
-  return place;
+  const Spot spot = spot_for(offered, is_there);
+  if (spot.fit == Fit::here) return std::nullopt;
+  if (spot.fit == Fit::taken) return Place{.entry = offered.entry, .is_refused = true};
+  EntryPtr kept = offered.entry;
+  if (spot.name != entry.name) {
+    auto renamed = std::make_shared<FileEntry>(entry);
+    renamed->name = spot.name;
+    kept = std::move(renamed);
+  }
+  take(kept, offered.entry, offered.owner, false);
+  return Place{kept, kept != offered.entry, spot.fit == Fit::newer};
+}
+
+std::optional<std::string> Names::free_name(const std::string& owner, const FileEntry& entry) {
+  if (is_alias(owner, entry)) return std::nullopt;
+  Spot spot = spot_for({std::make_shared<const FileEntry>(entry), index_of(owner)}, nullptr);
+  return spot.fit == Fit::free ? std::optional(std::move(spot.name)) : std::nullopt;
 }
 
 }  // namespace shoal

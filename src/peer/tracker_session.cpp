@@ -272,21 +272,6 @@ Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& optio
   }
 }
 
-Task<> look_at_folder(Node& node, FileEntry entry) {
-  const bool is_known = co_await in_node(node, [&] {
-    learn_folding(node);
-    return node.names.is_taken(entry.name);
-  });
-  if (is_known || entry.kind == EntryKind::folder || !node.storage.exists(entry.name)) co_return;
-  const auto here = co_await offload(node.world, [&] { return node.storage.digest(entry.name); });
-  co_await run_on(node.strand, [&] {
-    if (!here) return node.names.reserve(entry.name);
-    const bool is_same = here->entry.root == entry.root && here->entry.md5 == entry.md5;
-    add_own(node, *here);
-    if (is_same) node.report.note(fmt::format("{}: already here", entry.name));
-  });
-}
-
 namespace {
 
 /// What is answered to one question, on a link where it was asked. Pings may be answered before.
@@ -334,7 +319,7 @@ Task<> take_finding(Node& node, Finding finding) {
   const std::string owner = finding.holders.empty() ? std::string("somebody") : finding.holders.front().id;
   if (!check_entry(finding.entry))
     co_return co_await run_on(node.strand, [&] { on_offered(node, owner, finding.entry); });  // which refuses it
-  co_await look_at_folder(node, finding.entry);
+  co_await look_at_folder(node, owner, finding.entry);
   co_await run_on(node.strand, [&] {
     for (const auto& holder : finding.holders) on_roster(node, holder);
     if (finding.holders.empty())

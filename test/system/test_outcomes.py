@@ -1,6 +1,7 @@
 """What a run could not do shows in its exit code: what is left out, what cannot be written, and names that a file system takes for one."""
 
 import os
+import pathlib
 import shutil
 import socket
 import struct
@@ -68,7 +69,6 @@ class LeftOut(SystemTest):
         self.assertEqual(codes, [23, 23, 23], self.lab.describe())
         self.assertEqual(len([line for line in peers[0].warnings() if "closed" in line]), 1)
 
-    def test_verify_ends_with_23(self):
     def test_a_file_that_was_readable_in_between_is_told_of_again(self):
         folder, user = self.lab.make("a", {"good": b"good"}), self.user()
         tracker = self.lab.tracker()
@@ -91,6 +91,7 @@ class LeftOut(SystemTest):
             put(0o644)
             share.wait_for("list", times, where=lambda event: event["added"] == 1)
 
+    def test_verify_ends_with_23(self):
         folder = self.lab.make("a", {"good": b"good"})
         os.mkfifo(os.path.join(folder, "pipe"))
         verify = self.lab.peer("a", "verify", folder)
@@ -102,6 +103,65 @@ class LeftOut(SystemTest):
         os.mkfifo(os.path.join(a, "pipe"))
         tracker = self.lab.tracker("--expect", 1)
         self.expect_exit(0, self.lab.peer("a", "swarm", a, "--exclude", "pipe", tracker=tracker), tracker)
+
+
+class AlreadyThere(SystemTest):
+    """A get into a folder with files of the user: what is there keeps its bytes, whatever name it has."""
+
+    def offer(self, files):
+        self.tracker = self.lab.tracker()
+        self.lab.peer("mars", "share", self.lab.make("mars", files), tracker=self.tracker).wait_for("registered")
+        for name in files:
+            wait_until(lambda: self.lab.peer("asks", "find", name, tracker=self.tracker, log=False).wait() == 0, "the offer")
+
+    def get(self, code=0, bytes_fetched=None):
+        get = self.lab.peer("b", "get", "**", "-o", self.lab.path("got"), tracker=self.tracker)
+        self.expect_exit(code, get)
+        if bytes_fetched is not None:
+            self.assertEqual(get.result()["bytes"], bytes_fetched, get.describe())
+        return get
+
+    def there(self):
+        return {name: pathlib.Path(self.lab.path("got", name)).read_bytes() for name, (kind, *_) in tree(self.lab.path("got")).items() if kind == "file"}
+
+    def test_a_file_that_has_the_name_of_a_conflict_is_kept(self):
+        self.offer({"a": b"of mars", "big": random_bytes(2 * CHUNK, "big")})
+        files = {"a": b"mine", "a (from mars)": b"mine as well", "big": b"mine", "big (from mars)": b"edited"}
+        self.lab.make("got", files)
+        self.get(bytes_fetched=7 + 2 * CHUNK)
+        self.assertEqual(self.there(), {**files, "a (from mars 2)": b"of mars", "big (from mars 2)": random_bytes(2 * CHUNK, "big")})
+
+    def test_a_copy_that_is_there_is_not_fetched_again_and_an_edited_one_is_kept(self):
+        self.offer({"a": b"of mars"})
+        self.lab.make("got", {"a": b"mine"})
+        self.get(bytes_fetched=7)
+        self.get(bytes_fetched=0)
+        self.assertEqual(self.there(), {"a": b"mine", "a (from mars)": b"of mars"})
+        self.lab.write(self.lab.path("got", "a (from mars)"), b"edited")
+        self.get(bytes_fetched=7)
+        self.get(bytes_fetched=0)
+        self.assertEqual(self.there(), {"a": b"mine", "a (from mars)": b"edited", "a (from mars 2)": b"of mars"})
+
+    def test_a_file_where_a_folder_is_to_be_is_kept_and_so_is_what_is_in_the_other_folder(self):
+        self.offer({"d/e/x": b"of mars"})
+        self.lab.make("got", {"d/e": b"a file", "d/e (from mars)/x": b"edited"})
+        self.get(bytes_fetched=7)
+        self.get(bytes_fetched=0)
+        self.assertEqual(self.there(), {"d/e": b"a file", "d/e (from mars)/x": b"edited", "d/e (from mars)/x (from mars)": b"of mars"})
+
+    def test_what_cannot_be_read_is_left_alone_and_ends_with_23(self):
+        self.offer({"a": b"of mars"})
+        os.mkfifo(os.path.join(self.lab.make("got"), "a"))
+        get = self.get(23)
+        self.assertEqual(len([line for line in get.warnings() if "no regular file" in line]), 1, get.describe())
+        self.assertEqual([line for line in get.warnings() if "different file" in line], [])
+        self.assertEqual(sorted(os.listdir(self.lab.path("got"))), ["a", "a (from mars)"])
+
+    def test_a_folder_that_has_the_name_is_no_problem(self):
+        self.offer({"a": b"of mars"})
+        self.lab.make("got", {"a/mine": b"mine"})
+        self.get()
+        self.assertEqual(self.there(), {"a/mine": b"mine", "a (from mars)": b"of mars"})
 
 
 class FindingTracker:
@@ -288,9 +348,15 @@ class Folding(SystemTest):
         tracker = self.lab.tracker()
         self.lab.peer("a", "share", self.lab.make("a", {"README": b"upper", "readme": b"lower"}), tracker=tracker).wait_for("registered")
         wait_until(lambda: self.lab.peer("asks", "find", "readme", tracker=tracker, log=False).wait() == 0, "the offers")
-        for _ in range(2):
-            self.expect_exit(0, self.lab.peer("b", "get", "**", "-o", self.mount, tracker=tracker))
+        self.expect_exit(0, self.lab.peer("b", "get", "**", "-o", self.mount, tracker=tracker))
+        again = self.lab.peer("b", "get", "**", "-o", self.mount, tracker=tracker)
+        self.expect_exit(0, again)
+        self.assertEqual(again.result()["bytes"], 0, again.describe())
+        (other,) = [name for name in os.listdir(self.backing) if "(from a)" in name]
         self.assertEqual(sorted(self.contents(self.backing).values()), [b"lower", b"upper"])
+        self.lab.write(os.path.join(self.backing, other), b"edited")
+        self.expect_exit(0, self.lab.peer("b", "get", "**", "-o", self.mount, tracker=tracker))
+        self.assertEqual(sorted(self.contents(self.backing).values()), [b"edited", b"lower", b"upper"])
 
 
 if __name__ == "__main__":

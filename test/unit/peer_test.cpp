@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -231,6 +232,42 @@ TEST_CASE("What is reserved is left alone") {
   CHECK(names.is_taken("a"));
   CHECK(name_for(names, "mars", file("a", 1)) == "a (from mars)");
   CHECK(name_for(names, "mars", file("a/b", 2)) == "a (from mars 2)/b");
+}
+
+TEST_CASE("No spelling is given that something in the folder has") {
+  Names names;
+  names.add_own("me", held(file("a", 1)));
+  const std::set<std::string> there{"a", "a (from mars)", "a (from mars 2)", "b"};
+  const auto is_there = [&](const std::string& name) { return there.contains(name); };
+  CHECK(names.place("mars", file("a", 2), is_there)->entry->name == "a (from mars 3)");
+  CHECK(names.place("mars", file("b", 3), is_there)->entry->name == "b (from mars)");
+  CHECK(names.place("venus", file("c", 4), is_there)->entry->name == "c");
+  CHECK((names.is_reserved("a (from mars 2)") && names.is_reserved("b") && !names.is_reserved("a")));
+}
+
+TEST_CASE("A file that is replaced by its owner's newer one is not in the way") {
+  Names names;
+  names.place("mars", file("a", 1));
+  CHECK(names.place("mars", file("a", 2), [](const std::string&) { return true; })->is_newer);
+}
+
+TEST_CASE("The free name is the one that a place would be at") {
+  Names names;
+  CHECK(names.free_name("mars", file("a", 2)) == "a");
+  names.add_own("me", held(file("a", 1)));
+  CHECK(names.free_name("mars", file("a", 2)) == "a (from mars)");
+  CHECK(names.free_name("mars", file("a/b", 2)) == "a (from mars)/b");
+  CHECK_FALSE(names.is_taken("a (from mars)"));
+}
+
+TEST_CASE("There is no free name for what is here, or replaces what is") {
+  Names names;
+  names.add_own("me", held(file("a", 1)));
+  names.add_own("me", held(file("a (from mars)", 2)));
+  CHECK_FALSE(names.free_name("mars", file("a", 1)));
+  CHECK_FALSE(names.free_name("mars", file("a", 2)));
+  names.place("mars", file("b", 3));
+  CHECK_FALSE(names.free_name("mars", file("b", 4)));
 }
 
 TEST_CASE("A name that was given up is free again") {
