@@ -204,17 +204,28 @@ class CalledSources {
   std::vector<std::multiset<std::string>::iterator> called_;
 };
 
-/// The target of an earlier command under that name, which failed, is wanted again.
-bool revive(Node& node, Content& content, const FileEntry& entry) {
-  for (Target& target : content.targets) {
-    if (target.entry->name != entry.name || !target.is_failed) continue;
-    target.is_failed = target.is_lost = target.is_publishing = target.is_published = false;
-    --node.failed_targets;
-    ++node.unfinished;
-    take_up(node, content);
-    return true;
-  }
-  return false;
+/// What an earlier command wanted under that name, and did not get; else another of that owner, or of anybody.
+Target* failed_target(Content& content, const std::string& owner, const std::string& name) {
+  const auto find = [&](auto is_it) {
+    const auto target = std::ranges::find_if(content.targets, [&](const Target& each) { return each.is_failed && is_it(each); });
+    return target == content.targets.end() ? nullptr : &*target;
+  };
+  Target* target = find([&](const Target& each) { return each.entry->name == name; });
+  if (!target) target = find([&](const Target& each) { return each.owner == owner; });
+  return target ? target : find([](const Target&) { return true; });
+}
+
+/// Such a target is wanted again, as it is offered now. Returns the name that it gets.
+std::optional<std::string> revive(Node& node, Content& content, const std::string& owner, const FileEntry& entry) {
+  Target* const target = failed_target(content, owner, entry.name);
+  if (!target) return std::nullopt;
+  auto again = std::make_shared<FileEntry>(entry);
+  again->name = target->entry->name;
+  *target = {again, owner};
+  --node.failed_targets;
+  ++node.unfinished;
+  take_up(node, content);
+  return again->name;
 }
 
 void subscribe_to(Node& node, const Sha256Digest& root) {
@@ -226,7 +237,15 @@ void say_other_name(Node& node, const FileEntry& offered, const FileEntry& kept)
   node.report.warn(fmt::format("{}: another file of that name is here; keeping this one as '{}'", offered.name, kept.name));
 }
 
-/// Wants the file; returns the name that it gets. Nothing where it is here, or will be.
+/// The same for a content that has a name already.
+std::optional<std::string> want_known(Node& node, Content& content, const std::string& owner, const FileEntry& entry) {
+  if (auto name = revive(node, content, owner, entry)) return name;
+  content.asked.reset();
+  if (content.stage == Stage::complete) return std::nullopt;
+  throw StepFailed(Error{make_error_code(Errc::partial), fmt::format("{}: it is not whole yet", entry.name), "try again in a moment"});
+}
+
+/// Wants the file; returns the name that it gets. Nothing where it is here.
 std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::shared_ptr<Asked> asked) {
   const FileEntry& entry = file.entry;
   Content& content = content_of(node, entry.root, entry.size);
@@ -239,7 +258,7 @@ std::optional<std::string> want_asked(Node& node, const LocatedFile& file, std::
     content.asked.reset();
     throw StepFailed(Error{make_error_code(Errc::refused), fmt::format("{}: too many contents of that name are here", entry.name), {}});
   }
-  if (!place) return revive(node, content, entry) ? std::optional(entry.name) : std::nullopt;
+  if (!place) return want_known(node, content, owner, entry);
   if (place->is_conflict) say_other_name(node, entry, *place->entry);
   want(node, content, {place->entry, owner});
   return place->entry->name;
@@ -341,8 +360,8 @@ Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool fr
   node.choices[file.entry.name] = choice_of(file, *asked);
   const CalledSources called(node, *asked);
   const auto name = want_asked(node, file, asked);
-  if (!name) co_return Fetched{file.entry, true, {}, {}};
   Content& content = content_of(node, file.entry.root, file.entry.size);
+  if (!name) co_return found_here(node, file, content.served_as ? *content.served_as : file.entry);
   try {
     co_await follow(node, content, asked);
   } catch (const StepFailed&) {

@@ -135,6 +135,7 @@ class Lab {
   std::map<std::string, std::vector<std::size_t>> has_at_first;
   std::vector<std::string> problems;  ///< What must not be.
   Nanoseconds longest_command = kLongestCommand;
+  bool md5_later = false;
 
  private:
   static Task<> serve(Lab& lab, World& world, Signal& stop) {
@@ -152,6 +153,7 @@ class Lab {
     options.listen = {"0.0.0.0", 0};
     options.id = fmt::format("p{}", self);
     options.appetite = Appetite::nothing;
+    options.md5_later = lab.md5_later;
     const auto drive = [&](PeerControl& control) { return do_commands(lab, self, world, control); };
     static_cast<void>(co_await run_catalogue(world, *silent.report, storage, options, drive, stop));
   }
@@ -455,4 +457,48 @@ TEST_CASE("A download fails a few seconds after its only source has died") {
   REQUIRE(lab.gets_idle());
   CHECK(lab.peers[1].failed == 1);
   CHECK(lab.world().now() - died < 10s);
+}
+
+TEST_CASE("What failed under the name of a conflict is fetched after all when its source is back") {
+  Lab lab(1, false);
+  sim::HostOptions slow;
+  slow.up = 100'000;
+  for (const auto& host : {slow, sim::HostOptions()}) lab.add(host);
+  lab.put(0, "file");
+  lab.start_all();
+  lab.pass(1s);
+  lab.world().put(lab.peers[1].host, "file", lab.world().content(77, 3 * kChunkSize));  // not offered
+  lab.tell(1, {Kind::download, "file", true});
+  lab.pass(2s);
+  lab.kill(0, sim::Death::killed);
+  REQUIRE(lab.gets_idle());
+  REQUIRE(lab.peers[1].failed == 1);
+  lab.start(0);
+  lab.pass(5s);
+  lab.tell(1, {Kind::download, "file", true});
+  REQUIRE(lab.gets_idle());
+  CHECK(lab.peers[1].done == 1);
+  CHECK(lab.world().has(lab.peers[1].host, "file (from p0)", *lab.files.at("file")));
+}
+
+TEST_CASE("A file whose early MD5 was wrong is confirmed when its owner has said the right one") {
+  Lab lab(1, false);
+  lab.md5_later = true;
+  for (int i = 0; i < 2; ++i) lab.add({});
+  lab.put(0, "file");
+  sim::Content wrong = *lab.files.at("file");
+  wrong.md5.bytes.front() ^= 1;
+  lab.world().put(lab.peers[0].host, "file", std::make_shared<const sim::Content>(wrong));
+  lab.start_all();
+  lab.pass(1s);
+  lab.tell(1, {Kind::download, "file", false});
+  REQUIRE(lab.gets_idle());
+  REQUIRE(lab.peers[1].failed == 1);
+  lab.world().put(lab.peers[0].host, "file", lab.files.at("file"));
+  lab.tell(0, {Kind::update, {}, false});
+  REQUIRE(lab.gets_idle());
+  lab.tell(1, {Kind::download, "file", false});
+  REQUIRE(lab.gets_idle());
+  CHECK(lab.peers[1].done == 1);
+  CHECK(lab.problems == std::vector<std::string>{});
 }
