@@ -697,6 +697,8 @@ std::optional<Error> wrong_md5_here(const Node& node, const std::string& owner, 
 void refute_known(Node& node, const std::string& owner, const FileEntry& offered);
 /// All chunks of a content are here, whose MD5 is not: where that may come later, it gets its first name.
 void publish_early(Node& node, Content& content);
+/// What came of a content cannot be read any more. Where somebody may have changed it, because it has its name, that name alone has failed.
+void on_unread(Node& node, Content& content, const Error& why);
 /// A name was given early.
 void on_published_early(Node& node, Content& content, Target& target);
 void report_published(const Node& node, const Content& content, const Target& target);

@@ -213,6 +213,9 @@ class Simulation {
   std::uint64_t lost(HostId host) const;
   /// Names of published files whose bytes are not what their entry says. None, if the code is right.
   std::vector<std::string> wrong_files() const;
+  /// The user of the host writes other bytes into a file that was published, or leaves nothing in it.
+  void edit(HostId host, const std::string& name);
+  void truncate(HostId host, const std::string& name);
   /// Reading, writing and publishing fail from now on, or no longer.
   void break_disk(HostId host, bool is_broken);
   /// How much fits on the disk from now on; what is there stays.

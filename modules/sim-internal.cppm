@@ -496,6 +496,7 @@ struct PartialData {
   ContentPtr content;  ///< Null where nobody knows the root.
   std::vector<ChunkState> chunks;
   std::vector<bool> is_synced;
+  bool is_changed = false;  ///< By the user, since it has a name.
 };
 
 /// A file with a name.
@@ -503,6 +504,7 @@ struct DiskFile {
   FileEntry entry;
   ContentPtr content;
   bool is_right = true;
+  std::shared_ptr<PartialData> written = nullptr;  ///< What it was fetched into, if it was.
 };
 
 /// What outlives the processes of a host.
@@ -526,6 +528,8 @@ struct Disk {
   std::map<std::string, DiskFile>::const_iterator find(const std::string& name) const;
   /// Gives a file its name, in the place of what was found by it.
   void publish(DiskFile file);
+  /// The user writes other bytes into that file, which was published, or leaves nothing in it.
+  void edit(const std::string& name, bool is_truncated);
   /// Has it write so much.
   void occupy(std::uint64_t bytes);
 

@@ -113,11 +113,42 @@ bool is_being_named(const Content& content) {
   return std::ranges::any_of(content.targets, [](const Target& target) { return is_to_settle(target) && !target.is_named; });
 }
 
+bool has_early_name(const Content& content) { return std::ranges::any_of(content.targets, is_to_settle); }
+
+/// Its bytes are not those that came, so that their MD5 says nothing of these.
+bool is_changed_early(const Content& content, const Md5Digest& md5) {
+  const auto is_wrong = [&](const Target& target) { return is_to_settle(target) && target.entry->md5 != md5; };
+  if (!content.partial || std::ranges::none_of(content.targets, is_wrong)) return false;
+  const auto checked = content.partial->source()->check();
+  return !checked && checked.error().code == make_error_code(Errc::changed);
+}
+
+/// The early name fails, for its file is the user's now. What other names are to get is fetched once more.
+void on_changed_early(Node& node, Content& content) {
+  for (Target& target : content.targets)
+    if (is_to_settle(target))
+      fail_target(node, content, target,
+                  {make_error_code(Errc::changed), fmt::format("{}: changed before its MD5 was confirmed", target.entry->name),
+                   "it is left as it is; move it away, and run again"});
+  content.stage = Stage::failed;
+  content.served_as.reset();
+  content.partial.reset();
+  take_back(node, content);
+  if (std::ranges::any_of(content.targets, is_open)) take_up(node, content);
+  check_done(node);
+}
+
 }  // namespace
+
+void on_unread(Node& node, Content& content, const Error& why) {
+  if (why.code != make_error_code(Errc::changed) || !has_early_name(content)) return finish(node, Failure(why));
+  if (!is_being_named(content)) on_changed_early(node, content);  // else it is read once more then
+}
 
 void on_md5(Node& node, Content& content, const Md5Digest& md5) {
   content.md5_found = md5;
   if (is_being_named(content)) return;
+  if (is_changed_early(content, md5)) return on_changed_early(node, content);
   for (std::size_t i = 0; i < content.targets.size(); ++i)
     if (is_to_settle(content.targets[i])) settle(node, content, i);
   for (std::size_t i = 0; i < content.targets.size(); ++i) {
@@ -164,6 +195,7 @@ void on_published_early(Node& node, Content& content, Target& target) {
   target.is_named = true;
   report_published(node, content, target);
   if (content.md5_found) return on_md5(node, content, *content.md5_found);
+  follow_md5(node, content);  // where it could not be read a moment ago
   node.report.note(fmt::format("{}: here, as its Merkle root says; its MD5 is being confirmed", target.entry->name));
 }
 

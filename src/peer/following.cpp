@@ -137,7 +137,7 @@ void take_in(Node& node, Followed& followed) {
   Content& content = *find_content(node, followed.content);
   if (content.life != followed.life) return;  // it was given up meanwhile
   content.several->is_hashing = false;
-  if (!followed.digested) return finish(node, Failure(followed.digested.error()));
+  if (!followed.digested) return on_unread(node, content, followed.digested.error());
   content.several->md5 = followed.md5;
   content.several->md5_next = followed.next_chunk;
   if (content.several->md5_next < content.chunks) return queue_up(node, content);

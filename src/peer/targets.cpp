@@ -219,12 +219,20 @@ void drop_outdated(Node& node, const std::string& owner, const std::string& name
 
 namespace {
 
+/// The early name could not be given: what waited for it goes on.
+void follow_early(Node& node, Content& content) {
+  if (content.md5_found)
+    on_md5(node, content, *content.md5_found);
+  else
+    follow_md5(node, content);
+}
+
 void on_published(Node& node, Content& content, Target& target, const Result<>& result) {
   if (target.is_failed) return;
   if (!result) {
     if (exit_code_of(result.error()) == ExitCode::disk_full) return finish(node, Failure(result.error()));
     fail_target(node, content, target, result.error());
-    if (target.is_early && content.md5_found) on_md5(node, content, *content.md5_found);  // which waited for this name
+    if (target.is_early && (content.md5_found || content.partial)) follow_early(node, content);
     return;
   }
   if (target.is_early) return on_published_early(node, content, target);

@@ -82,7 +82,10 @@ class PartialSource final : public ChunkSource {
       : library_(library), disk_(std::move(disk)), data_(std::move(data)) {}
   std::uint64_t size() const override { return data_->size; }
   Result<> read(std::uint64_t offset, std::span<std::byte> out) const override { return read_partial(library_, *data_, offset, out); }
-  Result<> check() const override { return works(*disk_, "cannot read"); }
+  Result<> check() const override {
+    if (data_->is_changed) return fail(Errc::changed, "cannot read");
+    return works(*disk_, "cannot read");
+  }
 
  private:
   const Library& library_;
@@ -183,6 +186,18 @@ void Disk::lose_power(Random& random) {
     }
 }
 
+void Disk::edit(const std::string& name, bool is_truncated) {
+  DiskFile& file = files.at(name);
+  file.content = nullptr;
+  file.entry.root.bytes.front() ^= 1;
+  file.entry.md5.bytes.front() ^= 1;
+  if (is_truncated) file.entry.size = 0;
+  if (!file.written) return;
+  file.written->is_changed = true;
+  if (is_truncated) file.written->size = 0;
+  std::ranges::fill(file.written->chunks, ChunkState::wrong);
+}
+
 void Disk::occupy(std::uint64_t bytes) {
   if (rate <= 0) return;
   busy_until = std::max(busy_until, loop.now()) + Nanoseconds(static_cast<std::int64_t>(static_cast<double>(bytes) / rate * 1e9));
@@ -251,7 +266,7 @@ Result<> SimStorage::publish_one(const Publication& file) {
   auto* const partial = dynamic_cast<SimPartial*>(file.file.get());
   if (!partial) return fail(Errc::unsupported, "a partial file of another storage");
   const PartialData& data = partial->data();
-  DiskFile published{file.entry, data.content, data.content != nullptr && file.entry.md5 == data.content->md5};
+  DiskFile published{file.entry, data.content, data.content != nullptr && file.entry.md5 == data.content->md5, partial->shared_data()};
   if (!std::ranges::all_of(data.chunks, [](ChunkState state) { return state == ChunkState::right; })) published.is_right = false;
   disk_->publish(std::move(published));
   disk_->partials.erase({file.entry.root, file.entry.size});
@@ -274,6 +289,7 @@ Result<> SimStorage::copy(const StoredFile& from, const FileEntry& to) {
   disk_->occupy(to.size);
   DiskFile copied = file->second;
   copied.entry = to;
+  copied.written = nullptr;
   copied.is_right = copied.is_right && copied.content && copied.content->root == to.root;
   disk_->publish(std::move(copied));
   return {};

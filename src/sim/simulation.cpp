@@ -206,6 +206,8 @@ std::vector<std::string> Simulation::wrong_files() const {
   return wrong;
 }
 
+void Simulation::edit(HostId host, const std::string& name) { state_->disks[host.value]->edit(name, false); }
+void Simulation::truncate(HostId host, const std::string& name) { state_->disks[host.value]->edit(name, true); }
 void Simulation::break_disk(HostId host, bool is_broken) { state_->disks[host.value]->is_broken = is_broken; }
 void Simulation::set_disk_bytes(HostId host, std::uint64_t bytes) { state_->disks[host.value]->capacity = bytes; }
 void Simulation::set_disk_rate(HostId host, double rate) { state_->disks[host.value]->rate = rate; }
