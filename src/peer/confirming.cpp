@@ -41,10 +41,14 @@ Error wrong_md5(const Target& target, const Md5Digest& md5) {
   return wrong_md5(*target.entry, target.owner, md5, target.is_early ? advice : "");
 }
 
+bool is_same_content(const FileEntry& one, const FileEntry& other) {
+  return one.kind == other.kind && one.root == other.root && one.size == other.size;
+}
+
 /// The MD5 of what is here of a content, under whatever name; none where that is not whole, or not confirmed.
 std::optional<Md5Digest> known_md5(const Node& node, const FileEntry& entry) {
   const auto own = node.own.find(entry.name);
-  if (own != node.own.end() && (*own)->root == entry.root && (*own)->size == entry.size) return (*own)->md5;
+  if (own != node.own.end() && is_same_content(**own, entry)) return (*own)->md5;
   const auto known = node.by_root.find({entry.root, entry.size});
   if (known == node.by_root.end()) return std::nullopt;
   const Content& content = *node.contents[known->second.value];

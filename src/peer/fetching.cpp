@@ -353,7 +353,10 @@ Fetched found_here(const Node& node, const LocatedFile& file, FileEntry here) {
 Task<Fetched> fetch_one(Node& node, LocatedFile file, AskedTogether all, bool from_one) {
   co_await look_at_folder(node, owner_of(node, file), file.entry);
   const auto own = node.own.find(file.entry.name);
-  if (own != node.own.end() && (*own)->root == file.entry.root && (*own)->size == file.entry.size) co_return found_here(node, file, **own);
+  const auto is_it = [&](const FileEntry& entry) {
+    return entry.kind == file.entry.kind && entry.root == file.entry.root && entry.size == file.entry.size;
+  };
+  if (own != node.own.end() && is_it(**own)) co_return found_here(node, file, **own);
   if (chunk_count(file.entry.size) == 0) co_return co_await make_empty(node, file);
   const Instant begun = node.world.now();
   const auto asked = plan(node, file, all, from_one);
