@@ -171,6 +171,38 @@ std::optional<Names::Place> place_offer(Node& node, const std::string& owner, co
   return node.names.place(owner, entry, is_there);
 }
 
+namespace {
+
+/// The content that is being fetched under just that name; null where there is none.
+Content* fetched_as(Node& node, const FileEntry& entry) {
+  const auto known = node.by_root.find({entry.root, entry.size});
+  Content* const content = known == node.by_root.end() ? nullptr : find_content(node, known->second);
+  const bool is_under_way = content && content->stage != Stage::known && content->stage != Stage::complete;
+  const auto is_it = [&](const Target& target) { return target.entry->name == entry.name; };
+  return is_under_way && std::ranges::any_of(content->targets, is_it) ? content : nullptr;
+}
+
+/// Two may say two MD5s of the bytes that are to have one name: each is held against what is found. Of one owner the last word counts.
+void want_by_other_md5(Node& node, Content& content, const std::string& owner, const FileEntry& entry) {
+  const auto is_of_name = [&](const Target& target) { return target.entry->name == entry.name; };
+  const auto is_said = [&](const Target& target) { return is_of_name(target) && target.entry->md5 == entry.md5; };
+  if (std::ranges::any_of(content.targets, is_said)) return;
+  auto said = std::make_shared<const FileEntry>(entry);
+  const auto before = std::ranges::find_if(
+      content.targets, [&](const Target& target) { return is_of_name(target) && target.owner == owner && is_open(target); });
+  if (before == content.targets.end()) return want(node, content, {std::move(said), owner});
+  before->entry = std::move(said);
+}
+
+/// An offer of a content that has its name already.
+void on_offered_again(Node& node, const std::string& owner, const FileEntry& entry) {
+  if (Content* const content = fetched_as(node, entry)) want_by_other_md5(node, *content, owner, entry);
+  refute_known(node, owner, entry);
+  want_again(node, entry);
+}
+
+}  // namespace
+
 void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
   if (const auto sound = check_entry(entry); !sound) {
     return leave_out(node, {sound.error().code, fmt::format("an entry of {} is refused: {}", owner, sound.error().what), {}});
@@ -182,10 +214,7 @@ void on_offered(Node& node, const std::string& owner, const FileEntry& entry) {
                             fmt::format("{}: {} is more than one swarm can hold", entry.name, format_bytes(entry.size)),
                             {}});
   const auto place = place_offer(node, owner, entry);
-  if (!place) {
-    refute_known(node, owner, entry);
-    return want_again(node, entry);
-  }
+  if (!place) return on_offered_again(node, owner, entry);
   if (place->is_refused)
     return leave_out(node,
                      {make_error_code(Errc::refused), fmt::format("{}: {} offers too many contents of that name", entry.name, owner), {}});

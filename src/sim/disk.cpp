@@ -267,7 +267,10 @@ Result<> SimStorage::publish_one(const Publication& file) {
   if (!partial) return fail(Errc::unsupported, "a partial file of another storage");
   const PartialData& data = partial->data();
   DiskFile published{file.entry, data.content, data.content != nullptr && file.entry.md5 == data.content->md5, partial->shared_data()};
-  if (!std::ranges::all_of(data.chunks, [](ChunkState state) { return state == ChunkState::right; })) published.is_right = false;
+  if (!std::ranges::all_of(data.chunks, [](ChunkState state) { return state == ChunkState::right; })) {
+    published.is_right = false;
+    published.content = nullptr;
+  }
   disk_->publish(std::move(published));
   disk_->partials.erase({file.entry.root, file.entry.size});
   return {};
@@ -290,7 +293,7 @@ Result<> SimStorage::copy(const StoredFile& from, const FileEntry& to) {
   DiskFile copied = file->second;
   copied.entry = to;
   copied.written = nullptr;
-  copied.is_right = copied.is_right && copied.content && copied.content->root == to.root;
+  copied.is_right = copied.content && copied.content->root == to.root && copied.content->md5 == to.md5;
   disk_->publish(std::move(copied));
   return {};
 }

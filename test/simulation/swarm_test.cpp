@@ -1,5 +1,6 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -211,6 +212,20 @@ TEST_CASE("Where the MD5 of the name that was given early is wrong, the other na
 
 namespace {
 
+/// Has a machine get everything, and says what that ended with.
+void start_get(Swarm& swarm, sim::HostId host, bool md5_later, std::optional<ExitCode>& exit) {
+  swarm.simulation().start(host, [&swarm, md5_later, &exit](World& world, Storage& storage, Signal& stop) -> Task<> {
+    const test::SilentReport silent;
+    PeerOptions options;
+    options.tracker = {swarm.simulation().address_of(swarm.tracker()), 5555};
+    options.listen = {"0.0.0.0", 0};
+    options.id = "asker";
+    options.md5_later = md5_later;
+    const auto got = co_await run_get(world, *silent.report, storage, options, {"**"}, stop);
+    exit = got ? got->exit : exit_code_of(got.error());
+  });
+}
+
 /// What a get that confirms MD5s later came to, whose user changed the file of two names that came first under one of them.
 struct Meddled {
   std::optional<ExitCode> exit;
@@ -232,16 +247,7 @@ Meddled meddle(std::uint64_t seed, bool is_truncated) {
   machine.work = 30ms;
   const sim::HostId host = simulation.add_host(machine);
   Meddled meddled;
-  simulation.start(host, [&](World& world, Storage& storage, Signal& stop) -> Task<> {
-    const test::SilentReport silent;
-    PeerOptions options;
-    options.tracker = {simulation.address_of(swarm.tracker()), 5555};
-    options.listen = {"0.0.0.0", 0};
-    options.id = "asker";
-    options.md5_later = true;
-    const auto got = co_await run_get(world, *silent.report, storage, options, {"**"}, stop);
-    meddled.exit = got ? got->exit : exit_code_of(got.error());
-  });
+  start_get(swarm, host, true, meddled.exit);
   const auto is_given = [&] { return !simulation.published().empty() && simulation.published().back().name != "other"; };
   REQUIRE(simulation.run(is_given, {1min}) == sim::Ending::reached);
   meddled.changed = simulation.published().back().name;
@@ -268,6 +274,29 @@ TEST_CASE("A file that its user changes before its MD5 is confirmed fails alone,
     }
     CHECK(in_time >= 3);
   }
+}
+
+TEST_CASE("Of two MD5s that are said of the same bytes, the right one gives them their name") {
+  const bool md5_later = GENERATE(false, true);
+  const std::uint64_t bytes = GENERATE(1000, 5 * kMiB + 1);
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(1, 6)));
+  CAPTURE(md5_later, bytes, seed);
+  Swarm swarm(scale_of(0, seed).options, 0);
+  auto& simulation = swarm.simulation();
+  const sim::ContentPtr right = simulation.content(1, bytes);
+  sim::Content wrong = *right;
+  wrong.md5.bytes.front() ^= 1;
+  for (const sim::ContentPtr& said : {right, std::make_shared<const sim::Content>(wrong)}) {
+    PeerPlan source{host_at(12.5e6), {{"a", said}}};
+    source.is_fetching = false;
+    swarm.add(std::move(source));
+  }
+  PeerPlan fetcher{host_at(12.5e6), {}};
+  fetcher.md5_later = md5_later;
+  const std::size_t fetching = swarm.add(std::move(fetcher));
+  swarm.start_all();
+  simulation.run([] { return false; }, {10s});
+  CHECK(simulation.has(swarm.host_of(fetching), "a", *right));
 }
 
 TEST_CASE("Every scenario ends with everyone complete") {
