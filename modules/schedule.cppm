@@ -156,10 +156,10 @@ enum class Company : std::uint8_t { alone, few, many };
 /// The one more is for the chunk on the wire. It is left out for one of many sources: there the others fill the gap between two chunks, and
 /// what is asked for too early is out of reach for a neighbour that could give it sooner (docs/decisions/0008).
 ///
-/// On a long way the window has to find the rate, which it limits itself: so it is three times what the best rate of delivery brings in a
-/// round trip as long as that grows, and then half as much. The rate of delivery is what came between a request and its answer, over that
-/// time, or what came in the last round trip where that is shorter; the best of this round trip and the last counts, as BBR has it
-/// (docs/decisions/0028).
+/// On a long way the window has to find the rate, which it limits itself: so it is twice what the best rate of delivery brings in a round
+/// trip, and up to 2.5 times that as long as it grows. The rate of delivery is what came between a request and its answer, over that time;
+/// the best of this round trip and the last counts, as BBR has it. Of the only neighbour it is four times that and four chunks, so that TCP
+/// alone is the limit (docs/decisions/0028).
 class SourceRate {
  public:
   /// A request of `bytes` was sent at `now`.

@@ -28,8 +28,8 @@ constexpr double kFewestChunks = 2;
 constexpr Nanoseconds kShortWay = std::chrono::milliseconds(5);
 constexpr double kMostChunks = 64;
 constexpr double kGain = 2;          ///< Round trips that a far window holds; ...
-constexpr double kLoneGain = 1.25;   ///< ... of the only source, that what is under way does not fill the lines' queues; ...
-constexpr double kLoneChunks = 4;    ///< ... and so many more, which come side by side.
+constexpr double kLoneGain = 4;      ///< ... of the only neighbour, so that TCP alone decides, also where much is lost and comes late; ...
+constexpr double kLoneChunks = 4;    ///< ... and so many chunks more, which come side by side by several connections.
 constexpr double kMostGrowth = 2.5;  ///< While its rate grows, as much as it will be after one more, but no more than this.
 constexpr double kGrowth = 1.25;     ///< A rate grows as long as it does so ...
 constexpr int kGrowthTrips = 2;      ///< ... in so many round trips.
@@ -52,6 +52,8 @@ void SourceRate::on_request(Instant now, std::uint64_t bytes) {
   if (outstanding_ == 0) {
     marks_.clear();
     deliveries_.clear();
+    is_growing_ = true;
+    grown_to_ = 0;
   }
   if (marks_.empty() || marks_.back().at < now) marks_.push_back({now, delivered_});
   if (marks_.size() > kMostMarks) marks_.pop_front();
@@ -92,12 +94,14 @@ void SourceRate::learn_delivery(Instant requested, Instant now) {
 /// An answer that waited long for others tells of a time when the rate had not grown yet: so what came in the last round trip is compared
 /// with what came in the one before.
 void SourceRate::learn_growth(Instant now) {
-  const Nanoseconds way = round_trip().value_or(Nanoseconds(0));
+  if (!is_far()) return;
+  const Nanoseconds way = *round_trip();
   const auto is_far_from = [&](const Mark& mark, const Mark& later) {
     return mark.at + way <= later.at && mark.delivered + kTellingBytes <= later.delivered;
   };
   const auto latest_before = [&](const Mark& later) {
-    return std::ranges::find_if(deliveries_.rbegin(), deliveries_.rend(), [&](const Mark& mark) { return is_far_from(mark, later); });
+    const auto end = std::ranges::partition_point(deliveries_, [&](const Mark& mark) { return is_far_from(mark, later); });
+    return end == deliveries_.begin() ? deliveries_.end() : std::prev(end);
   };
   const auto rate_between = [](const Mark& from, const Mark& to) {
     return static_cast<double>(to.delivered - from.delivered) / Seconds(to.at - from.at).count();
@@ -106,17 +110,18 @@ void SourceRate::learn_growth(Instant now) {
   deliveries_.push_back(last);
   if (deliveries_.size() > kMostMarks) deliveries_.pop_front();
   const auto middle = latest_before(last);
-  if (middle == deliveries_.rend()) return;
+  if (middle == deliveries_.end()) return;
   recent_ = rate_between(*middle, last);
-  if (const auto first = latest_before(*middle); first != deliveries_.rend()) {
+  if (const auto first = latest_before(*middle); first != deliveries_.end()) {
     growth_ = recent_ / rate_between(*first, *middle);
-    while (&deliveries_.front() != &*first) deliveries_.pop_front();
+    deliveries_.erase(deliveries_.begin(), first);
   }
   if (recent_ > kGrowth * grown_to_) {
     grown_to_ = recent_;
     grown_at_ = now;
   }
-  is_growing_ = now - grown_at_ <= kGrowthTrips * way;
+  // Once found, it is not looked for again: what comes in bursts, as after a loss, would seem to grow.
+  is_growing_ = is_growing_ && now - grown_at_ <= kGrowthTrips * way;
 }
 
 double SourceRate::best_rate() const { return std::max(rate_, delivery_.get().value_or(0)); }
@@ -161,9 +166,8 @@ double SourceRate::far_window(Company company) const {
   double chunks = company == Company::alone ? hold(best_rate(), kLoneGain) + kLoneChunks : hold(best_rate(), kGain);
   if (is_growing_) chunks = std::max(chunks, hold(std::max(recent_, best_rate()), std::min(kGrowth * growth_, kMostGrowth)));
   // What the first chunks tell of the rate is how it began: until as much came as was asked for at first, no less is.
-  const double first = std::ceil(way / kFirstChunkEvery);
-  if (static_cast<double>(delivered_) < std::min(first, kMostFirstChunks) * kChunkSize)
-    chunks = std::max(chunks, std::min(first, kMostFirstChunks));
+  const double first = std::min(std::ceil(way / kFirstChunkEvery), kMostFirstChunks);
+  if (static_cast<double>(delivered_) < first * kChunkSize) chunks = std::max(chunks, first);
   return std::clamp(chunks, kFewestChunks, kMostFarChunks);
 }
 

@@ -460,7 +460,8 @@ TEST_CASE("the window is never more than 64 chunks") { CHECK(after_steady_answer
 /// A source at the other end of a long line, which is always asked for as much as its window has room for.
 class LongLine {
  public:
-  LongLine(Nanoseconds round_trip, Nanoseconds a_chunk) : round_trip_(round_trip), a_chunk_(a_chunk) {}
+  LongLine(Nanoseconds round_trip, Nanoseconds a_chunk, Company company = Company::few)
+      : round_trip_(round_trip), a_chunk_(a_chunk), company_(company) {}
 
   void take(Nanoseconds a_chunk) { a_chunk_ = a_chunk; }
 
@@ -472,7 +473,7 @@ class LongLine {
         source.on_round_trip(now, round_trip_);
         next_ping_ = now + 4s;
       }
-      for (; source.has_room(kChunkSize); source.on_request(now, kChunkSize)) {
+      for (; source.has_room(kChunkSize, company_); source.on_request(now, kChunkSize)) {
         free_at_ = std::max(free_at_, now + round_trip_) + a_chunk_;
         on_wire_.emplace_back(now, free_at_);
       }
@@ -489,6 +490,7 @@ class LongLine {
  private:
   Nanoseconds round_trip_;
   Nanoseconds a_chunk_;
+  Company company_;
   Instant next_ping_{};
   Instant free_at_{};
   std::deque<std::pair<Instant, Instant>> on_wire_;  ///< When asked, when here.
@@ -513,6 +515,52 @@ TEST_CASE("the window of a long line holds two round trips at its rate, and 8 ms
   LongLine line(100ms, 10ms);
   line.run(5s);
   CHECK(line.source.window() == 21 * std::uint64_t{kChunkSize});
+}
+
+TEST_CASE("the window of the only neighbour at the end of a long line holds four round trips at its rate, and four chunks") {
+  LongLine line(100ms, 10ms, Company::alone);
+  line.run(5s);
+  CHECK(line.source.window(Company::alone) == 45 * std::uint64_t{kChunkSize});
+}
+
+TEST_CASE("until what was asked for at first is here, a far source is asked for no less, however slowly it begins") {
+  SourceRate source;
+  source.on_round_trip(Instant{}, 100ms);
+  for (int i = 0; i < 16; ++i) source.on_request(Instant{}, kChunkSize);
+  for (int i = 1; i < 16; ++i) {
+    source.on_answer(Instant{}, Instant{} + i * 300ms, kChunkSize);
+    source.on_request(Instant{} + i * 300ms, kChunkSize);
+    CHECK(source.window() == 16 * std::uint64_t{kChunkSize});
+  }
+  source.on_answer(Instant{}, Instant{} + 16 * 300ms, kChunkSize);
+  CHECK(source.window() <= 3 * kChunkSize);
+}
+
+TEST_CASE("while the rate doubles each round trip, the window holds what comes in the next, and two round trips when it has been found") {
+  constexpr Nanoseconds kTrip = 100ms;
+  SourceRate source;
+  source.on_round_trip(Instant{}, kTrip);
+  std::multimap<Instant, bool> events;  // a request, or the answer to one
+  std::vector<int> in_a_trip = {8, 16, 32, 64, 128, 128, 128, 128, 128, 128};
+  Instant begun{kTrip};
+  for (const int chunks : in_a_trip) {
+    for (int i = 0; i < chunks; ++i) {
+      events.emplace(begun + i * kTrip / chunks, true);
+      events.emplace(begun + i * kTrip / chunks - kTrip, false);
+    }
+    begun += kTrip;
+  }
+  std::vector<std::uint64_t> windows;  // at the end of each round trip
+  for (const auto& [at, is_answer] : events) {
+    while (at >= Instant{} + static_cast<int>(windows.size() + 1) * kTrip) windows.push_back(source.window() / kChunkSize);
+    if (is_answer)
+      source.on_answer(at - kTrip, at, kChunkSize);
+    else
+      source.on_request(at, kChunkSize);
+  }
+  for (std::size_t trip = 2; trip <= 4; ++trip) CHECK(windows[trip] >= static_cast<std::uint64_t>(in_a_trip[trip]));
+  CHECK(windows.back() >= 2 * 128);
+  CHECK(windows.back() <= 2 * 128 + 16);
 }
 
 TEST_CASE("the window follows a line that becomes slower, and one that becomes faster, within a few round trips") {
