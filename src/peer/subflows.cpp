@@ -66,6 +66,7 @@ constexpr Nanoseconds kBusyLook = 20ms;
 constexpr Nanoseconds kIdleLook = 200ms;
 constexpr Nanoseconds kFresh = 2s;  // what a session is for comes with the greeting, or soon after
 constexpr std::size_t kMostTogether = 8;
+constexpr std::ptrdiff_t kMostPairs = 2;
 
 /// The connection itself knows best: what a ping measures may have waited behind data.
 std::optional<Nanoseconds> round_trip_of(const PeerSession& session) {
@@ -110,7 +111,7 @@ struct Outlook {
   std::size_t to_come = 0;  ///< Chunks that will be asked for.
 };
 
-/// All pairs that are busy, or may be soon, have kMostTogether: of many neighbours, each is one flow among many anyhow.
+/// One busy pair may have all, two have half of it each: of more, each is one flow among several anyhow.
 Outlook look_ahead(Node& node, const PeerSession& session) {
   const auto to_come = chunks_to_come(node);
   const Instant now = node.world.now();
@@ -120,7 +121,7 @@ Outlook look_ahead(Node& node, const PeerSession& session) {
            to_come.contains(remote.first);
   });
   Outlook outlook;
-  outlook.most = std::max<std::size_t>(kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1)), 1);
+  outlook.most = busy > kMostPairs ? 1 : kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1));
   if (const auto own = session.source ? to_come.find(*session.source) : to_come.end(); own != to_come.end()) outlook.to_come = own->second;
   return outlook;
 }
