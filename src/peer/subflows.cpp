@@ -108,7 +108,7 @@ std::map<Source, std::size_t> chunks_to_come(Node& node) {
 /// What the node knows that a session does not.
 struct Outlook {
   std::size_t most = 1;     ///< Connections of each pair.
-  std::size_t to_come = 0;  ///< Chunks that will be asked for.
+  std::size_t to_come = 0;  ///< Chunks that were asked for and wait to be sent, or will be asked for.
 };
 
 /// One busy pair may have all, two have half of it each: of more, each is one flow among several anyhow.
@@ -122,7 +122,9 @@ Outlook look_ahead(Node& node, const PeerSession& session) {
   });
   Outlook outlook;
   outlook.most = busy > kMostPairs ? 1 : kMostTogether / static_cast<std::size_t>(std::max<std::ptrdiff_t>(busy, 1));
-  if (const auto own = session.source ? to_come.find(*session.source) : to_come.end(); own != to_come.end()) outlook.to_come = own->second;
+  if (!session.source) return outlook;
+  outlook.to_come = node.queue.waiting(*session.source);
+  if (const auto own = to_come.find(*session.source); own != to_come.end()) outlook.to_come += own->second;
   return outlook;
 }
 
