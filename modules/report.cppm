@@ -19,6 +19,10 @@ import shoal.base;
 
 export namespace shoal {
 
+/// Writes all of it, however often a signal comes in between, also to a stream that its owner has made not to block. False, and errno,
+/// where it cannot be. Waits for as long as nobody reads.
+bool write_whole(std::FILE* stream, std::string_view text);
+
 /// A field of an event, named neither `event` nor `t`. Text must be UTF-8; other bytes are replaced by U+FFFD.
 using FieldValue = std::variant<std::int64_t, std::uint64_t, double, bool, std::string>;
 using Fields = std::vector<std::pair<std::string_view, FieldValue>>;

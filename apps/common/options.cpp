@@ -69,7 +69,7 @@ std::optional<std::string> xdg_path(const Inputs& inputs, const std::string& var
 
 int say(const std::string& program, const Stop& stop) {
   std::fputs(stop.err.c_str(), stderr);
-  if (std::fputs(stop.out.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return static_cast<int>(stop.exit);
+  if (write_whole(stdout, stop.out)) return static_cast<int>(stop.exit);
   const Error error{std::error_code(errno, std::generic_category()), "cannot write to stdout", {}};
   if (errno != EPIPE) std::fputs(fmt::format("{}: {}\n", program, error.message()).c_str(), stderr);
   if (stop.exit != ExitCode::done) return static_cast<int>(stop.exit);

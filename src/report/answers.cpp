@@ -1,8 +1,14 @@
 // Stdout, and what could not be written.
 module;
 
+#include <poll.h>
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <cstdio>
 #include <functional>
 #include <mutex>
 #include <string_view>
@@ -13,6 +19,24 @@ import :answers;
 import shoal.base;
 
 namespace shoal {
+
+bool write_whole(std::FILE* stream, std::string_view text) {
+  if (std::fflush(stream) != 0) return false;
+  const int fd = ::fileno(stream);
+  if (fd < 0) return std::fwrite(text.data(), 1, text.size(), stream) == text.size() && std::fflush(stream) == 0;  // it is in memory
+  while (!text.empty()) {
+    const ssize_t written = ::write(fd, text.data(), text.size());
+    if (written >= 0) {
+      text.remove_prefix(static_cast<std::size_t>(written));
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
+      ::poll(&room, 1, -1);
+    } else if (errno != EINTR) {
+      return false;
+    }
+  }
+  return true;
+}
 
 void Losses::note(int error) {
   const bool is_full = error == ENOSPC || error == EDQUOT;

@@ -44,12 +44,6 @@ constexpr Nanoseconds kPlainLineEvery = std::chrono::seconds(5);
 
 Instant steady_now() { return Instant(std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())); }
 
-/// False, and errno, where not all of it could be written.
-bool write_whole(std::FILE* stream, std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stream) != text.size()) return false;
-  return std::fflush(stream) == 0;
-}
-
 Writer writer_of(const ReportOptions& options) { return options.write ? options.write : write_whole; }
 
 /// Calls `work` every second, on a thread of its own, until destroyed.

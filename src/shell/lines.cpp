@@ -24,6 +24,7 @@ module shoal.shell;
 
 import :lines;
 import shoal.base;
+import shoal.report;
 import shoal.world;
 
 namespace shoal {
@@ -68,10 +69,6 @@ WakePipe::Woken WakePipe::wait(int fd) {
 // ---- plain lines --------------------------------------------------------------------------------------
 
 namespace {
-
-bool write_whole(std::FILE* stream, std::string_view text) {
-  return std::fwrite(text.data(), 1, text.size(), stream) == text.size() && std::fflush(stream) == 0;
-}
 
 class PlainReader final : public LineReader {
  public:
