@@ -442,14 +442,23 @@ TEST_CASE("What a peer told of a file that was to come from another is fetched f
   CHECK(lab.problems == std::vector<std::string>{});
 }
 
-TEST_CASE("A download fails a few seconds after its only source has died") {
-  Lab lab(1, false);
+namespace {
+
+/// The first of two peers has a file, and a slow uplink.
+void begin_with_slow_source(Lab& lab) {
   sim::HostOptions slow;
   slow.up = 100'000;
   for (const auto& host : {slow, sim::HostOptions()}) lab.add(host);
   lab.put(0, "file");
   lab.start_all();
   lab.pass(1s);
+}
+
+}  // namespace
+
+TEST_CASE("A download fails a few seconds after its only source has died") {
+  Lab lab(1, false);
+  begin_with_slow_source(lab);
   lab.tell(1, {Kind::download, "file", true});
   lab.pass(2s);
   lab.kill(0, sim::Death::killed);
@@ -461,12 +470,7 @@ TEST_CASE("A download fails a few seconds after its only source has died") {
 
 TEST_CASE("What failed under the name of a conflict is fetched after all when its source is back") {
   Lab lab(1, false);
-  sim::HostOptions slow;
-  slow.up = 100'000;
-  for (const auto& host : {slow, sim::HostOptions()}) lab.add(host);
-  lab.put(0, "file");
-  lab.start_all();
-  lab.pass(1s);
+  begin_with_slow_source(lab);
   lab.world().put(lab.peers[1].host, "file", lab.world().content(77, 3 * kChunkSize));  // not offered
   lab.tell(1, {Kind::download, "file", true});
   lab.pass(2s);

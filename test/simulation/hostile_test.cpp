@@ -27,6 +27,7 @@ import shoal.sim;
 import shoal.wire;
 import shoal.world;
 
+#include "simulation/checks.hpp"
 #include "simulation/scenarios.hpp"
 #include "support/silent_report.hpp"
 
@@ -75,32 +76,21 @@ sim::HostOptions silent(double part) {
   return host;
 }
 
-void check_whole(const Figures& figures) {
-  CAPTURE(to_string(figures));
-  for (const auto& problem : figures.problems) UNSCOPED_INFO(problem);
-  CHECK(figures.ending == sim::Ending::reached);
-  CHECK(figures.problems.empty());
+/// Whoever is near and passes over that part delays a get by less than `most`.
+void check_delay(double part, Nanoseconds most) {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    CAPTURE(seed);
+    const Figures beside = beside_who_is_near(seed, silent(part));
+    check_whole(beside);
+    CHECK(beside.taken < beside_who_is_near(seed, std::nullopt).taken + most);
+  }
 }
 
 }  // namespace
 
-TEST_CASE("Who is near, has everything and answers nothing keeps nobody from what is far") {
-  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
-    CAPTURE(seed);
-    const Figures beside = beside_who_is_near(seed, silent(1));
-    check_whole(beside);
-    CHECK(beside.taken < beside_who_is_near(seed, std::nullopt).taken + 2s);
-  }
-}
+TEST_CASE("Who is near, has everything and answers nothing keeps nobody from what is far") { check_delay(1, 2s); }
 
-TEST_CASE("Who is near and passes over some of what it is asked for delays nobody for long") {
-  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
-    CAPTURE(seed);
-    const Figures beside = beside_who_is_near(seed, silent(0.02));
-    check_whole(beside);
-    CHECK(beside.taken < beside_who_is_near(seed, std::nullopt).taken + 3s);
-  }
-}
+TEST_CASE("Who is near and passes over some of what it is asked for delays nobody for long") { check_delay(0.02, 3s); }
 
 namespace {
 

@@ -30,6 +30,7 @@ import shoal.sim;
 import shoal.wire;
 import shoal.world;
 
+#include "simulation/checks.hpp"
 #include "simulation/scenarios.hpp"
 #include "support/silent_report.hpp"
 
@@ -67,13 +68,6 @@ void add_source_and_fetchers(Swarm& swarm, const sim::HostOptions& host, std::ui
   source.files.emplace_back("file", swarm.simulation().content(1, bytes));
   swarm.add(std::move(source));
   for (std::size_t i = 0; i < fetchers; ++i) swarm.add({host, {}});
-}
-
-void check_whole(const Figures& figures) {
-  CAPTURE(to_string(figures));
-  for (const auto& problem : figures.problems) UNSCOPED_INFO(problem);
-  CHECK(figures.ending == sim::Ending::reached);
-  CHECK(figures.problems.empty());
 }
 
 }  // namespace
