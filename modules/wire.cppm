@@ -24,6 +24,8 @@ module;
 export module shoal.wire;
 
 export import :codec;
+export import :overlay;
+export import :types;
 import shoal.base;
 import shoal.digest;
 import shoal.manifest;
@@ -40,25 +42,9 @@ inline constexpr std::size_t kControlLimit = 64 * 1024;            ///< Bytes of
 inline constexpr std::size_t kDataLimit = kChunkSize + 4096;       ///< Bytes of a frame with file data.
 inline constexpr std::size_t kElementRoom = kControlLimit - 4096;  ///< Bytes of list elements in a frame, beside which all else fits.
 
-// clang-format off: a row a connection
-enum class MessageType : std::uint16_t {
-  hello = 1, welcome = 2, refusal = 3, ping = 4, pong = 5, leave = 6,
-  register_peer = 16, registered = 17, offer = 18, withdraw = 19, offer_end = 20, roster = 21, catalogue = 22,
-  retracted = 23, begin = 24, progress = 25, complete = 26, swarm_complete = 27, find = 28, found = 29, introduce = 30, introduced = 31,
-  clock_join = 32, clock_joined = 33, tick = 34, tock = 35, clock_list = 36, clock_peers = 37,
-  connect_back = 38, connect_to = 39,
-  confirm = 40, confirmed = 41, locate = 42, located = 43, probe = 44, probe_reply = 45,
-  subscribe = 48, inventory = 49, have = 50, request = 51, cancel = 52, reject = 53, chunk = 54,
-  hash_request = 55, hash_reply = 56, gone = 57,
-  table = 58, table_received = 59,
-  load_request = 60, load_reply = 61,
-  joinable = 64, join = 65, placed = 66, arrived = 67, after = 68,
-};
-// clang-format on
-
 /// Whoever has a question asks it on a connection of its own, and is no neighbour. A subflow is one more connection of two peers that have
-/// one: only who was sent a Joinable connects as that.
-enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1, question = 2, subflow = 3 };
+/// one: only who was sent a Joinable connects as that. Nodes of the overlay connect as such.
+enum class Role : std::uint8_t { peer_to_tracker = 0, peer_to_peer = 1, question = 2, subflow = 3, overlay = 4 };
 
 /// Bits of `features`, in Hello and Welcome.
 inline constexpr std::uint64_t kSeveralConnections = 1;  ///< Knows Joinable and what follows it.
@@ -724,7 +710,9 @@ using MessageKinds = std::variant<Hello, Welcome, Refusal, Ping, Pong, Leave,   
                                   ClockJoin, ClockJoined, Tick, Tock, ClockList, ClockPeers, Table, TableReceived,       //
                                   Confirm, Confirmed, Locate, Located, Probe, ProbeReply, LoadRequest, LoadReply,        //
                                   ConnectBack, ConnectTo,                                                                //
-                                  Joinable, Join, Placed, Arrived, After>;
+                                  Joinable, Join, Placed, Arrived, After,                                                //
+                                  OverlayJoin, OverlayPlace, OverlayLinks, OverlayAsk, OverlayList, OverlayNodes,        //
+                                  Attach, Attached, Refer, Detach, Verify, Verified, Around, Search, SearchAnswer>;
 
 /// The place of M among the kinds; their number where it is none of them.
 template <class M, class... Kinds>
@@ -770,6 +758,8 @@ std::size_t encoded_size(const FoundEntry& found);
 std::size_t encoded_size(const Holding& holding);
 std::size_t encoded_size(const ClockPeer& peer);
 std::size_t encoded_size(const LocatedEntry& located);
+std::size_t encoded_size(const OverlayNode& node);
+std::size_t encoded_size(const Hit& hit);
 /// Copies of `blank` with the elements in their field `list`: as few as it takes for each to have at most `room` bytes of them, or one.
 /// None where there are no elements.
 template <class M, class T, class SizeOf>

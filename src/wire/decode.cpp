@@ -17,7 +17,7 @@ namespace shoal {
 
 template <>
 bool codec::accept(Role& role) {
-  return role <= Role::subflow;
+  return role <= Role::overlay;
 }
 
 template <>
@@ -35,6 +35,24 @@ template <>
 bool codec::accept(RefusalReason& reason) {
   if (reason > RefusalReason::wrong_role) reason = RefusalReason::other;
   return true;
+}
+
+/// What only a later version knows is, for us, some other reason.
+template <>
+bool codec::accept(ReferReason& reason) {
+  if (reason > ReferReason::leaving) reason = ReferReason::other;
+  return true;
+}
+
+template <>
+bool codec::accept(Judgement& judgement) {
+  if (judgement > Judgement::older) judgement = Judgement::other;
+  return true;
+}
+
+template <>
+bool codec::accept(SearchKind& kind) {
+  return kind <= SearchKind::nodes;
 }
 
 namespace {

@@ -50,5 +50,7 @@ std::size_t encoded_size(const FoundEntry& found) { return codec::size_of(found)
 std::size_t encoded_size(const Holding& holding) { return codec::size_of(holding); }
 std::size_t encoded_size(const ClockPeer& peer) { return codec::size_of(peer); }
 std::size_t encoded_size(const LocatedEntry& located) { return codec::size_of(located); }
+std::size_t encoded_size(const OverlayNode& node) { return codec::size_of(node); }
+std::size_t encoded_size(const Hit& hit) { return codec::size_of(hit); }
 
 }  // namespace shoal

@@ -68,6 +68,21 @@ std::string_view name_of(MessageType type) {
     case MessageType::placed: return "placed";
     case MessageType::arrived: return "arrived";
     case MessageType::after: return "after";
+    case MessageType::overlay_join: return "overlay join";
+    case MessageType::overlay_place: return "overlay place";
+    case MessageType::overlay_links: return "overlay links";
+    case MessageType::overlay_ask: return "overlay ask";
+    case MessageType::overlay_list: return "overlay list";
+    case MessageType::overlay_nodes: return "overlay nodes";
+    case MessageType::attach: return "attach";
+    case MessageType::attached: return "attached";
+    case MessageType::refer: return "refer";
+    case MessageType::detach: return "detach";
+    case MessageType::verify: return "verify";
+    case MessageType::verified: return "verified";
+    case MessageType::around: return "around";
+    case MessageType::search: return "search";
+    case MessageType::search_answer: return "search answer";
   }
   return "unknown";
 }

@@ -34,7 +34,10 @@ using ByteVector = std::vector<std::byte>;
 template <class T>
 T pick();
 
-std::uint8_t last_of(Role) { return 3; }
+std::uint8_t last_of(Role) { return 4; }
+std::uint8_t last_of(ReferReason) { return 5; }
+std::uint8_t last_of(Judgement) { return 4; }
+std::uint8_t last_of(SearchKind) { return 1; }
 std::uint8_t last_of(EntryKind) { return 1; }
 std::uint8_t last_of(Appetite) { return 1; }
 std::uint16_t last_of(RefusalReason) { return 6; }

@@ -190,6 +190,23 @@ TEST_CASE("What is said of several connections keeps its bytes") {
   CHECK(hex_of(encoded(After{258})) == "0a 00 00 00 44 00 02 01 00 00 00 00 00 00");
 }
 
+TEST_CASE("What nodes of the overlay say keeps its bytes") {
+  CHECK(hex_of(encoded(OverlayJoin{{2, 3}, "h", 4, 5, true})) ==
+        "1a 00 00 00 48 00 02 00 00 00 03 00 00 00 00 00 00 00 01 00 00 00 68 04 00 05 00 00 00 01");
+  CHECK(hex_of(encoded(Attach{{{2, 3}, "h", 4}, {1, 9}, true}))
+            .starts_with("22 00 00 00 50 00 02 00 00 00 03 00 00 00 00 00 00 00 01 00 00 00 68 04 00"));
+  CHECK(hex_of(encoded(Refer{ReferReason::full, {}})) == "07 00 00 00 52 00 01 00 00 00 00");
+  CHECK(hex_of(encoded(Verified{1, Judgement::older, 6})) == "0f 00 00 00 55 00 01 00 00 00 00 00 00 00 04 06 00 00 00");
+  CHECK(hex_of(encoded(Search{7, SearchKind::nodes, "", 1, 2, 3})) ==
+        "1b 00 00 00 58 00 07 00 00 00 00 00 00 00 01 00 00 00 00 01 00 00 00 02 00 00 00 03 00 00 00");
+}
+
+TEST_CASE("A reason to refer that only a later version knows is some other reason") {
+  const auto decoded = decode(MessageType::refer, payload_of(Refer{static_cast<ReferReason>(99), {}}));
+  REQUIRE((decoded && *decoded));
+  CHECK(std::get<Refer>(**decoded).reason == ReferReason::other);
+}
+
 TEST_CASE("An empty list and an empty text are a count of zero") { CHECK(hex_of(encoded(Offer{})) == "06 00 00 00 12 00 00 00 00 00"); }
 
 TEST_CASE("Every message has a name of its own") {
@@ -277,7 +294,7 @@ TEST_CASE("A boolean other than 0 and 1 is malformed") {
 }
 
 TEST_CASE("An unknown role is malformed") {
-  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{4}, .id = {}})) == Errc::malformed);
+  CHECK(decode_failure(MessageType::hello, payload_of(Hello{.role = Role{5}, .id = {}})) == Errc::malformed);
 }
 
 TEST_CASE("An unknown appetite is malformed") {

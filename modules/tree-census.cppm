@@ -1,0 +1,75 @@
+/// What the tracker knows of the overlay, and how a tree is drawn.
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+export module shoal.tree:census;
+
+import shoal.base;
+import shoal.wire;
+
+export namespace shoal {
+
+/// Who is in the overlay, as the tracker is told: gives numbers, and says whom to ask for a place. A session is whatever the caller
+/// numbers its connections by. One strand.
+class Census {
+ public:
+  using SessionNumber = std::uint64_t;
+
+  /// A node comes, or comes back to a tracker that started anew. Returns who has to be told of a new number because a node that had it
+  /// longer is back.
+  std::optional<SessionNumber> join(SessionNumber session, std::string id, const OverlayJoin& join);
+  void set_links(SessionNumber session, const OverlayLinks& links);
+  /// Nothing where it never came.
+  void leave(SessionNumber session);
+
+  std::uint32_t number_of(SessionNumber session) const;
+  NodeKey key_of(SessionNumber session) const;
+  /// Whom to ask for a link, the best first: nodes of the oldest tree; none where that is its own, or it is the first.
+  std::vector<SessionNumber> entries_for(SessionNumber session, Instant now);
+
+  struct Seen {
+    SessionNumber session = 0;
+    OverlayNode node;  ///< Without its address.
+  };
+  /// All, by number. A link counts where both sides tell of it.
+  std::vector<Seen> nodes() const;
+  std::size_t size() const { return members_.size(); }
+
+ private:
+  struct Member {
+    NodeKey key;
+    std::string id;
+    std::uint32_t max_links = 2;
+    bool is_linked = false;  ///< It had a place before it came.
+    std::optional<OverlayLinks> links;
+    std::vector<Instant> promised;  ///< When others were told to ask it.
+  };
+  std::uint32_t free_number() const;
+  void give_number(SessionNumber session, Member& member, std::uint32_t number);
+  std::optional<SessionNumber> oldest() const;
+  std::size_t room_of(Member& member, Instant now) const;
+
+  std::map<SessionNumber, Member> members_;
+  std::map<std::uint64_t, SessionNumber> by_nonce_;
+  std::map<std::uint32_t, SessionNumber> by_number_;
+  std::uint32_t last_number_ = 0;
+};
+
+// ---- pictures -----------------------------------------------------------------------------------------
+
+/// `s1:  s2 s3`, a line a node.
+std::string topology_text(std::span<const OverlayNode> nodes);
+/// The tree, or trees, drawn with names and addresses; a line a node.
+std::vector<std::string> draw_topology(std::span<const OverlayNode> nodes);
+/// For Graphviz.
+std::string topology_dot(std::span<const OverlayNode> nodes);
+
+}  // namespace shoal

@@ -1,0 +1,108 @@
+/// How a search spreads over the tree and ends, as one node sees it.
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+export module shoal.tree:search;
+
+import :actions;
+import shoal.base;
+import shoal.wire;
+
+export namespace shoal {
+
+/// A neighbour, and how far away the last node behind it is.
+struct Branch {
+  LinkIndex link;
+  std::uint32_t height = 1;
+};
+
+/// Who sends a search.
+enum class Asker : std::uint8_t { neighbour, stranger, self };
+
+/// The searches that are under way at one node: each is asked on in all branches but the one that it came from, and answered when
+/// these have answered, or ran out of time. One strand.
+class Searches {
+ public:
+  explicit Searches(RandomWords random) : random_(std::move(random)) {}
+
+  static constexpr std::size_t kMostOfNeighbour = 32;  ///< Under way at a time; more are refused.
+  static constexpr std::size_t kMostOfStrangers = 8;   ///< All of them together.
+  static constexpr std::size_t kMostOfSelf = 64;
+  static constexpr double kRate = 50;             ///< A second, of one neighbour, in the long run; ...
+  static constexpr double kBurst = 100;           ///< ... and so many at once.
+  static constexpr std::size_t kFlood = 1000;     ///< So many refused within kFloodTime: it is cut off.
+  static constexpr std::size_t kMostHits = 2000;  ///< Of one search.
+  static constexpr std::size_t kMostFoundNodes = 20'000;
+  static constexpr std::uint32_t kMostHops = 20'000;
+  static constexpr std::uint32_t kMostMilliseconds = 60'000;
+
+  /// A search of somebody: `from` is a neighbour, or whoever asks, who is answered like one. `is_whole`: the node is not cut off from
+  /// others. A failure: it is no search, or a flood.
+  Result<> on_search(LinkIndex from, Asker asker, const Search& search, std::span<const Branch> branches, bool is_whole, Instant now);
+  /// What this node has itself, in one or more parts.
+  void on_looked_up(std::uint64_t search, SearchAnswer found, Instant now);
+  void on_answer(LinkIndex from, SearchAnswer answer, Instant now);
+  /// A neighbour is gone, or whoever asked.
+  void on_closed(LinkIndex link);
+  void tick(Instant now);
+
+  TreeActions take_actions() { return std::exchange(actions_, {}); }
+  std::size_t under_way() const { return searches_.size(); }
+
+ private:
+  struct UnderWay {
+    LinkIndex from;
+    Asker asker = Asker::neighbour;
+    Instant deadline;
+    std::set<LinkIndex> waiting;  ///< Branches.
+    bool is_looking_up = true;
+    std::uint32_t hops = 0;
+    std::uint32_t nodes = 0;
+    std::uint32_t missing = 0;
+    std::size_t hits = 0;
+    std::size_t found_nodes = 0;
+    bool is_cut = false;
+    SearchKind kind = SearchKind::files;
+    std::vector<OverlayNode> gathered;  ///< They are not shown one by one: they wait for others.
+  };
+  struct Sender {
+    std::size_t under_way = 0;
+    double tokens = kBurst;
+    Instant at;
+    std::size_t refused = 0;
+    Instant refused_since;
+    bool was_told = false;
+  };
+  using Entry = std::map<std::uint64_t, UnderWay>::iterator;
+
+  bool take_token(Sender& sender, Instant now);
+  Result<> refuse(LinkIndex from, Sender& sender, std::uint64_t id, Instant now);
+  bool has_place(const Sender& sender, Asker asker) const;
+  void pass_on(UnderWay& search, SearchAnswer& answer);
+  void send_parts(UnderWay& search, SearchAnswer answer);
+  void send_gathered(std::uint64_t id, UnderWay& search);
+  void end_if_done(Entry search);
+  void end(Entry search);
+  void remember(std::uint64_t id, Instant until);
+
+  RandomWords random_;
+  std::map<std::uint64_t, UnderWay> searches_;
+  std::map<LinkIndex, Sender> senders_;
+  Sender strangers_;  ///< They share one rate.
+  std::size_t of_strangers_ = 0;
+  std::size_t of_self_ = 0;
+  std::map<std::uint64_t, Instant> ended_;  ///< Not to be taken up again.
+  std::deque<std::uint64_t> ended_order_;
+  TreeActions actions_;
+};
+
+}  // namespace shoal

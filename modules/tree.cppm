@@ -1,0 +1,190 @@
+/// The overlay: a tree that forms by referral. Who is linked to whom, and how a search spreads and ends. No IO: events go in, each with the
+/// time, and actions come out.
+///
+/// Each node has a parent, but one: the root. A node without a parent is the root of a tree of its own, and asks a node of an older tree
+/// to become its child there; one that has no room refers it to its neighbours. So a link is only ever made by a root, and it is made to
+/// another tree: whoever comes with children of its own is let in by the root of that tree, which is asked along the parents, and while a
+/// root waits for such an answer it lets in nobody. That keeps circles out however joins, losses and messages cross (docs/decisions/0040).
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <tl/expected.hpp>
+
+export module shoal.tree;
+
+export import :actions;
+export import :census;
+export import :search;
+import shoal.base;
+import shoal.wire;
+
+export namespace shoal {
+
+/// A node's place in the tree. One strand.
+class TreeNode {
+ public:
+  struct Options {
+    std::size_t max_links = 2;     ///< At least 2.
+    std::uint64_t nonce = 0;       ///< Random, not 0.
+    Endpoint address;              ///< Where it takes links; without a host where others see that.
+    std::optional<Endpoint> join;  ///< A node to begin with, where there is one that is known.
+  };
+  TreeNode(Options options, RandomWords random, Instant now);
+
+  // ---- what happens ----
+
+  /// The connection with the tracker is there, or is lost.
+  void on_tracker(bool is_there, Instant now);
+  void on_place(const OverlayPlace& place, Instant now);
+  /// Somebody connected, and wants to be a child. Its address is one that is reached from here.
+  void on_attach(LinkIndex link, const Attach& attach, Instant now);
+  /// What came by a link, or in answer to a Dial. A failure: it is to be closed, and is gone already as far as the tree is concerned.
+  Result<> on_message(LinkIndex link, const Message& message, Instant now);
+  void on_closed(LinkIndex link, Instant now);
+  /// Several times a second.
+  void tick(Instant now);
+  /// Says goodbye: the neighbours are handed over to each other. Nobody is let in from here on.
+  void leave();
+
+  /// What is to be done since the last call.
+  TreeActions take_actions() { return std::exchange(actions_, {}); }
+
+  // ---- what it knows ----
+
+  LinkIndex new_link() { return LinkIndex(++last_link_); }
+  const NodeKey& key() const { return key_; }
+  const NodeKey& root() const { return root_; }
+  std::uint32_t depth() const { return depth_; }
+  std::optional<LinkIndex> parent() const { return parent_; }
+  bool is_linked(LinkIndex link) const { return links_.contains(link); }
+  /// A search that goes from here into all branches reaches all nodes, as far as it knows: it is not cut off from others.
+  bool is_settled() const;
+  /// Its neighbours, as a search sees them.
+  std::vector<Branch> branches() const;
+  std::vector<NodeKey> neighbours() const;  ///< The parent first.
+  std::vector<Contact> contacts() const;    ///< Neighbours and others that it knows, at most kMaxContacts.
+  OverlayJoin introduction() const;         ///< What the tracker is told first.
+
+ private:
+  struct Neighbour {
+    Contact contact;
+    Around around;               ///< What it said last.
+    Instant heard;               ///< When anything came of it.
+    Instant told;                ///< When it was last told what is around.
+    std::uint32_t referred = 0;  ///< Nodes that were referred to it since.
+  };
+  /// Somebody who wants to be a child, and waits for the root's word.
+  struct Entrant {
+    Attach attach;
+    std::uint64_t request = 0;
+    Instant deadline;
+  };
+  struct Relayed {
+    LinkIndex from;
+    Instant deadline;
+  };
+  /// Looks for a parent, one node after the other.
+  struct Attempt {
+    std::deque<Contact> to_ask;  ///< The next first.
+    std::vector<Contact> again;  ///< Those that were busy.
+    std::set<Endpoint> asked;
+    std::optional<LinkIndex> link;  ///< With the one that is asked now, ...
+    Contact at;                     ///< ... which is this.
+    Instant deadline;               ///< For its answer.
+    Instant next_round;             ///< When those that were busy are asked again.
+    int rounds = 0;
+    std::size_t referrals = 0;
+  };
+
+  static constexpr Nanoseconds kFirstBackoff{200'000'000};
+
+  bool is_root() const { return !parent_; }
+  bool has_room() const { return links_.size() + entrants_.size() < options_.max_links; }
+  bool is_child(LinkIndex link) const { return links_.contains(link) && link != parent_; }
+  bool has_children() const { return links_.size() > (parent_ ? 1U : 0U) || !entrants_.empty(); }
+  Contact self() const { return {key_, options_.address.host, options_.address.port}; }
+  const Contact* linked_as(std::uint64_t nonce) const;
+
+  // joining.cpp: how a root finds a parent
+  void look_for_parent(Instant now);
+  std::vector<Contact> candidates() const;
+  void begin_attempt(std::vector<Contact> first, Instant now);
+  void ask_next(Instant now);
+  void ask(const Contact& contact, Instant now);
+  void on_attached(const Attached& attached, Instant now);
+  void on_refer(const Refer& refer, Instant now);
+  void end_attempt(bool has_failed, Instant now);
+  void shed_child();
+  void ask_tracker();
+
+  // entering.cpp: how others become children
+  void refer(LinkIndex link, ReferReason reason, std::vector<Contact> to = {});
+  std::vector<Contact> rooms_for(const Attach& attach);
+  void drop_if_silent(const NodeKey& lost, Instant now);
+  void admit(LinkIndex link, const Contact& child, std::uint32_t number, Instant now);
+  std::pair<Judgement, std::uint32_t> judge(const Contact& origin, bool has_children, Instant now);
+  void on_verify(LinkIndex link, const Verify& verify, Instant now);
+  void on_verified(const Verified& verified, Instant now);
+  void settle_entrant(LinkIndex link, Judgement judgement, std::uint32_t number, Instant now);
+
+  // linked.cpp: while a link lasts
+  Around around_for(LinkIndex link) const;
+  std::vector<Contact> known_for(LinkIndex link) const;
+  void tell_around(LinkIndex link, Instant now);
+  void tell_children(Instant now);
+  Result<> on_around(LinkIndex link, const Around& around, Instant now);
+  void on_detach(LinkIndex link, const Detach& detach, Instant now);
+  void lose(LinkIndex link, Instant now);
+  void become_root(const NodeKey& lost, Instant now);
+  void remember(const std::vector<Contact>& contacts);
+  void tell_tracker_links();
+  std::uint32_t next_number();
+
+  Options options_;
+  RandomWords random_;
+  NodeKey key_;
+  bool is_in_ = false;  ///< It is in the tree: linked, or told that it is the first, or left over of one.
+  bool is_leaving_ = false;
+  bool is_tracker_there_ = false;
+  std::uint32_t last_link_ = 0;
+
+  std::map<LinkIndex, Neighbour> links_;
+  std::optional<LinkIndex> parent_;
+  std::map<LinkIndex, Entrant> entrants_;
+  std::map<std::uint64_t, Relayed> relayed_;  ///< Questions to the root, by their number.
+
+  NodeKey root_;
+  std::uint64_t sequence_ = 1;      ///< The root's count, as far as it came.
+  Instant sequence_at_;             ///< When it last moved.
+  std::uint64_t own_sequence_ = 1;  ///< Of this node as a root.
+  std::uint32_t depth_ = 0;
+  std::uint32_t last_number_ = 0;  ///< The highest that it gave, or heard of.
+
+  std::optional<Attempt> attempt_;
+  Instant next_look_;  ///< When a root looks for an older tree again.
+  Nanoseconds backoff_;
+  int failures_ = 0;       ///< Attempts since the parent was lost.
+  Instant asked_tracker_;  ///< Last.
+  NodeKey lost_;           ///< The parent that it had.
+  bool was_root_lost_ = false;
+  bool is_heir_ = false;          ///< The parent leaves, and said that this is the root then.
+  std::vector<Contact> hints_;    ///< Whom the parent, when it left, said to ask.
+  std::vector<Contact> entries_;  ///< Whom the tracker, or a younger node, said to ask.
+  std::deque<Contact> known_;     ///< Others, the best first.
+  std::size_t next_known_ = 0;
+  bool was_warned_ = false;
+
+  std::optional<OverlayLinks> told_links_;
+  TreeActions actions_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,177 @@
+// What the tracker knows of the overlay.
+module;
+
+#include <algorithm>
+#include <chrono>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+module shoal.tree;
+
+import :actions;
+import :census;
+import shoal.base;
+import shoal.wire;
+
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kPromise = 2s;  // until who was told to ask a node should be seen there
+constexpr std::size_t kMostEntries = 4;
+constexpr std::size_t kMostLinksTold = 1024;
+
+}  // namespace
+
+/// The next one; when those are used up, the lowest that nobody has.
+std::uint32_t Census::free_number() const {
+  if (last_number_ + 1 < kMostNodes) return last_number_ + 1;
+  std::uint32_t number = 1;
+  while (by_number_.contains(number)) ++number;
+  return number;
+}
+
+void Census::give_number(SessionNumber session, Member& member, std::uint32_t number) {
+  if (const auto before = by_number_.find(member.key.number); before != by_number_.end() && before->second == session)
+    by_number_.erase(before);
+  member.key.number = number;
+  by_number_[number] = session;
+  last_number_ = std::max(last_number_, number);
+}
+
+std::optional<Census::SessionNumber> Census::join(SessionNumber session, std::string id, const OverlayJoin& join) {
+  if (members_.empty()) last_number_ = 0;  // a new network
+  // The same node over a new connection, before the old one was found dead.
+  if (const auto same = by_nonce_.find(join.key.nonce); same != by_nonce_.end() && members_.at(same->second).id == id) leave(same->second);
+  Member& member = members_[session];
+  member = {{0, join.key.nonce}, std::move(id), join.max_links, join.is_linked, std::nullopt, {}};
+  by_nonce_.try_emplace(join.key.nonce, session);
+  const std::uint32_t wanted = join.key.number;
+  if (wanted == 0 || wanted >= kMostNodes) {
+    give_number(session, member, free_number());
+    return std::nullopt;
+  }
+  const auto holder = by_number_.find(wanted);
+  if (holder == by_number_.end()) {
+    give_number(session, member, wanted);
+    return std::nullopt;
+  }
+  Member& other = members_.at(holder->second);
+  if (!join.is_linked || other.is_linked) {
+    give_number(session, member, free_number());
+    return std::nullopt;
+  }
+  const SessionNumber renumbered = holder->second;
+  give_number(renumbered, other, free_number());
+  give_number(session, member, wanted);
+  return renumbered;
+}
+
+void Census::set_links(SessionNumber session, const OverlayLinks& links) {
+  const auto found = members_.find(session);
+  if (found == members_.end()) return;
+  found->second.links = links;
+  if (found->second.links->links.size() > kMostLinksTold) found->second.links->links.resize(kMostLinksTold);
+}
+
+void Census::leave(SessionNumber session) {
+  const auto found = members_.find(session);
+  if (found == members_.end()) return;
+  const NodeKey key = found->second.key;
+  if (const auto known = by_nonce_.find(key.nonce); known != by_nonce_.end() && known->second == session) by_nonce_.erase(known);
+  if (const auto known = by_number_.find(key.number); known != by_number_.end() && known->second == session) by_number_.erase(known);
+  members_.erase(found);
+}
+
+std::uint32_t Census::number_of(SessionNumber session) const {
+  const auto found = members_.find(session);
+  return found == members_.end() ? 0 : found->second.key.number;
+}
+
+NodeKey Census::key_of(SessionNumber session) const {
+  const auto found = members_.find(session);
+  return found == members_.end() ? NodeKey{} : found->second.key;
+}
+
+// ---- whom to ask for a place --------------------------------------------------------------------------
+
+std::size_t Census::room_of(Member& member, Instant now) const {
+  std::erase_if(member.promised, [now](Instant at) { return now - at > kPromise; });
+  const std::size_t taken = member.links->links.size() + member.promised.size();
+  return member.max_links > taken ? member.max_links - taken : 0;
+}
+
+/// The root of the oldest tree; before there is one, the oldest node.
+std::optional<Census::SessionNumber> Census::oldest() const {
+  std::optional<SessionNumber> root;
+  std::optional<SessionNumber> node;
+  const auto is_older = [&](const Member& member, std::optional<SessionNumber> than) {
+    return !than || member.key < members_.at(*than).key;
+  };
+  for (const auto& [session, member] : members_) {
+    if (is_older(member, node)) node = session;
+    if (member.links && member.links->root.nonce == member.key.nonce && is_older(member, root)) root = session;
+  }
+  return root ? root : node;
+}
+
+std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, Instant now) {
+  const auto first = oldest();
+  if (!first || *first == session || !members_.contains(session)) return {};
+  const NodeKey root = members_.at(*first).key;
+  const Member& asker = members_.at(session);
+  if (asker.links && asker.links->root.nonce == root.nonce) return {};
+  struct Way {
+    bool is_full;
+    std::uint32_t depth;
+    std::size_t promised;
+    SessionNumber session;
+    auto operator<=>(const Way&) const = default;
+  };
+  std::vector<Way> ways;
+  for (auto& [other, member] : members_) {
+    if (other == session || !member.links || member.links->root.nonce != root.nonce) continue;
+    ways.push_back({room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
+  }
+  const auto best = ways.begin() + static_cast<std::ptrdiff_t>(std::min(kMostEntries - 1, ways.size()));
+  std::ranges::partial_sort(ways, best);
+  std::vector<SessionNumber> entries;
+  for (auto way = ways.begin(); way != best; ++way) entries.push_back(way->session);
+  if (!entries.empty()) members_.at(entries.front()).promised.push_back(now);
+  if (std::ranges::find(entries, *first) == entries.end()) entries.push_back(*first);
+  return entries;
+}
+
+// ---- the picture --------------------------------------------------------------------------------------
+
+std::vector<Census::Seen> Census::nodes() const {
+  std::vector<Seen> all;
+  const auto tells_of = [](const Member& member, std::uint64_t nonce) {
+    return member.links && std::ranges::find(member.links->links, nonce, &NodeKey::nonce) != member.links->links.end();
+  };
+  for (const auto& [number, session] : by_number_) {
+    const Member& member = members_.at(session);
+    Seen seen{session, {member.key, member.id, {}, 0, {}}};
+    if (member.links)
+      for (const NodeKey& link : member.links->links) {
+        const auto other = by_nonce_.find(link.nonce);
+        if (other == by_nonce_.end() || other->second == session) continue;
+        const Member& neighbour = members_.at(other->second);
+        if (tells_of(neighbour, member.key.nonce)) seen.node.links.push_back(neighbour.key);
+      }
+    std::ranges::sort(seen.node.links);
+    const auto same = std::ranges::unique(seen.node.links);
+    seen.node.links.erase(same.begin(), same.end());
+    all.push_back(std::move(seen));
+  }
+  return all;
+}
+
+}  // namespace shoal

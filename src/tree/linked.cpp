@@ -1,0 +1,237 @@
+// While a link lasts: what lies behind it, and how it ends.
+module;
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <tl/expected.hpp>
+
+module shoal.tree;
+
+import :actions;
+import shoal.base;
+import shoal.wire;
+
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr std::size_t kMostKnown = 32;
+constexpr std::size_t kKnownInAround = 8;
+
+std::uint32_t sum(std::uint32_t a, std::uint32_t b) { return a > std::numeric_limits<std::uint32_t>::max() - b ? a : a + b; }
+
+}  // namespace
+
+const Contact* TreeNode::linked_as(std::uint64_t nonce) const {
+  const auto found = std::ranges::find_if(links_, [nonce](const auto& entry) { return entry.second.contact.key.nonce == nonce; });
+  return found == links_.end() ? nullptr : &found->second.contact;
+}
+
+// ---- what lies around ---------------------------------------------------------------------------------
+
+Around TreeNode::around_for(LinkIndex link) const {
+  Around around{root_, sequence_, depth_, 1, 1, has_room() ? depth_ : kNoRoom, std::max(key_.number, last_number_), known_for(link)};
+  for (const auto& [other, neighbour] : links_) {
+    if (other == link) continue;
+    around.nodes = sum(around.nodes, neighbour.around.nodes);
+    around.height = std::max(around.height, sum(neighbour.around.height, 1));
+    around.room_depth = std::min(around.room_depth, neighbour.around.room_depth);
+    around.highest = std::max(around.highest, neighbour.around.highest);
+  }
+  around.highest = std::min(around.highest, kMostNodes - 1);
+  return around;
+}
+
+/// Whom that neighbour may ask when it has lost us: our parent, our other neighbours, and those that we would ask.
+std::vector<Contact> TreeNode::known_for(LinkIndex link) const {
+  std::vector<Contact> known;
+  if (parent_ && *parent_ != link) known.push_back(links_.at(*parent_).contact);
+  for (const auto& [other, neighbour] : links_)
+    if (other != link && other != parent_ && known.size() < kKnownInAround / 2) known.push_back(neighbour.contact);
+  for (const Contact& contact : known_)
+    if (known.size() < kKnownInAround && contact.key.nonce != links_.at(link).contact.key.nonce &&
+        std::ranges::find(known, contact) == known.end())
+      known.push_back(contact);
+  return known;
+}
+
+/// Those that a neighbour tells of come before others.
+void TreeNode::remember(const std::vector<Contact>& contacts) {
+  for (auto contact = contacts.rbegin(); contact != contacts.rend(); ++contact) {
+    if (!is_sound(*contact) || contact->key.nonce == 0 || contact->key.nonce == key_.nonce) continue;
+    std::erase_if(known_, [&](const Contact& old) { return old.key.nonce == contact->key.nonce; });
+    known_.push_front(*contact);
+  }
+  while (known_.size() > kMostKnown) known_.pop_back();
+}
+
+void TreeNode::tell_around(LinkIndex link, Instant now) {
+  links_.at(link).told = now;
+  actions_.emplace_back(SendTo{link, around_for(link)});
+}
+
+void TreeNode::tell_children(Instant now) {
+  for (const auto& [link, neighbour] : links_)
+    if (link != parent_) tell_around(link, now);
+}
+
+Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) {
+  if (around.known.size() > kMaxContacts) return fail(Errc::too_large, fmt::format("{} nodes in one message", around.known.size()));
+  Neighbour& neighbour = links_.at(link);
+  neighbour.around = around;
+  neighbour.around.known.clear();
+  neighbour.around.depth = std::min(around.depth, kMostNodes);
+  neighbour.referred = 0;
+  if (link != parent_) {
+    if (known_.size() < kMostKnown / 2) remember(around.known);
+    return {};
+  }
+  remember(around.known);
+  if (around.root.nonce == key_.nonce) {  // a circle, by whatever mistake
+    actions_.emplace_back(CloseLink{link});
+    lose(link, now);
+    return {};
+  }
+  const bool is_moved = around.root != root_ || neighbour.around.depth + 1 != depth_;
+  if (!is_moved && around.sequence <= sequence_) return {};
+  root_ = around.root;
+  depth_ = neighbour.around.depth + 1;
+  sequence_ = around.sequence;
+  sequence_at_ = now;
+  tell_children(now);
+  if (is_moved) tell_tracker_links();
+  return {};
+}
+
+// ---- messages -----------------------------------------------------------------------------------------
+
+Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant now) {
+  if (attempt_ && attempt_->link == link) {
+    if (const auto* attached = std::get_if<Attached>(&message)) {
+      on_attached(*attached, now);
+    } else if (const auto* refer = std::get_if<Refer>(&message)) {
+      on_refer(*refer, now);
+    } else {
+      attempt_->link.reset();
+      ask_next(now);
+      return fail(Errc::out_of_order, fmt::format("got {} in answer to attach", name_of(type_of(message))));
+    }
+    return {};
+  }
+  const auto found = links_.find(link);
+  if (found == links_.end()) return {};  // it was closed meanwhile
+  found->second.heard = now;
+  if (const auto* around = std::get_if<Around>(&message)) {
+    auto done = on_around(link, *around, now);
+    if (!done) lose(link, now);
+    return done;
+  }
+  if (const auto* detach = std::get_if<Detach>(&message)) {
+    on_detach(link, *detach, now);
+    return {};
+  }
+  const auto* verify = std::get_if<Verify>(&message);
+  if (verify && link != parent_) {
+    on_verify(link, *verify, now);
+    return {};
+  }
+  const auto* verified = std::get_if<Verified>(&message);
+  if (verified && link == parent_) {
+    on_verified(*verified, now);
+    return {};
+  }
+  lose(link, now);
+  return fail(Errc::out_of_order, fmt::format("got {} from a node", name_of(type_of(message))));
+}
+
+void TreeNode::on_detach(LinkIndex link, const Detach& detach, Instant now) {
+  actions_.emplace_back(CloseLink{link});
+  const bool is_parent = link == parent_;
+  if (is_parent) {
+    hints_.clear();
+    for (const Contact& contact : detach.to)
+      if (is_sound(contact) && hints_.size() < kMaxContacts) hints_.push_back(contact);
+  }
+  is_heir_ = is_parent && detach.is_heir;
+  lose(link, now);
+}
+
+void TreeNode::on_closed(LinkIndex link, Instant now) {
+  if (attempt_ && attempt_->link == link) return ask_next(now);
+  entrants_.erase(link);
+  if (links_.contains(link)) lose(link, now);
+}
+
+/// A link is over.
+void TreeNode::lose(LinkIndex link, Instant now) {
+  const Contact contact = links_.at(link).contact;
+  links_.erase(link);
+  std::erase_if(relayed_, [link](const auto& relayed) { return relayed.second.from == link; });
+  if (link != parent_) return tell_tracker_links();
+  // What waits for the word of a root that is not reached any more is to be asked again.
+  relayed_.clear();
+  become_root(contact.key, now);
+  std::vector<LinkIndex> waiting;
+  for (const auto& [entering, entrant] : entrants_) waiting.push_back(entering);
+  for (const LinkIndex entering : waiting) settle_entrant(entering, Judgement::busy, 0, now);
+  if (std::exchange(is_heir_, false)) {
+    next_look_ = now + 2s;
+    lost_ = {};
+  }
+  look_for_parent(now);
+}
+
+// ---- what is told -------------------------------------------------------------------------------------
+
+std::vector<NodeKey> TreeNode::neighbours() const {
+  std::vector<NodeKey> keys;
+  if (parent_) keys.push_back(links_.at(*parent_).contact.key);
+  for (const auto& [link, neighbour] : links_)
+    if (link != parent_) keys.push_back(neighbour.contact.key);
+  return keys;
+}
+
+void TreeNode::tell_tracker_links() {
+  OverlayLinks links{root_, depth_, neighbours()};
+  const bool is_same =
+      told_links_ && told_links_->root == links.root && told_links_->depth == links.depth && told_links_->links == links.links;
+  if (is_same || !is_tracker_there_) return;
+  actions_.emplace_back(TellTracker{links});
+  told_links_ = std::move(links);
+}
+
+std::vector<Contact> TreeNode::contacts() const {
+  std::vector<Contact> all;
+  for (const auto& [link, neighbour] : links_)
+    if (all.size() < kMaxContacts) all.push_back(neighbour.contact);
+  for (const Contact& contact : known_)
+    if (all.size() < kMaxContacts && std::ranges::find(all, contact) == all.end()) all.push_back(contact);
+  return all;
+}
+
+bool TreeNode::is_settled() const {
+  if (parent_) return true;
+  return is_in_ && !attempt_ && hints_.empty() && lost_.nonce == 0;
+}
+
+std::vector<Branch> TreeNode::branches() const {
+  std::vector<Branch> all;
+  for (const auto& [link, neighbour] : links_) all.push_back({link, std::max<std::uint32_t>(neighbour.around.height, 1)});
+  return all;
+}
+
+}  // namespace shoal

@@ -1,0 +1,233 @@
+// How a search spreads over the tree and ends, as one node sees it.
+module;
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <tl/expected.hpp>
+
+module shoal.tree;
+
+import :actions;
+import :search;
+import shoal.base;
+import shoal.wire;
+
+using namespace std::chrono_literals;
+
+namespace shoal {
+namespace {
+
+constexpr Nanoseconds kFloodTime = 10s;
+constexpr std::size_t kMostEnded = 8192;
+constexpr std::size_t kGathered = 256;
+constexpr std::size_t kAnswerRoom = kElementRoom - 4096;  // bytes of hits in one message
+
+/// What a branch is told: so much less than we wait that those in between can answer in time, too.
+std::uint32_t time_for(std::uint32_t left_ms, std::uint32_t height) {
+  return static_cast<std::uint32_t>(std::uint64_t{left_ms} * height / (std::uint64_t{height} + 1));
+}
+
+}  // namespace
+
+// ---- who may ask --------------------------------------------------------------------------------------
+
+bool Searches::take_token(Sender& sender, Instant now) {
+  if (sender.at != Instant{}) sender.tokens = std::min(kBurst, sender.tokens + Seconds(now - sender.at).count() * kRate);
+  sender.at = now;
+  if (sender.tokens < 1) return false;
+  sender.tokens -= 1;
+  return true;
+}
+
+bool Searches::has_place(const Sender& sender, Asker asker) const {
+  switch (asker) {
+    case Asker::neighbour: return sender.under_way < kMostOfNeighbour;
+    case Asker::stranger: return of_strangers_ < kMostOfStrangers;
+    case Asker::self: return of_self_ < kMostOfSelf;
+  }
+  return false;
+}
+
+/// Says at once that it is not asked on.
+Result<> Searches::refuse(LinkIndex from, Sender& sender, std::uint64_t id, Instant now) {
+  if (now - sender.refused_since > kFloodTime) {
+    sender.refused = 0;
+    sender.refused_since = now;
+  }
+  if (++sender.refused > kFlood) return fail(Errc::too_large, fmt::format("overlay: more than {} searches a second too many", kFlood / 10));
+  actions_.emplace_back(SendTo{from, SearchAnswer{id, true, 0, 1, false, {}, {}}});
+  return {};
+}
+
+Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, std::span<const Branch> branches, bool is_whole,
+                             Instant now) {
+  if (search.pattern.size() > kMaxSearchPattern) return fail(Errc::too_large, fmt::format("a pattern of {} bytes", search.pattern.size()));
+  Sender& sender = senders_[from];
+  if (ended_.contains(search.id) || searches_.contains(search.id)) {  // never twice through one node
+    actions_.emplace_back(SendTo{from, SearchAnswer{search.id, true, 0, 0, false, {}, {}}});
+    return {};
+  }
+  const bool has_token = asker == Asker::self || take_token(asker == Asker::stranger ? strangers_ : sender, now);
+  if (!has_token || !has_place(sender, asker)) {
+    if (!std::exchange(sender.was_told, true) && asker == Asker::neighbour)
+      actions_.emplace_back(
+          Remark{fmt::format("overlay: a neighbour sends more searches than {} a second; the others are refused", kRate)});
+    return refuse(from, sender, search.id, now);
+  }
+  ++sender.under_way;
+  if (asker == Asker::stranger) ++of_strangers_;
+  if (asker == Asker::self) ++of_self_;
+  const std::uint32_t left_ms = std::min(search.left_ms, kMostMilliseconds);
+  const std::uint32_t hops_left = std::min(search.hops_left, kMostHops);
+  UnderWay under_way{from, asker, now + Milliseconds(left_ms), {}, true, search.hops, 1, is_whole ? 0U : 1U, 0, 0, false, search.kind, {}};
+  actions_.emplace_back(LookUp{search.id, search.kind, search.pattern});
+  for (const Branch& branch : branches) {
+    if (branch.link == from) continue;
+    if (hops_left == 0) {
+      ++under_way.missing;
+      continue;
+    }
+    under_way.waiting.insert(branch.link);
+    Search onward = search;
+    onward.hops = std::min(search.hops, kMostHops) + 1;
+    onward.hops_left = hops_left - 1;
+    onward.left_ms = time_for(left_ms, branch.height);
+    actions_.emplace_back(SendTo{branch.link, std::move(onward)});
+  }
+  searches_.emplace(search.id, std::move(under_way));
+  return {};
+}
+
+// ---- answers ------------------------------------------------------------------------------------------
+
+/// Keeps of what came no more than a search may bring.
+void Searches::pass_on(UnderWay& search, SearchAnswer& answer) {
+  const auto keep = [&](auto& list, std::size_t& count, std::size_t most) {
+    const std::size_t room = most - count;
+    if (list.size() > room) {
+      list.resize(room);
+      search.is_cut = true;
+    }
+    count += list.size();
+  };
+  keep(answer.hits, search.hits, kMostHits);
+  keep(answer.found_nodes, search.found_nodes, kMostFoundNodes);
+  search.is_cut |= answer.is_cut;
+}
+
+/// In as few messages as it takes.
+void Searches::send_parts(UnderWay& search, SearchAnswer answer) {
+  const SearchAnswer blank{answer.id, false, 0, 0, false, {}, {}};
+  const auto size_of = [](const auto& element) { return encoded_size(element); };
+  for (auto& part : split(std::move(answer.hits), &SearchAnswer::hits, size_of, blank, kAnswerRoom))
+    actions_.emplace_back(SendTo{search.from, std::move(part)});
+  std::ranges::move(answer.found_nodes, std::back_inserter(search.gathered));
+  if (search.gathered.size() >= kGathered) send_gathered(answer.id, search);
+}
+
+void Searches::send_gathered(std::uint64_t id, UnderWay& search) {
+  const SearchAnswer blank{id, false, 0, 0, false, {}, {}};
+  const auto size_of = [](const OverlayNode& node) { return encoded_size(node); };
+  for (auto& part : split(std::exchange(search.gathered, {}), &SearchAnswer::found_nodes, size_of, blank, kAnswerRoom))
+    actions_.emplace_back(SendTo{search.from, std::move(part)});
+}
+
+void Searches::on_looked_up(std::uint64_t id, SearchAnswer found, Instant now) {
+  const auto search = searches_.find(id);
+  if (search == searches_.end() || now >= search->second.deadline) return;
+  found.id = id;
+  for (Hit& hit : found.hits) hit.hops = search->second.hops;
+  pass_on(search->second, found);
+  const bool is_last = found.is_last;
+  send_parts(search->second, std::move(found));
+  if (is_last) search->second.is_looking_up = false;
+  end_if_done(search);
+}
+
+void Searches::on_answer(LinkIndex from, SearchAnswer answer, Instant now) {
+  static_cast<void>(now);
+  const auto search = searches_.find(answer.id);
+  if (search == searches_.end() || !search->second.waiting.contains(from)) return;
+  const bool is_last = answer.is_last;
+  UnderWay& under_way = search->second;
+  if (is_last) {
+    under_way.waiting.erase(from);
+    under_way.nodes = std::min(under_way.nodes, kMostNodes) + std::min(answer.nodes, kMostNodes);
+    under_way.missing = std::min(under_way.missing, kMostNodes) + std::min(answer.missing, kMostNodes);
+  }
+  pass_on(under_way, answer);
+  send_parts(under_way, std::move(answer));
+  end_if_done(search);
+}
+
+void Searches::end_if_done(Entry search) {
+  if (!search->second.is_looking_up && search->second.waiting.empty()) end(search);
+}
+
+void Searches::end(Entry search) {
+  auto& [id, under_way] = *search;
+  send_gathered(id, under_way);
+  const auto missing = static_cast<std::uint32_t>(under_way.waiting.size()) + (under_way.is_looking_up ? 1U : 0U);
+  actions_.emplace_back(
+      SendTo{under_way.from,
+             SearchAnswer{
+                 id, true, under_way.nodes - (under_way.is_looking_up ? 1U : 0U), under_way.missing + missing, under_way.is_cut, {}, {}}});
+  if (under_way.is_looking_up) actions_.emplace_back(EndLookUp{id});
+  if (const auto sender = senders_.find(under_way.from); sender != senders_.end()) --sender->second.under_way;
+  if (under_way.asker == Asker::stranger) --of_strangers_;
+  if (under_way.asker == Asker::self) --of_self_;
+  remember(id, under_way.deadline);
+  searches_.erase(search);
+}
+
+void Searches::remember(std::uint64_t id, Instant until) {
+  ended_[id] = until;
+  ended_order_.push_back(id);
+  while (ended_order_.size() > kMostEnded) {
+    ended_.erase(ended_order_.front());
+    ended_order_.pop_front();
+  }
+}
+
+// ---- ends ---------------------------------------------------------------------------------------------
+
+void Searches::on_closed(LinkIndex link) {
+  for (auto search = searches_.begin(); search != searches_.end();) {
+    const auto here = search++;
+    UnderWay& under_way = here->second;
+    if (under_way.from == link) {
+      under_way.waiting.clear();
+      end(here);
+    } else if (under_way.waiting.erase(link) > 0) {
+      ++under_way.missing;
+      end_if_done(here);
+    }
+  }
+  senders_.erase(link);
+}
+
+void Searches::tick(Instant now) {
+  for (auto search = searches_.begin(); search != searches_.end();) {
+    const auto here = search++;
+    if (now >= here->second.deadline) end(here);
+  }
+  while (!ended_order_.empty()) {
+    const auto ended = ended_.find(ended_order_.front());
+    if (ended != ended_.end() && now < ended->second) break;
+    if (ended != ended_.end()) ended_.erase(ended);
+    ended_order_.pop_front();
+  }
+}
+
+}  // namespace shoal
