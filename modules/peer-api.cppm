@@ -131,6 +131,15 @@ bool is_pressing(std::uint32_t behind, std::uint32_t have, std::uint32_t chunks,
 
 // ---- what a person runs -------------------------------------------------------------------------------
 
+/// How a peer has to do with the overlay: as a node of it, or to ask one.
+struct OverlayOptions {
+  std::size_t max_links = 2;
+  std::optional<Endpoint> join;  ///< A node to begin with, besides those that the tracker names.
+  std::vector<Endpoint> known;   ///< Nodes that earlier runs heard of, to ask where the tracker is away.
+  /// Keeps addresses of nodes for later runs; on a worker, one call at a time. May be null.
+  std::function<void(const std::vector<Endpoint>&)> remember;
+};
+
 struct PeerOptions {
   Endpoint tracker{"127.0.0.1", 5555};
   Endpoint listen{"127.0.0.1", 0};
@@ -149,6 +158,7 @@ struct PeerOptions {
   Nanoseconds other_latency = std::chrono::milliseconds(100);  ///< Of pairs that the table does not name.
   bool emulates_latency = false;                               ///< What comes from others is taken up as late as the table says.
   bool from_one = false;                                       ///< What run_get fetches comes from one source each, the best.
+  std::optional<OverlayOptions> overlay;                       ///< Null: it is no node of the overlay, and asks none.
   bool md5_later = false;                                      ///< A file of several chunks gets its name before its MD5 is confirmed.
 };
 
@@ -217,6 +227,30 @@ struct Finding {
 /// Asks the tracker. An empty pattern means everything.
 Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern);
 
+// ---- the overlay --------------------------------------------------------------------------------------
+
+/// How a search through the tree ended.
+struct OverlaySearch {
+  std::uint32_t asked = 0;    ///< Nodes that answered.
+  std::uint32_t missing = 0;  ///< Branches that did not.
+  bool is_cut = false;        ///< There are more hits than came.
+};
+using OnHit = std::function<void(const Hit&)>;
+
+/// Asks one node, which has the whole tree searched: that of `options.overlay->join`, one that the tracker names, or one of those known
+/// from earlier. `on_hit` is called for each file as soon as it is found; its names and entries have been checked. Fails where no node can
+/// be asked.
+Task<Result<OverlaySearch>> search_overlay(World& world, PeerOptions options, std::string pattern, OnHit on_hit);
+
+struct Topology {
+  std::vector<OverlayNode> nodes;  ///< By number.
+  bool is_from_tracker = false;    ///< Else it was gathered through the tree.
+  std::uint32_t missing = 0;       ///< Branches that did not answer.
+};
+/// Asks the tracker, or where that is away, or `join` is given, the tree itself. No nodes: an empty network. Fails where nobody can be
+/// asked.
+Task<Result<Topology>> overlay_topology(World& world, PeerOptions options);
+
 // ---- the catalogue ------------------------------------------------------------------------------------
 
 /// Where a latency is from.
@@ -234,9 +268,10 @@ struct LocatedFile {
 };
 struct LocateAnswer {
   std::vector<LocatedFile> files;
-  std::uint32_t asked = 0;      ///< Times that a peer was asked, ...
-  std::uint32_t silent = 0;     ///< ... and did not answer.
-  std::vector<Holder> missing;  ///< Some of those: they offered such a file, and are asked no more until they are heard of.
+  std::uint32_t asked = 0;                   ///< Times that a peer was asked, ...
+  std::uint32_t silent = 0;                  ///< ... and did not answer.
+  std::vector<Holder> missing;               ///< Some of those: they offered such a file, and are asked no more until they are heard of.
+  std::optional<OverlaySearch> via_overlay;  ///< The tracker is away: the tree was searched instead.
 };
 
 /// Asks the tracker, which asks the peers. Fails with `not_found` where no peer has such a file.
@@ -306,6 +341,9 @@ class PeerControl {
   virtual Task<Result<std::vector<Fetched>>> download(std::string name, bool from_one) = 0;
   virtual Task<Result<std::vector<Finding>>> list(std::string pattern) = 0;
   virtual Task<Result<std::vector<Choice>>> why(std::string name) = 0;
+  /// Searches the tree from this node on. Fails where it is none.
+  virtual Task<Result<OverlaySearch>> search(std::string pattern, OnHit on_hit) = 0;
+  virtual Task<Result<Topology>> topology() = 0;
   virtual PeerStatus status() = 0;
   virtual std::vector<PeerView> peers() = 0;
   /// Names of ours and of what was found, for completion.

@@ -21,11 +21,11 @@ struct SendTo {
   LinkIndex link;
   Message message;
 };
-/// Opens a connection, greets as a node, and sends `attach`. What comes by it is told, or that it could not be had (`on_closed`).
+/// Opens a connection, tells that it is there (`on_connected`) or could not be had (`on_closed`), greets as a node, and sends what there is
+/// to send along with the greeting.
 struct Dial {
   LinkIndex link;
   Endpoint to;
-  Attach attach;
 };
 /// Closes a connection, once what was sent on it is gone. Nothing is told of it any more.
 struct CloseLink {

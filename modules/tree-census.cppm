@@ -50,11 +50,12 @@ class Census {
     std::uint32_t max_links = 2;
     bool is_linked = false;  ///< It had a place before it came.
     std::optional<OverlayLinks> links;
-    std::vector<Instant> promised;  ///< When others were told to ask it.
+    std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
   };
   std::uint32_t free_number() const;
   void give_number(SessionNumber session, Member& member, std::uint32_t number);
   std::optional<SessionNumber> oldest() const;
+  std::optional<SessionNumber> target_for(SessionNumber session) const;
   std::size_t room_of(Member& member, Instant now) const;
 
   std::map<SessionNumber, Member> members_;

@@ -5,7 +5,6 @@ module;
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,12 +17,6 @@ import shoal.base;
 import shoal.wire;
 
 export namespace shoal {
-
-/// A neighbour, and how far away the last node behind it is.
-struct Branch {
-  LinkIndex link;
-  std::uint32_t height = 1;
-};
 
 /// Who sends a search.
 enum class Asker : std::uint8_t { neighbour, stranger, self };
@@ -47,7 +40,7 @@ class Searches {
 
   /// A search of somebody: `from` is a neighbour, or whoever asks, who is answered like one. `is_whole`: the node is not cut off from
   /// others. A failure: it is no search, or a flood.
-  Result<> on_search(LinkIndex from, Asker asker, const Search& search, std::span<const Branch> branches, bool is_whole, Instant now);
+  Result<> on_search(LinkIndex from, Asker asker, const Search& search, std::span<const LinkIndex> branches, bool is_whole, Instant now);
   /// What this node has itself, in one or more parts.
   void on_looked_up(std::uint64_t search, SearchAnswer found, Instant now);
   void on_answer(LinkIndex from, SearchAnswer answer, Instant now);
@@ -63,7 +56,8 @@ class Searches {
     LinkIndex from;
     Asker asker = Asker::neighbour;
     Instant deadline;
-    std::set<LinkIndex> waiting;  ///< Branches.
+    std::map<LinkIndex, Instant> waiting;  ///< Branches, and when anything came of them last.
+    Instant told;                          ///< When whoever asked was told anything last.
     bool is_looking_up = true;
     std::uint32_t hops = 0;
     std::uint32_t nodes = 0;
@@ -90,6 +84,7 @@ class Searches {
   void pass_on(UnderWay& search, SearchAnswer& answer);
   void send_parts(UnderWay& search, SearchAnswer answer);
   void send_gathered(std::uint64_t id, UnderWay& search);
+  void give_up_silent(UnderWay& search, Instant now);
   void end_if_done(Entry search);
   void end(Entry search);
   void remember(std::uint64_t id, Instant until);

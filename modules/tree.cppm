@@ -7,6 +7,9 @@
 /// root waits for such an answer it lets in nobody. That keeps circles out however joins, losses and messages cross (docs/decisions/0040).
 module;
 
+#include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -45,6 +48,8 @@ class TreeNode {
   /// The connection with the tracker is there, or is lost.
   void on_tracker(bool is_there, Instant now);
   void on_place(const OverlayPlace& place, Instant now);
+  /// What was dialled is connected.
+  void on_connected(LinkIndex link, Instant now);
   /// Somebody connected, and wants to be a child. Its address is one that is reached from here.
   void on_attach(LinkIndex link, const Attach& attach, Instant now);
   /// What came by a link, or in answer to a Dial. A failure: it is to be closed, and is gone already as far as the tree is concerned.
@@ -68,25 +73,36 @@ class TreeNode {
   bool is_linked(LinkIndex link) const { return links_.contains(link); }
   /// A search that goes from here into all branches reaches all nodes, as far as it knows: it is not cut off from others.
   bool is_settled() const;
-  /// Its neighbours, as a search sees them.
-  std::vector<Branch> branches() const;
+  std::vector<LinkIndex> links() const;
   std::vector<NodeKey> neighbours() const;  ///< The parent first.
   std::vector<Contact> contacts() const;    ///< Neighbours and others that it knows, at most kMaxContacts.
   OverlayJoin introduction() const;         ///< What the tracker is told first.
 
  private:
   struct Neighbour {
+    Neighbour() = default;
+    Neighbour(Contact c, Instant now) : contact(std::move(c)), heard(now) {}
+
     Contact contact;
     Around around;               ///< What it said last.
     Instant heard;               ///< When anything came of it.
     Instant told;                ///< When it was last told what is around.
     std::uint32_t referred = 0;  ///< Nodes that were referred to it since.
+    std::uint32_t told_room_depth = 0;
+    bool is_news = false;    ///< It is to be told again, soon.
+    std::uint32_t news = 0;  ///< So often it was, since then.
+    Instant news_since{};
   };
   /// Somebody who wants to be a child, and waits for the root's word.
   struct Entrant {
     Attach attach;
     std::uint64_t request = 0;
     Instant deadline;
+  };
+  struct Sample {
+    std::uint64_t seed = 0;
+    std::uint64_t hash = 0;
+    Contact contact;
   };
   struct Relayed {
     LinkIndex from;
@@ -100,6 +116,8 @@ class TreeNode {
     std::optional<LinkIndex> link;  ///< With the one that is asked now, ...
     Contact at;                     ///< ... which is this.
     Instant deadline;               ///< For its answer.
+    bool has_asked = false;         ///< It is connected, and was sent the question.
+    bool is_at_root = false;        ///< It has asked its root.
     Instant next_round;             ///< When those that were busy are asked again.
     int rounds = 0;
     std::size_t referrals = 0;
@@ -107,7 +125,14 @@ class TreeNode {
 
   static constexpr Nanoseconds kFirstBackoff{200'000'000};
 
+  /// For a question to the root of a tree from so far below it, and the answer.
+  static Nanoseconds time_to_root(std::uint32_t depth) {
+    return std::chrono::seconds(2) + std::min(depth, 2000U) * std::chrono::milliseconds(20);
+  }
+
   bool is_root() const { return !parent_; }
+  /// It waits for an answer that may make it a child: until then it lets in nobody.
+  bool is_asking() const { return attempt_ && attempt_->has_asked; }
   bool has_room() const { return links_.size() + entrants_.size() < options_.max_links; }
   bool is_child(LinkIndex link) const { return links_.contains(link) && link != parent_; }
   bool has_children() const { return links_.size() > (parent_ ? 1U : 0U) || !entrants_.empty(); }
@@ -124,7 +149,7 @@ class TreeNode {
   void on_refer(const Refer& refer, Instant now);
   void end_attempt(bool has_failed, Instant now);
   void shed_child();
-  void ask_tracker();
+  void ask_tracker(Instant now, Nanoseconds at_most_every = Nanoseconds::zero());
 
   // entering.cpp: how others become children
   void refer(LinkIndex link, ReferReason reason, std::vector<Contact> to = {});
@@ -137,8 +162,12 @@ class TreeNode {
   void settle_entrant(LinkIndex link, Judgement judgement, std::uint32_t number, Instant now);
 
   // linked.cpp: while a link lasts
-  Around around_for(LinkIndex link) const;
-  std::vector<Contact> known_for(LinkIndex link) const;
+  Around around_for(LinkIndex link);
+  std::vector<Contact> known_for(LinkIndex link);
+  void sample(const std::vector<Contact>& contacts);
+  std::uint32_t room_depth_for(LinkIndex link) const;
+  void tell_news(LinkIndex link, Instant now);
+  void spread_news(Instant now, std::optional<LinkIndex> from = std::nullopt);
   void tell_around(LinkIndex link, Instant now);
   void tell_children(Instant now);
   Result<> on_around(LinkIndex link, const Around& around, Instant now);
@@ -176,11 +205,11 @@ class TreeNode {
   Instant asked_tracker_;  ///< Last.
   NodeKey lost_;           ///< The parent that it had.
   bool was_root_lost_ = false;
-  bool is_heir_ = false;          ///< The parent leaves, and said that this is the root then.
-  std::vector<Contact> hints_;    ///< Whom the parent, when it left, said to ask.
-  std::vector<Contact> entries_;  ///< Whom the tracker, or a younger node, said to ask.
-  std::deque<Contact> known_;     ///< Others, the best first.
-  std::size_t next_known_ = 0;
+  bool is_heir_ = false;           ///< The parent leaves, and said that this is the root then.
+  std::vector<Contact> hints_;     ///< Whom the parent, when it left, said to ask.
+  std::vector<Contact> entries_;   ///< Whom the tracker, or a younger node, said to ask.
+  std::deque<Contact> known_;      ///< Whom the parent said to ask where it is lost, the best first.
+  std::array<Sample, 32> sample_;  ///< Some of all that were heard of.
   bool was_warned_ = false;
 
   std::optional<OverlayLinks> told_links_;

@@ -182,13 +182,12 @@ struct Around {
   std::uint32_t depth = 0;     ///< Of the sender.
   // Of all nodes that are reached through the sender, with itself:
   std::uint32_t nodes = 0;
-  std::uint32_t height = 0;            ///< Links to the farthest, with this one.
   std::uint32_t room_depth = kNoRoom;  ///< Depth of the highest with room for one more link.
   std::uint32_t highest = 0;           ///< The highest number.
   std::vector<Contact> known;          ///< Others to ask where the sender is lost, the best first; at most kMaxContacts.
   static constexpr auto fields() {
-    return std::tuple{&Around::root,   &Around::sequence,   &Around::depth,   &Around::nodes,
-                      &Around::height, &Around::room_depth, &Around::highest, &Around::known};
+    return std::tuple{&Around::root,       &Around::sequence, &Around::depth, &Around::nodes,
+                      &Around::room_depth, &Around::highest,  &Around::known};
   }
 };
 
@@ -229,6 +228,7 @@ struct Hit {
 };
 
 /// Goes back the way that the search came: hits at once, the last one when all branches behind the sender have answered or run out of time.
+/// Once a second at least something comes, if only that it goes on.
 struct SearchAnswer {
   static constexpr auto kType = MessageType::search_answer;
   std::uint64_t id = 0;

@@ -6,6 +6,7 @@ module;
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -103,7 +104,10 @@ NodeKey Census::key_of(SessionNumber session) const {
 // ---- whom to ask for a place --------------------------------------------------------------------------
 
 std::size_t Census::room_of(Member& member, Instant now) const {
-  std::erase_if(member.promised, [now](Instant at) { return now - at > kPromise; });
+  std::erase_if(member.promised, [&](const auto& promise) {
+    return now - promise.second > kPromise ||
+           std::ranges::find(member.links->links, promise.first, &NodeKey::nonce) != member.links->links.end();
+  });
   const std::size_t taken = member.links->links.size() + member.promised.size();
   return member.max_links > taken ? member.max_links - taken : 0;
 }
@@ -122,14 +126,33 @@ std::optional<Census::SessionNumber> Census::oldest() const {
   return root ? root : node;
 }
 
-std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, Instant now) {
+/// The root of the tree that a node is to become part of. Trees that were one come together in pairs: all at the oldest would wait for
+/// each other.
+std::optional<Census::SessionNumber> Census::target_for(SessionNumber session) const {
+  const auto asker = members_.find(session);
+  if (asker == members_.end()) return std::nullopt;
   const auto first = oldest();
-  if (!first || *first == session || !members_.contains(session)) return {};
+  if (!asker->second.links || asker->second.links->links.empty()) return first;
+  std::vector<std::pair<NodeKey, SessionNumber>> roots;
+  for (const auto& [other, member] : members_) {
+    const bool is_root = member.links && member.links->root.nonce == member.key.nonce && (!member.links->links.empty() || other == first);
+    if (is_root && member.key < asker->second.key) roots.emplace_back(member.key, other);
+  }
+  const std::size_t older = roots.size();
+  if (older == 0) return first;
+  std::ranges::sort(roots);
+  return roots[older & (older - 1)].second;
+}
+
+std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, Instant now) {
+  const auto first = target_for(session);
+  if (!first || *first == session) return {};
   const NodeKey root = members_.at(*first).key;
   const Member& asker = members_.at(session);
   if (asker.links && asker.links->root.nonce == root.nonce) return {};
   struct Way {
     bool is_full;
+    bool is_promised;
     std::uint32_t depth;
     std::size_t promised;
     SessionNumber session;
@@ -138,13 +161,14 @@ std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, In
   std::vector<Way> ways;
   for (auto& [other, member] : members_) {
     if (other == session || !member.links || member.links->root.nonce != root.nonce) continue;
-    ways.push_back({room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
+    ways.push_back(
+        {member.links->links.size() >= member.max_links, room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
   }
   const auto best = ways.begin() + static_cast<std::ptrdiff_t>(std::min(kMostEntries - 1, ways.size()));
   std::ranges::partial_sort(ways, best);
   std::vector<SessionNumber> entries;
   for (auto way = ways.begin(); way != best; ++way) entries.push_back(way->session);
-  if (!entries.empty()) members_.at(entries.front()).promised.push_back(now);
+  if (!entries.empty()) members_.at(entries.front()).promised[asker.key.nonce] = now;
   if (std::ranges::find(entries, *first) == entries.end()) entries.push_back(*first);
   return entries;
 }

@@ -26,8 +26,6 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kVerdictTimeout = 3s;
-constexpr Nanoseconds kRelayTimeout = 6s;
 constexpr Nanoseconds kDoubtful = 1500ms;  // silent for so long, a neighbour that another has lost is lost
 constexpr std::size_t kMostRelayed = 1024;
 constexpr Nanoseconds kSoon = 100ms;
@@ -55,7 +53,7 @@ void TreeNode::on_attach(LinkIndex link, const Attach& attach, Instant now) {
   if (!is_sound(attach.self) || child.nonce == 0) return refer(link, ReferReason::other);
   if (is_leaving_) return refer(link, ReferReason::leaving, contacts());
   if (child.nonce == key_.nonce) return refer(link, ReferReason::same_tree);
-  if (!is_in_ || attempt_) return refer(link, ReferReason::busy);
+  if (!is_in_ || is_asking()) return refer(link, ReferReason::busy);
   if (parent_ && links_.at(*parent_).contact.key.nonce == child.nonce) return refer(link, ReferReason::same_tree);
   // It has lost a link that is not lost here yet, or comes twice.
   for (auto other = links_.begin(); other != links_.end();) {
@@ -69,14 +67,19 @@ void TreeNode::on_attach(LinkIndex link, const Attach& attach, Instant now) {
   for (const auto& [other, entrant] : entrants_)
     if (entrant.attach.self.key.nonce == child.nonce) return refer(link, ReferReason::busy);
   drop_if_silent(attach.lost, now);
-  if (attempt_) return refer(link, ReferReason::busy);  // as the parent was lost just now
-  if (!has_room()) return refer(link, links_.size() < options_.max_links ? ReferReason::busy : ReferReason::full, rooms_for(attach));
+  if (is_asking()) return refer(link, ReferReason::busy);  // as the parent was lost just now
+  if (links_.size() >= options_.max_links) return refer(link, ReferReason::full, rooms_for(attach));
+  if (!has_room()) return refer(link, ReferReason::busy);
   if (!attach.has_children && child.number != 0) return admit(link, attach.self, child.number, now);
-  entrants_[link] = {attach, random_(), now + kVerdictTimeout};
+  entrants_[link] = {attach, random_(), now + time_to_root(depth_)};
   if (is_root()) {
     const auto [judgement, number] = judge(attach.self, attach.has_children, now);
     return settle_entrant(link, judgement, number, now);
   }
+  Around way;  // says how long it may take
+  way.root = root_;
+  way.depth = depth_;
+  actions_.emplace_back(SendTo{link, std::move(way)});
   actions_.emplace_back(SendTo{*parent_, Verify{entrants_.at(link).request, attach.self, attach.has_children}});
 }
 
@@ -119,11 +122,12 @@ std::vector<Contact> TreeNode::rooms_for(const Attach& attach) {
 void TreeNode::admit(LinkIndex link, const Contact& child, std::uint32_t number, Instant now) {
   Contact contact = child;
   if (number != 0) contact.key.number = number;
-  links_[link] = {contact, {}, now, now - 1h, 0};
+  links_[link] = Neighbour(contact, now);
   last_number_ = std::max(last_number_, contact.key.number);
   actions_.emplace_back(SendTo{link, Attached{key_, contact.key.number, root_, sequence_, depth_}});
   actions_.emplace_back(Remark{fmt::format("overlay: {} is linked to s{}", name_of(contact), key_.number)});
   tell_around(link, now);
+  spread_news(now);
   tell_tracker_links();
 }
 
@@ -138,7 +142,7 @@ std::uint32_t TreeNode::next_number() {
 
 std::pair<Judgement, std::uint32_t> TreeNode::judge(const Contact& origin, bool has_children, Instant now) {
   if (origin.key.nonce == key_.nonce) return {Judgement::same_tree, 0};
-  if (has_children && attempt_) return {Judgement::busy, 0};
+  if (has_children && is_asking()) return {Judgement::busy, 0};
   if (has_children && origin.key.number != 0 && origin.key < key_) {
     entries_ = {origin};
     next_look_ = now + kSoon;
@@ -153,7 +157,7 @@ void TreeNode::on_verify(LinkIndex link, const Verify& verify, Instant now) {
   } else if (is_root() || verify.origin.key.nonce == key_.nonce) {
     const auto [judgement, number] = judge(verify.origin, verify.has_children, now);
     actions_.emplace_back(SendTo{link, Verified{verify.request, judgement, number}});
-  } else if (relayed_.size() < kMostRelayed && relayed_.try_emplace(verify.request, Relayed{link, now + kRelayTimeout}).second) {
+  } else if (relayed_.size() < kMostRelayed && relayed_.try_emplace(verify.request, Relayed{link, now + time_to_root(depth_)}).second) {
     actions_.emplace_back(SendTo{*parent_, verify});
   } else {
     actions_.emplace_back(SendTo{link, Verified{verify.request, Judgement::busy, 0}});
@@ -174,7 +178,7 @@ void TreeNode::on_verified(const Verified& verified, Instant now) {
 void TreeNode::settle_entrant(LinkIndex link, Judgement judgement, std::uint32_t number, Instant now) {
   const Entrant entrant = std::move(entrants_.at(link));
   entrants_.erase(link);
-  if (judgement == Judgement::yes && number < kMostNodes && !attempt_)
+  if (judgement == Judgement::yes && number < kMostNodes && !is_asking())
     return admit(link, entrant.attach.self, entrant.attach.self.key.number == 0 ? number : 0, now);
   refer(link, judgement == Judgement::yes ? ReferReason::busy : reason_of(judgement));
 }

@@ -26,15 +26,17 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kAnswerTimeout = 4s;  // of a node that is asked: a connection, and a question to its root
+constexpr Nanoseconds kConnectTimeout = 2s;
+constexpr Nanoseconds kAnswerTimeout = 3s;
 constexpr Nanoseconds kLongestBackoff = 5s;
 constexpr Nanoseconds kLookForOlder = 2s;  // of a root that has found none
 constexpr Nanoseconds kProbeKnown = 5s;    // the same, without a tracker
 constexpr Nanoseconds kAskTrackerEvery = 500ms;
 constexpr Nanoseconds kJoinDelay = 300ms;  // for a tracker to give a number first
-constexpr int kMostFailures = 3;           // attempts of who has lost its parent, before its tree counts as one by itself
-constexpr int kMostRounds = 20;            // to ask those that were busy
-constexpr std::size_t kMostAsked = 4096;   // nodes, in one attempt
+constexpr std::size_t kMostKnownAsked = 8;
+constexpr int kMostFailures = 3;          // attempts of who has lost its parent, before its tree counts as one by itself
+constexpr int kMostRounds = 20;           // to ask those that were busy
+constexpr std::size_t kMostAsked = 4096;  // nodes, in one attempt
 
 Nanoseconds some(Nanoseconds most, const RandomWords& random) {
   return Nanoseconds(static_cast<Nanoseconds::rep>(random() % static_cast<std::uint64_t>(most.count())));
@@ -51,6 +53,7 @@ TreeNode::TreeNode(Options options, RandomWords random, Instant now)
       next_look_(now + kJoinDelay),
       backoff_(kFirstBackoff) {
   options_.max_links = std::max<std::size_t>(options_.max_links, 2);
+  for (Sample& place : sample_) place.seed = random_();
 }
 
 OverlayJoin TreeNode::introduction() const {
@@ -67,7 +70,12 @@ void TreeNode::on_tracker(bool is_there, Instant now) {
   if (is_in_) tell_tracker_links();
 }
 
-void TreeNode::ask_tracker() { actions_.emplace_back(TellTracker{OverlayAsk{root_}}); }
+/// Unless it was just asked.
+void TreeNode::ask_tracker(Instant now, Nanoseconds at_most_every) {
+  if (!is_tracker_there_ || now - asked_tracker_ < at_most_every) return;
+  asked_tracker_ = now;
+  actions_.emplace_back(TellTracker{OverlayAsk{root_}});
+}
 
 void TreeNode::on_place(const OverlayPlace& place, Instant now) {
   if (is_leaving_) return;
@@ -85,14 +93,23 @@ void TreeNode::on_place(const OverlayPlace& place, Instant now) {
   entries_.clear();
   for (const Contact& entry : place.entries)
     if (is_sound(entry) && entries_.size() < kMaxContacts) entries_.push_back(entry);
-  if (attempt_) return;
+  if (entries_.empty() && is_in_) {  // nobody is older
+    hints_.clear();
+    lost_ = {};
+  }
+  if (attempt_) {  // the tracker knows better than what was heard before
+    attempt_->to_ask.insert(attempt_->to_ask.begin(), entries_.begin(), entries_.end());
+    return;
+  }
   if (!entries_.empty()) {
     next_look_ = std::min(next_look_, now);
     return look_for_parent(now);
   }
-  if (options_.join && !is_in_) return;  // another tracker's network, maybe: that is found out first
+  if (options_.join && !is_in_ && failures_ == 0) return;  // another tracker's network, maybe: that is found out first
   if (!is_in_) actions_.emplace_back(Remark{fmt::format("overlay: s{} is the first node", key_.number)});
   is_in_ = true;
+  hints_.clear();
+  lost_ = {};
   backoff_ = kFirstBackoff;
   next_look_ = std::max(next_look_, now + kLookForOlder);
   tell_tracker_links();
@@ -113,8 +130,8 @@ std::vector<Contact> TreeNode::candidates() const {
   if (lost_.nonce != 0) {
     // Where the root is lost, its children come to the oldest of them: that one asks nobody.
     const auto is_younger = [&](const Contact& contact) { return was_root_lost_ && key_ < contact.key; };
-    for (const Contact& contact : known_)
-      if (!is_younger(contact)) add(contact);
+    for (std::size_t i = 0; i < std::min(known_.size(), kMostKnownAsked); ++i)
+      if (!is_younger(known_[i])) add(known_[i]);
   }
   for (const Contact& contact : entries_) add(contact);
   if (options_.join && (!is_in_ || lost_.nonce != 0)) add({{}, options_.join->host, options_.join->port});
@@ -129,18 +146,14 @@ void TreeNode::look_for_parent(Instant now) {
   hints_.clear();
   const bool was_orphan = std::exchange(lost_, NodeKey{}).nonce != 0;
   if (is_tracker_there_) {
-    if (now - asked_tracker_ >= kAskTrackerEvery) {
-      asked_tracker_ = now;
-      ask_tracker();
-    }
+    ask_tracker(now, kAskTrackerEvery);
     next_look_ = now + (was_orphan || !is_in_ ? kAskTrackerEvery : kLookForOlder);
     return;
   }
   next_look_ = now + kProbeKnown + some(1s, random_);
-  if (known_.empty() || !is_in_) return;
-  // Others may be cut off from this tree, or it from them: one that was known is asked.
-  const Contact& contact = known_[next_known_++ % known_.size()];
-  if (!linked_as(contact.key.nonce) && contact.key.nonce != key_.nonce) begin_attempt({contact}, now);
+  // Others may be cut off from this tree, or it from them: one of those that it heard of is asked.
+  const Contact contact = sample_[random_() % sample_.size()].contact;
+  if (is_in_ && contact.port != 0 && !linked_as(contact.key.nonce) && contact.key.nonce != key_.nonce) begin_attempt({contact}, now);
 }
 
 // ---- one attempt --------------------------------------------------------------------------------------
@@ -155,13 +168,22 @@ void TreeNode::ask(const Contact& contact, Instant now) {
   const LinkIndex link = new_link();
   attempt_->link = link;
   attempt_->at = contact;
+  attempt_->deadline = now + kConnectTimeout;
+  actions_.emplace_back(Dial{link, {contact.host, contact.port}});
+}
+
+void TreeNode::on_connected(LinkIndex link, Instant now) {
+  if (!attempt_ || attempt_->link != link) return;
   attempt_->deadline = now + kAnswerTimeout;
-  actions_.emplace_back(Dial{link, {contact.host, contact.port}, Attach{self(), lost_, has_children()}});
+  attempt_->has_asked = true;
+  actions_.emplace_back(SendTo{link, Attach{self(), lost_, has_children()}});
 }
 
 void TreeNode::ask_next(Instant now) {
   Attempt& attempt = *attempt_;
   attempt.link.reset();
+  attempt.has_asked = false;
+  attempt.is_at_root = false;
   while (!attempt.to_ask.empty()) {
     const Contact contact = std::move(attempt.to_ask.front());
     attempt.to_ask.pop_front();
@@ -191,10 +213,7 @@ void TreeNode::end_attempt(bool has_failed, Instant now) {
                                            attempt.asked.size())});
   next_look_ = now + backoff_ + some(backoff_, random_);
   backoff_ = std::min(backoff_ * 2, kLongestBackoff);
-  if (is_tracker_there_) {
-    asked_tracker_ = now;
-    ask_tracker();
-  }
+  ask_tracker(now);
 }
 
 // ---- answers ------------------------------------------------------------------------------------------
@@ -206,10 +225,11 @@ void TreeNode::on_attached(const Attached& attached, Instant now) {
     return ask_next(now);
   }
   while (links_.size() >= options_.max_links) shed_child();
+  attempt_->has_asked = false;
   const LinkIndex link = *std::exchange(attempt_->link, std::nullopt);
   Contact contact = attempt_->at;
   contact.key = attached.self;
-  links_[link] = {contact, {}, now, now - 1h, 0};
+  links_[link] = Neighbour(contact, now);
   parent_ = link;
   if (key_.number == 0 && attached.number < kMostNodes) key_.number = attached.number;
   root_ = attached.root;

@@ -29,8 +29,18 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
+constexpr std::uint32_t kMostNews = 10;  // a second, to one neighbour
 constexpr std::size_t kMostKnown = 32;
 constexpr std::size_t kKnownInAround = 8;
+constexpr int kSampled = 2;
+
+/// A word of which each bit depends on all of `word` (SplitMix64).
+std::uint64_t mixed(std::uint64_t word) {
+  word += 0x9e3779b97f4a7c15;
+  word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9;
+  word = (word ^ word >> 27) * 0x94d049bb133111eb;
+  return word ^ word >> 31;
+}
 
 std::uint32_t sum(std::uint32_t a, std::uint32_t b) { return a > std::numeric_limits<std::uint32_t>::max() - b ? a : a + b; }
 
@@ -43,13 +53,11 @@ const Contact* TreeNode::linked_as(std::uint64_t nonce) const {
 
 // ---- what lies around ---------------------------------------------------------------------------------
 
-Around TreeNode::around_for(LinkIndex link) const {
-  Around around{root_, sequence_, depth_, 1, 1, has_room() ? depth_ : kNoRoom, std::max(key_.number, last_number_), known_for(link)};
+Around TreeNode::around_for(LinkIndex link) {
+  Around around{root_, sequence_, depth_, 1, room_depth_for(link), std::max(key_.number, last_number_), known_for(link)};
   for (const auto& [other, neighbour] : links_) {
     if (other == link) continue;
     around.nodes = sum(around.nodes, neighbour.around.nodes);
-    around.height = std::max(around.height, sum(neighbour.around.height, 1));
-    around.room_depth = std::min(around.room_depth, neighbour.around.room_depth);
     around.highest = std::max(around.highest, neighbour.around.highest);
   }
   around.highest = std::min(around.highest, kMostNodes - 1);
@@ -57,7 +65,7 @@ Around TreeNode::around_for(LinkIndex link) const {
 }
 
 /// Whom that neighbour may ask when it has lost us: our parent, our other neighbours, and those that we would ask.
-std::vector<Contact> TreeNode::known_for(LinkIndex link) const {
+std::vector<Contact> TreeNode::known_for(LinkIndex link) {
   std::vector<Contact> known;
   if (parent_ && *parent_ != link) known.push_back(links_.at(*parent_).contact);
   for (const auto& [other, neighbour] : links_)
@@ -66,7 +74,23 @@ std::vector<Contact> TreeNode::known_for(LinkIndex link) const {
     if (known.size() < kKnownInAround && contact.key.nonce != links_.at(link).contact.key.nonce &&
         std::ranges::find(known, contact) == known.end())
       known.push_back(contact);
+  for (int i = 0; i < kSampled; ++i)
+    if (const Contact& other = sample_[random_() % sample_.size()].contact; other.port != 0) known.push_back(other);
   return known;
+}
+
+/// Each place keeps whoever comes out least by a hash of its own, so that all that were ever heard of are as likely, however often they
+/// are named (Bortnikov et al., Brahms, 2009). Where a network is cut, some of them are on this side.
+void TreeNode::sample(const std::vector<Contact>& contacts) {
+  for (const Contact& contact : contacts) {
+    if (!is_sound(contact) || contact.key.nonce == 0 || contact.key.nonce == key_.nonce) continue;
+    for (Sample& place : sample_) {
+      const std::uint64_t hash = mixed(place.seed ^ contact.key.nonce);
+      if (place.contact.port != 0 && hash > place.hash) continue;
+      place.hash = hash;
+      place.contact = contact;
+    }
+  }
 }
 
 /// Those that a neighbour tells of come before others.
@@ -80,8 +104,41 @@ void TreeNode::remember(const std::vector<Contact>& contacts) {
 }
 
 void TreeNode::tell_around(LinkIndex link, Instant now) {
-  links_.at(link).told = now;
-  actions_.emplace_back(SendTo{link, around_for(link)});
+  Neighbour& neighbour = links_.at(link);
+  Around around = around_for(link);
+  neighbour.told = now;
+  neighbour.told_room_depth = around.room_depth;
+  neighbour.is_news = false;
+  actions_.emplace_back(SendTo{link, std::move(around)});
+}
+
+/// At once, but for so many times a second.
+void TreeNode::tell_news(LinkIndex link, Instant now) {
+  Neighbour& neighbour = links_.at(link);
+  if (now - neighbour.news_since >= 1s) {
+    neighbour.news_since = now;
+    neighbour.news = 0;
+  }
+  if (neighbour.news >= kMostNews) return;
+  ++neighbour.news;
+  tell_around(link, now);
+}
+
+/// Where there is room is news for all but `from`; how many nodes there are can wait for the next heartbeat.
+void TreeNode::spread_news(Instant now, std::optional<LinkIndex> from) {
+  for (auto& [link, neighbour] : links_) {
+    if (link == from) continue;
+    neighbour.is_news = room_depth_for(link) != neighbour.told_room_depth;
+    if (neighbour.is_news) tell_news(link, now);
+  }
+}
+
+/// The depth of the highest node with room, of all that are reached through us by `link`.
+std::uint32_t TreeNode::room_depth_for(LinkIndex link) const {
+  std::uint32_t room_depth = links_.size() < options_.max_links ? depth_ : kNoRoom;
+  for (const auto& [other, neighbour] : links_)
+    if (other != link) room_depth = std::min(room_depth, neighbour.around.room_depth);
+  return room_depth;
 }
 
 void TreeNode::tell_children(Instant now) {
@@ -96,10 +153,9 @@ Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) 
   neighbour.around.known.clear();
   neighbour.around.depth = std::min(around.depth, kMostNodes);
   neighbour.referred = 0;
-  if (link != parent_) {
-    if (known_.size() < kMostKnown / 2) remember(around.known);
-    return {};
-  }
+  spread_news(now, link);
+  sample(around.known);
+  if (link != parent_) return {};
   remember(around.known);
   if (around.root.nonce == key_.nonce) {  // a circle, by whatever mistake
     actions_.emplace_back(CloseLink{link});
@@ -125,6 +181,8 @@ Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant no
       on_attached(*attached, now);
     } else if (const auto* refer = std::get_if<Refer>(&message)) {
       on_refer(*refer, now);
+    } else if (const auto* around = std::get_if<Around>(&message); around && !std::exchange(attempt_->is_at_root, true)) {
+      attempt_->deadline = now + time_to_root(around->depth) + 1s;
     } else {
       attempt_->link.reset();
       ask_next(now);
@@ -181,7 +239,10 @@ void TreeNode::lose(LinkIndex link, Instant now) {
   const Contact contact = links_.at(link).contact;
   links_.erase(link);
   std::erase_if(relayed_, [link](const auto& relayed) { return relayed.second.from == link; });
-  if (link != parent_) return tell_tracker_links();
+  if (link != parent_) {
+    spread_news(now);
+    return tell_tracker_links();
+  }
   // What waits for the word of a root that is not reached any more is to be asked again.
   relayed_.clear();
   become_root(contact.key, now);
@@ -225,12 +286,12 @@ std::vector<Contact> TreeNode::contacts() const {
 
 bool TreeNode::is_settled() const {
   if (parent_) return true;
-  return is_in_ && !attempt_ && hints_.empty() && lost_.nonce == 0;
+  return is_in_ && hints_.empty() && entries_.empty() && lost_.nonce == 0;
 }
 
-std::vector<Branch> TreeNode::branches() const {
-  std::vector<Branch> all;
-  for (const auto& [link, neighbour] : links_) all.push_back({link, std::max<std::uint32_t>(neighbour.around.height, 1)});
+std::vector<LinkIndex> TreeNode::links() const {
+  std::vector<LinkIndex> all;
+  for (const auto& [link, neighbour] : links_) all.push_back(link);
   return all;
 }
 

@@ -8,6 +8,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -33,10 +34,12 @@ constexpr std::size_t kMostEnded = 8192;
 constexpr std::size_t kGathered = 256;
 constexpr std::size_t kAnswerRoom = kElementRoom - 4096;  // bytes of hits in one message
 
-/// What a branch is told: so much less than we wait that those in between can answer in time, too.
-std::uint32_t time_for(std::uint32_t left_ms, std::uint32_t height) {
-  return static_cast<std::uint32_t>(std::uint64_t{left_ms} * height / (std::uint64_t{height} + 1));
-}
+constexpr Nanoseconds kGoesOn = 1s;      // whoever waits for the end is told so
+constexpr Nanoseconds kSilent = 2500ms;  // a branch of which nothing came has lost the search
+constexpr std::uint32_t kPatientHops = 32;
+
+/// What a branch is told: a little less than we wait, so that it answers before we give it up. After many hops that would leave nothing.
+std::uint32_t time_for(std::uint32_t left_ms, std::uint32_t hops) { return hops < kPatientHops ? left_ms - left_ms / 64 : left_ms; }
 
 }  // namespace
 
@@ -70,7 +73,7 @@ Result<> Searches::refuse(LinkIndex from, Sender& sender, std::uint64_t id, Inst
   return {};
 }
 
-Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, std::span<const Branch> branches, bool is_whole,
+Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, std::span<const LinkIndex> branches, bool is_whole,
                              Instant now) {
   if (search.pattern.size() > kMaxSearchPattern) return fail(Errc::too_large, fmt::format("a pattern of {} bytes", search.pattern.size()));
   Sender& sender = senders_[from];
@@ -90,20 +93,21 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
   if (asker == Asker::self) ++of_self_;
   const std::uint32_t left_ms = std::min(search.left_ms, kMostMilliseconds);
   const std::uint32_t hops_left = std::min(search.hops_left, kMostHops);
-  UnderWay under_way{from, asker, now + Milliseconds(left_ms), {}, true, search.hops, 1, is_whole ? 0U : 1U, 0, 0, false, search.kind, {}};
+  UnderWay under_way{from,        asker, now + Milliseconds(left_ms), {}, now, true, search.hops, 1, is_whole ? 0U : 1U, 0, 0, false,
+                     search.kind, {}};
   actions_.emplace_back(LookUp{search.id, search.kind, search.pattern});
-  for (const Branch& branch : branches) {
-    if (branch.link == from) continue;
+  for (const LinkIndex branch : branches) {
+    if (branch == from) continue;
     if (hops_left == 0) {
       ++under_way.missing;
       continue;
     }
-    under_way.waiting.insert(branch.link);
+    under_way.waiting[branch] = now;
     Search onward = search;
     onward.hops = std::min(search.hops, kMostHops) + 1;
     onward.hops_left = hops_left - 1;
-    onward.left_ms = time_for(left_ms, branch.height);
-    actions_.emplace_back(SendTo{branch.link, std::move(onward)});
+    onward.left_ms = time_for(left_ms, search.hops);
+    actions_.emplace_back(SendTo{branch, std::move(onward)});
   }
   searches_.emplace(search.id, std::move(under_way));
   return {};
@@ -156,12 +160,11 @@ void Searches::on_looked_up(std::uint64_t id, SearchAnswer found, Instant now) {
 }
 
 void Searches::on_answer(LinkIndex from, SearchAnswer answer, Instant now) {
-  static_cast<void>(now);
   const auto search = searches_.find(answer.id);
   if (search == searches_.end() || !search->second.waiting.contains(from)) return;
-  const bool is_last = answer.is_last;
   UnderWay& under_way = search->second;
-  if (is_last) {
+  under_way.waiting[from] = now;
+  if (answer.is_last) {
     under_way.waiting.erase(from);
     under_way.nodes = std::min(under_way.nodes, kMostNodes) + std::min(answer.nodes, kMostNodes);
     under_way.missing = std::min(under_way.missing, kMostNodes) + std::min(answer.missing, kMostNodes);
@@ -217,10 +220,25 @@ void Searches::on_closed(LinkIndex link) {
   senders_.erase(link);
 }
 
+/// A node that lives says that it goes on; one that took the search and says nothing is not waited for.
+void Searches::give_up_silent(UnderWay& search, Instant now) {
+  search.missing +=
+      static_cast<std::uint32_t>(std::erase_if(search.waiting, [now](const auto& branch) { return now - branch.second >= kSilent; }));
+}
+
 void Searches::tick(Instant now) {
   for (auto search = searches_.begin(); search != searches_.end();) {
     const auto here = search++;
-    if (now >= here->second.deadline) end(here);
+    UnderWay& under_way = here->second;
+    give_up_silent(under_way, now);
+    if (now >= under_way.deadline) {
+      end(here);
+    } else if (!under_way.is_looking_up && under_way.waiting.empty()) {
+      end(here);
+    } else if (now - under_way.told >= kGoesOn) {
+      under_way.told = now;
+      actions_.emplace_back(SendTo{under_way.from, SearchAnswer{here->first, false, 0, 0, false, {}, {}}});
+    }
   }
   while (!ended_order_.empty()) {
     const auto ended = ended_.find(ended_order_.front());

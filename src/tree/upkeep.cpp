@@ -25,6 +25,7 @@ namespace {
 constexpr Nanoseconds kHeirWait = 500ms;  // the children of a root that is lost come to the oldest of them
 constexpr Nanoseconds kHeartbeat = 1s;
 constexpr Nanoseconds kRelayLate = 1300ms;  // a node that is not the root passes on its parent's; without that it speaks by itself
+constexpr Nanoseconds kAskWhileLooking = 2s;
 constexpr Nanoseconds kSilent = 3s;
 constexpr Nanoseconds kCutOff = 15s;  // nothing new of the root came, though the parent lives
 
@@ -49,8 +50,12 @@ void TreeNode::tick(Instant now) {
     sequence_at_ = now;
     tell_children(now);
   }
-  for (const auto& [link, neighbour] : links_)
-    if (now - neighbour.told >= (link == parent_ || is_root() ? kHeartbeat : kRelayLate)) tell_around(link, now);
+  for (const auto& [link, neighbour] : links_) {
+    if (now - neighbour.told >= (link == parent_ || is_root() ? kHeartbeat : kRelayLate))
+      tell_around(link, now);
+    else if (neighbour.is_news)
+      tell_news(link, now);
+  }
   std::erase_if(relayed_, [now](const auto& relayed) { return now >= relayed.second.deadline; });
   std::vector<LinkIndex> late;
   for (const auto& [link, entrant] : entrants_)
@@ -66,6 +71,7 @@ void TreeNode::tick(Instant now) {
     }
     ask_next(now);
   }
+  if (attempt_) ask_tracker(now, kAskWhileLooking);
   look_for_parent(now);
 }
 
@@ -85,6 +91,7 @@ void TreeNode::become_root(const NodeKey& lost, Instant now) {
   next_look_ = is_oldest ? now + kHeirWait : now;
   for (const auto& [link, neighbour] : links_) tell_around(link, now);
   tell_tracker_links();
+  ask_tracker(now);
 }
 
 void TreeNode::leave() {
