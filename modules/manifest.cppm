@@ -5,6 +5,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -77,5 +78,18 @@ std::string conflict_name(std::string_view name, std::string_view owner);
 /// has no other '/'. A pattern of more than kMaxPattern bytes matches nothing. Linear in pattern times name.
 bool matches(std::string_view pattern, std::string_view name);
 inline constexpr std::size_t kMaxPattern = 2 * kMaxName;  ///< Bytes in a pattern: the longest name, each byte of it quoted.
+
+/// What a user may ask for: a name, a shell pattern, an MD5, a root, or by nothing, everything. Taken apart once, for many entries.
+class EntryPattern {
+ public:
+  explicit EntryPattern(std::string pattern);
+  bool means(const FileEntry& entry) const;
+
+ private:
+  std::string pattern_;
+  bool is_plain_ = false;  ///< It has no character that stands for others.
+  std::optional<Md5Digest> md5_;
+  std::optional<Sha256Digest> root_;
+};
 
 }  // namespace shoal

@@ -31,6 +31,7 @@ module;
 module shoal.peer:node;
 
 import :api;
+import :overlay;
 import :subflows;
 
 import shoal.base;
@@ -253,6 +254,7 @@ struct PeerSession {
   std::optional<Source> source;           ///< Likewise.
   std::optional<std::string> attempt;     ///< What it is called in Node::connecting. On the node's strand.
   bool is_question = false;               ///< It has connected to ask, and is no neighbour. Likewise.
+  bool is_node = false;                   ///< It has connected as a node of the overlay. Likewise.
   std::optional<std::size_t> roots_told;  ///< How many of the roots that we want were said along with our hello. Likewise.
   bool is_subflow = false;                ///< Its connection has become part of another session. Likewise.
   Several several;
@@ -590,6 +592,8 @@ struct Node {
   Instant last_change{};
   Signal has_changes;
 
+  std::unique_ptr<Overlay> overlay;  ///< Its own state, on its own strand. Null where it is no node.
+
   // Figures.
   RateMeter down;
   RateMeter up;
@@ -858,6 +862,22 @@ void on_asked_wrong(Node& node, Content& content, const std::string& from);
 Task<> choose_sources(Node& node, std::vector<Finding> findings);
 /// Goes over to others where the chosen source does not come.
 void look_after_chosen(Node& node);
+
+// ---- the overlay: src/peer/overlay_node.cpp -----------------------------------------------------------
+
+/// Where the options say so. Once it listens.
+void start_overlay(Node& node);
+/// Each content with all that have it; of one name, the one that most have first.
+std::vector<Finding> findings_of(const std::vector<Hit>& hits);
+struct FoundInOverlay {
+  std::vector<Hit> hits;
+  std::vector<LocatedEntry> entries;
+  OverlaySearch outcome;
+};
+/// Where the tracker is away: what a search through the tree finds. Nothing where it is not, or there is no tree.
+Task<std::optional<FoundInOverlay>> find_without_tracker(Node& node, std::string pattern);
+Task<Result<OverlaySearch>> search_from(Node& node, std::string pattern, OnHit on_hit);
+Task<Result<Topology>> topology_from(Node& node);
 
 /// What is here already under a name that `entry` of `owner` could get is taken into account, before it is decided where things go.
 Task<> look_at_folder(Node& node, std::string owner, FileEntry entry);

@@ -50,6 +50,7 @@ class Searches {
 
   TreeActions take_actions() { return std::exchange(actions_, {}); }
   std::size_t under_way() const { return searches_.size(); }
+  bool is_under_way(std::uint64_t search) const { return searches_.contains(search); }
 
  private:
   struct UnderWay {

@@ -55,6 +55,8 @@ class TreeNode {
   /// What came by a link, or in answer to a Dial. A failure: it is to be closed, and is gone already as far as the tree is concerned.
   Result<> on_message(LinkIndex link, const Message& message, Instant now);
   void on_closed(LinkIndex link, Instant now);
+  /// Something else came by a link, which shows that it lives.
+  void on_heard(LinkIndex link, Instant now);
   /// Several times a second.
   void tick(Instant now);
   /// Says goodbye: the neighbours are handed over to each other. Nobody is let in from here on.

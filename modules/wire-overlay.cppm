@@ -198,8 +198,6 @@ enum class SearchKind : std::uint8_t {
   nodes = 1,  ///< Which nodes there are.
 };
 
-inline constexpr std::size_t kMaxSearchPattern = 4096;  ///< Bytes.
-
 /// From a node to its neighbours, and by these to all of theirs but the one that it came from. The first one may come from anybody who
 /// asks.
 struct Search {

@@ -220,4 +220,19 @@ bool matches(std::string_view pattern, std::string_view name) {
   return matches_whole(pattern, name.substr(slash + 1));
 }
 
+EntryPattern::EntryPattern(std::string pattern)
+    : pattern_(std::move(pattern)),
+      is_plain_(pattern_.find_first_of("*?[\\") == std::string::npos && !pattern_.ends_with('/')),
+      md5_(parse_md5(pattern_)),
+      root_(parse_sha256(pattern_)) {}
+
+bool EntryPattern::means(const FileEntry& entry) const {
+  if (pattern_.empty() || pattern_ == entry.name) return true;
+  if (md5_ && entry.md5 == *md5_ && entry.kind == EntryKind::file) return true;
+  if (root_ && entry.root == *root_ && entry.kind == EntryKind::file) return true;
+  if (!is_plain_) return matches(pattern_, entry.name);
+  const auto slash = entry.name.rfind('/');
+  return slash != std::string::npos && pattern_.size() <= kMaxPattern && std::string_view(entry.name).substr(slash + 1) == pattern_;
+}
+
 }  // namespace shoal

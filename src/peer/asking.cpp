@@ -190,7 +190,7 @@ LocatedFile file_of(const Ways& ways, FileEntry entry, const std::vector<Holder>
 }
 
 Task<LocateAnswer> weigh(World& world, Ways ways, Question question) {
-  LocateAnswer answer{{}, question.asked, question.silent, std::move(question.missing)};
+  LocateAnswer answer{{}, question.asked, question.silent, std::move(question.missing), std::nullopt};
   for (LocatedEntry& entry : question.entries)
     if (check_entry(entry.entry)) answer.files.push_back(file_of(ways, std::move(entry.entry), entry.holders));
   co_await measure_rest(world, ways, answer.files);
@@ -279,7 +279,12 @@ void on_located(Node& node, const Located& located) {
 Task<std::uint64_t> confirm_list(Node& node) { co_return (co_await ask_tracker(node, Confirm{})).listed; }
 
 Task<LocateAnswer> locate(Node& node, std::string pattern) {
-  Question question = co_await ask_tracker(node, Locate{0, std::move(pattern)});
+  auto elsewhere = co_await find_without_tracker(node, pattern);
+  Question question;
+  if (elsewhere)
+    question.entries = std::move(elsewhere->entries);
+  else
+    question = co_await ask_tracker(node, Locate{0, std::move(pattern)});
   for (const LocatedEntry& entry : question.entries)
     if (const auto sound = check_entry(entry.entry); !sound) leave_out(node, sound.error());
   const auto latency = [&node](const std::string& id) -> std::optional<Nanoseconds> {
@@ -288,7 +293,9 @@ Task<LocateAnswer> locate(Node& node, std::string pattern) {
     return round_trip ? std::optional(*round_trip / 2) : std::nullopt;
   };
   const auto rate = [&node](const std::string& id) { return measured_rate(node, id); };
-  co_return co_await weigh(node.world, {node.options, party_of(node), latency, rate}, std::move(question));
+  LocateAnswer answer = co_await weigh(node.world, {node.options, party_of(node), latency, rate}, std::move(question));
+  if (elsewhere) answer.via_overlay = elsewhere->outcome;
+  co_return answer;
 }
 
 double measured_rate(const Node& node, const std::string& id) {
@@ -389,6 +396,10 @@ Task<> answer_questions(Node& node, SessionPtr session) {
     const Incoming incoming = co_await step(link.receive(kLoadPatience));
     const auto* message = std::get_if<Message>(&incoming);
     if (message && std::holds_alternative<Leave>(*message)) co_return;
+    if (const auto* search = message ? std::get_if<Search>(message) : nullptr; search && node.overlay) {
+      co_await node.overlay->answer(link, *search);
+      continue;
+    }
     const auto* request = message ? std::get_if<LoadRequest>(message) : nullptr;
     if (!request) throw StepFailed(unexpected_message(incoming, MessageType::load_request));
     if (latency > Nanoseconds::zero()) co_await node.world.sleep(2 * latency);  // there and back

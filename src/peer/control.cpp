@@ -62,6 +62,11 @@ class NodeControl final : public PeerControl {
   }
   Task<Result<std::vector<Choice>>> why(std::string name) override { return attempt(explain(node_, std::move(name))); }
 
+  Task<Result<OverlaySearch>> search(std::string pattern, OnHit on_hit) override {
+    return attempt_result(search_from(node_, std::move(pattern), std::move(on_hit)));
+  }
+  Task<Result<Topology>> topology() override { return attempt_result(topology_from(node_)); }
+
   PeerStatus status() override {
     PeerStatus status{
         node_.options.id,      node_.listening,      node_.options.tracker, node_.tracker != nullptr, node_.epoch, node_.own.size(), 0,
@@ -107,10 +112,19 @@ class NodeControl final : public PeerControl {
     }
   }
 
+  template <class T>
+  Task<Result<T>> attempt_result(Task<Result<T>> command) {
+    auto done = co_await attempt(std::move(command));
+    if (!done) co_return Failure(done.error());
+    co_return std::move(*done);
+  }
+
   Task<LocateAnswer> find_any(std::string pattern) {
     LocateAnswer answer = co_await locate(node_, pattern);
-    if (answer.files.empty())
-      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("no peer has '{}'", pattern), "ls shows what there is"});
+    const bool is_incomplete = answer.via_overlay && answer.via_overlay->missing > 0;
+    if (answer.files.empty() && !is_incomplete)
+      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("no peer has '{}'", pattern),
+                             answer.via_overlay ? "" : "ls shows what there is"});
     for (const LocatedFile& file : answer.files)
       if (found_.size() < kMostFound) found_.insert(file.entry.name);
     co_return answer;

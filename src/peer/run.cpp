@@ -215,6 +215,7 @@ PeerOutcome tally(const Node& node, ExitCode exit) {
 /// Runs what is common to all kinds of run, until something finishes the node.
 Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listener, Task<> tracker_side) {
   node.report.set_clock([&node] { return Seconds(node.clock.at(node.world.now())).count(); }, [&node] { return bound_seconds(node); });
+  start_overlay(node);
   node.tasks.spawn(node.strand, "accepting", accept_peers(node, listener));
   node.tasks.spawn(node.strand, "connecting", keep_connected(node));
   node.tasks.spawn(node.strand, "publishing", publish_contents(node));
@@ -222,6 +223,7 @@ Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listene
   node.tasks.spawn(make_strand(node.world), "tracker", std::move(tracker_side));
   co_await node.finished.wait();
   const auto outcome = co_await in_node(node, [&] { return *node.outcome; });
+  if (node.overlay) co_await node.overlay->leave();
   co_await say_goodbye(node, outcome ? *outcome : exit_code_of(outcome.error()));
   co_await wind_up(node, listener);
   node.report.end_progress();

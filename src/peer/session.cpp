@@ -92,6 +92,8 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
                     fmt::format("this peer speaks protocol {} to {}", kOldestVersion, kProtocolVersion));
   if (hello.role == Role::peer_to_tracker) co_await refuse(node.world, session, RefusalReason::wrong_role, "this is a peer, not a tracker");
   if (!check_name(hello.id)) co_await refuse(node.world, session, RefusalReason::other, "that name cannot be a peer's");
+  if (hello.role == Role::overlay && !node.overlay)
+    co_await refuse(node.world, session, RefusalReason::wrong_role, "this peer is no node of the overlay");
   session.is_subflow = hello.role == Role::subflow;
   if (session.is_subflow) co_return co_await let_join(node, session, hello);
   const std::uint64_t features = hello.features & kSeveralConnections;
@@ -100,6 +102,7 @@ Task<> greet_as_acceptor(Node& node, PeerSession& session) {
   session.id = hello.id;
   session.instance = hello.instance;
   session.is_question = hello.role == Role::question;
+  session.is_node = hello.role == Role::overlay;
   session.several.are_known = features != 0;
 }
 
@@ -422,6 +425,7 @@ Task<> serve_peer(Node& node, SessionPtr session) {
     co_await (session->is_initiator ? greet_as_initiator(node, *session) : greet_as_acceptor(node, *session));
     if (session->is_subflow) co_return;
     session->link->established();
+    if (session->is_node) co_return co_await node.overlay->serve(session->link);
     if (session->is_question) {
       co_await answer_questions(node, session);
       session->link->close();

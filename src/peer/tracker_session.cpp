@@ -54,20 +54,6 @@ using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
 // ---- one session --------------------------------------------------------------------------------------
 
-/// Says hello, and at once what comes after it: a round trip is long where the tracker is far.
-Task<> greet(Link& link, std::string id, std::uint64_t instance, std::vector<Message> and_then) {
-  Hello hello;
-  hello.role = Role::peer_to_tracker;
-  hello.id = std::move(id);
-  hello.instance = instance;
-  and_then.insert(and_then.begin(), std::move(hello));
-  co_await step(link.send(std::move(and_then)));
-  const Welcome welcome = co_await step(receive<Welcome>(link, kGreetingPatience));
-  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
-    throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
-  link.established();
-}
-
 Task<> write_to(TrackerLinkPtr tracker) {
   while (!tracker->is_over) {
     if (tracker->outbox.is_empty())
@@ -146,7 +132,7 @@ Task<> announce(Node& node, TrackerLinkPtr tracker) {
 /// A session with the tracker, from the greeting to the end.
 Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
   const Executor strand = co_await asio::this_coro::executor;
-  co_await greet(*tracker->link, node.options.id, node.instance, {registration(node)});
+  co_await greet_tracker(*tracker->link, node.options.id, node.instance, {registration(node)});
   const Registered registered = co_await step(receive<Registered>(*tracker->link, kIdlePatience));
   was_registered = true;
   node.clock.restart();
@@ -233,6 +219,19 @@ Task<> follow_tracker(Node& node) {
 
 // ---- queries ------------------------------------------------------------------------------------------
 
+Task<> greet_tracker(Link& link, std::string id, std::uint64_t instance, std::vector<Message> and_then) {
+  Hello hello;
+  hello.role = Role::peer_to_tracker;
+  hello.id = std::move(id);
+  hello.instance = instance;
+  and_then.insert(and_then.begin(), std::move(hello));
+  co_await step(link.send(std::move(and_then)));
+  const Welcome welcome = co_await step(receive<Welcome>(link, kGreetingPatience));
+  if (welcome.version < kOldestVersion || welcome.version > kProtocolVersion)
+    throw StepFailed(Error{make_error_code(Errc::unsupported_version), "greeting the tracker", {}});
+  link.established();
+}
+
 std::string reason_text(const Error& why) {
   const bool says_why = is_refusal(why) && !why.what.empty();
   return why.code && !says_why ? why.code.message() : why.what;
@@ -261,7 +260,7 @@ Task<std::unique_ptr<Link>> reach_tracker(World& world, const PeerOptions& optio
     Error why;
     try {
       std::unique_ptr<Link> link = unwrap(co_await world.connect(options.tracker, strand, kConnectPatience));
-      co_await greet(*link, options.id, world.random() | 1, {question});
+      co_await greet_tracker(*link, options.id, world.random() | 1, {question});
       co_return link;
     } catch (const StepFailed& failed) {
       why = failed.error();
@@ -366,7 +365,7 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
       continue;
     }
     try {
-      co_await greet(**link, node.options.id, node.instance, first_questions(node.world, patterns));
+      co_await greet_tracker(**link, node.options.id, node.instance, first_questions(node.world, patterns));
       for (;;) {
         co_await take_answers(node, **link, patterns, std::exchange(is_first, false));
         trying = {node.world.now(), kFirstBackoff, 0, false, true};

@@ -41,29 +41,11 @@ const Sha256Digest kLastDigest = [] {
   return digest;
 }();
 
-/// What a pattern means, taken apart once for all entries.
-class Meaning {
- public:
-  explicit Meaning(std::string_view pattern) : pattern_(pattern), md5_(parse_md5(pattern)), root_(parse_sha256(pattern)) {}
-
-  bool holds(const FileEntry& entry) const {
-    if (pattern_.empty() || pattern_ == entry.name) return true;
-    if (md5_ && entry.md5 == *md5_ && entry.kind == EntryKind::file) return true;
-    if (root_ && entry.root == *root_ && entry.kind == EntryKind::file) return true;
-    return matches(pattern_, entry.name);
-  }
-
- private:
-  std::string_view pattern_;
-  std::optional<Md5Digest> md5_;
-  std::optional<Sha256Digest> root_;
-};
-
 }  // namespace
 
 Registry::Listing Registry::list(std::string_view pattern, const Cursor& from, std::size_t max_bytes, bool with_remembered,
                                  const Holders& holders) const {
-  const Meaning meaning(pattern);
+  const EntryPattern meaning{std::string(pattern)};
   Listing listing;
   std::size_t bytes = 0;
   bool is_full = false;
@@ -82,10 +64,10 @@ Registry::Listing Registry::list(std::string_view pattern, const Cursor& from, s
       const Member& member = members_[peer.value];
       const auto offered = member.offers.find(name);
       const bool counts = member.is_here || (with_remembered && is_asked(member));
-      if (offered != member.offers.end() && (counts || is_held(offered->second)) && meaning.holds(offered->second))
+      if (offered != member.offers.end() && (counts || is_held(offered->second)) && meaning.means(offered->second))
         contents.try_emplace(offered->second.root, &offered->second);
       const auto remembered = with_remembered && member.is_here ? member.remembered.find(name) : member.remembered.end();
-      if (remembered != member.remembered.end() && meaning.holds(remembered->second))
+      if (remembered != member.remembered.end() && meaning.means(remembered->second))
         contents.try_emplace(remembered->second.root, &remembered->second);
     }
     for (const auto& [root, entry] : contents)

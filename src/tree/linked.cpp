@@ -228,6 +228,10 @@ void TreeNode::on_detach(LinkIndex link, const Detach& detach, Instant now) {
   lose(link, now);
 }
 
+void TreeNode::on_heard(LinkIndex link, Instant now) {
+  if (const auto found = links_.find(link); found != links_.end()) found->second.heard = now;
+}
+
 void TreeNode::on_closed(LinkIndex link, Instant now) {
   if (attempt_ && attempt_->link == link) return ask_next(now);
   entrants_.erase(link);

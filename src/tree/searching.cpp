@@ -22,6 +22,7 @@ module shoal.tree;
 import :actions;
 import :search;
 import shoal.base;
+import shoal.manifest;
 import shoal.wire;
 
 using namespace std::chrono_literals;
@@ -75,7 +76,7 @@ Result<> Searches::refuse(LinkIndex from, Sender& sender, std::uint64_t id, Inst
 
 Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, std::span<const LinkIndex> branches, bool is_whole,
                              Instant now) {
-  if (search.pattern.size() > kMaxSearchPattern) return fail(Errc::too_large, fmt::format("a pattern of {} bytes", search.pattern.size()));
+  if (search.pattern.size() > kMaxPattern) return fail(Errc::too_large, fmt::format("a pattern of {} bytes", search.pattern.size()));
   Sender& sender = senders_[from];
   if (ended_.contains(search.id) || searches_.contains(search.id)) {  // never twice through one node
     actions_.emplace_back(SendTo{from, SearchAnswer{search.id, true, 0, 0, false, {}, {}}});
