@@ -448,11 +448,14 @@ class Outbox {
   Task<> wait_for_work() { return filled_.wait(); }
   /// A reader that makes messages stops here while more than kFull bytes wait.
   Task<> wait_for_room();
+  /// There is no writer any more: what waits is dropped, as is what comes, and nobody waits for room.
+  void close();
   static constexpr std::size_t kFull = 1024 * 1024;
 
  private:
   std::deque<Message> waiting_;
   std::size_t bytes_ = 0;
+  bool is_closed_ = false;
   Signal filled_;
   Signal drained_;
 };

@@ -178,8 +178,8 @@ Outgoing gather(const Registry& registry, PeerId peer, std::uint64_t revision, s
   return out;
 }
 
-/// The one writer of a connection: answers first, then news, until the connection ends.
-Task<> write_to(Tracker& tracker, SessionPtr session) {
+/// Answers first, then news, until the connection ends.
+Task<> write_all(Tracker& tracker, SessionPtr session) {
   while (!session->is_over) {
     if (auto answers = session->outbox.take_now(kControlLimit); !answers.empty()) {
       co_await step(session->link->send(std::move(answers)));
@@ -199,6 +199,16 @@ Task<> write_to(Tracker& tracker, SessionPtr session) {
     session->is_told_the_end |= out.ends;
     if (out.begun_at) session->begun_at = out.begun_at;
     co_await step(session->link->send(std::move(out.messages)));
+  }
+}
+
+/// The one writer of a connection. Where it fails, the reader learns so by itself, unless it waits for room.
+Task<> write_to(Tracker& tracker, SessionPtr session) {
+  try {
+    co_await write_all(tracker, session);
+  } catch (const StepFailed&) {
+    session->outbox.close();
+    throw;
   }
 }
 

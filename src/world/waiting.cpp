@@ -94,6 +94,7 @@ Task<> Signal::wait() {
 // ---- Outbox -------------------------------------------------------------------------------------------
 
 void Outbox::push(Message message) {
+  if (is_closed_) return;
   bytes_ += encoded_size(message);
   waiting_.push_back(std::move(message));
   filled_.notify();
@@ -119,6 +120,13 @@ Task<std::vector<Message>> Outbox::take(std::size_t max_bytes) {
 
 Task<> Outbox::wait_for_room() {
   while (bytes_ > kFull) co_await drained_.wait();
+}
+
+void Outbox::close() {
+  is_closed_ = true;
+  waiting_.clear();
+  bytes_ = 0;
+  drained_.notify();
 }
 
 // ---- Budget -------------------------------------------------------------------------------------------

@@ -633,6 +633,19 @@ TEST_CASE("There is room in an outbox until it is full, and again when it was dr
   CHECK(ending.is_over);
 }
 
+TEST_CASE("An outbox without a writer keeps nothing, and nobody waits for room in it") {
+  Steps steps;
+  Outbox outbox;
+  for (std::uint32_t i = 0; i < 33; ++i) outbox.push(find_message(i, Outbox::kFull / 32));
+  const Begun& ending = steps.start(outbox.wait_for_room());
+  REQUIRE_FALSE(ending.is_over);
+  outbox.close();
+  steps.advance();
+  CHECK(ending.is_over);
+  outbox.push(find_message(1, 10));
+  CHECK(outbox.is_empty());
+}
+
 // ---- other executors ----------------------------------------------------------------------------------
 
 namespace {
