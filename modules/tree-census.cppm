@@ -23,7 +23,8 @@ class Census {
  public:
   using SessionNumber = std::uint64_t;
 
-  /// A node comes, or comes back to a tracker that started anew. Returns who has to be told of a new number because a node that had it
+  /// A node comes, or comes back to a tracker that started anew; where its process has an older session, that has left before. Of several
+  /// with one nonce the first counts as the node. Returns who has to be told of a new number because a node that had it
   /// longer is back.
   std::optional<SessionNumber> join(SessionNumber session, std::string id, const OverlayJoin& join);
   void set_links(SessionNumber session, const OverlayLinks& links);
@@ -50,6 +51,7 @@ class Census {
     std::uint32_t max_links = 2;
     bool is_linked = false;  ///< It had a place before it came.
     std::optional<OverlayLinks> links;
+    std::vector<std::uint64_t> linked;  ///< The nonces in that, in order, each once.
     std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
   };
   std::uint32_t free_number() const;

@@ -49,10 +49,8 @@ void Census::give_number(SessionNumber session, Member& member, std::uint32_t nu
 
 std::optional<Census::SessionNumber> Census::join(SessionNumber session, std::string id, const OverlayJoin& join) {
   if (members_.empty()) last_number_ = 0;  // a new network
-  // The same node over a new connection, before the old one was found dead.
-  if (const auto same = by_nonce_.find(join.key.nonce); same != by_nonce_.end() && members_.at(same->second).id == id) leave(same->second);
   Member& member = members_[session];
-  member = {{0, join.key.nonce}, std::move(id), join.max_links, join.is_linked, std::nullopt, {}};
+  member = {{0, join.key.nonce}, std::move(id), join.max_links, join.is_linked, std::nullopt, {}, {}};
   by_nonce_.try_emplace(join.key.nonce, session);
   const std::uint32_t wanted = join.key.number;
   if (wanted == 0 || wanted >= kMostNodes) {
@@ -78,8 +76,15 @@ std::optional<Census::SessionNumber> Census::join(SessionNumber session, std::st
 void Census::set_links(SessionNumber session, const OverlayLinks& links) {
   const auto found = members_.find(session);
   if (found == members_.end()) return;
-  found->second.links = links;
-  if (found->second.links->links.size() > kMostLinksTold) found->second.links->links.resize(kMostLinksTold);
+  Member& member = found->second;
+  by_nonce_.try_emplace(member.key.nonce, session);
+  member.links = links;
+  if (member.links->links.size() > kMostLinksTold) member.links->links.resize(kMostLinksTold);
+  member.linked.clear();
+  for (const NodeKey& link : member.links->links) member.linked.push_back(link.nonce);
+  std::ranges::sort(member.linked);
+  const auto same = std::ranges::unique(member.linked);
+  member.linked.erase(same.begin(), same.end());
 }
 
 void Census::leave(SessionNumber session) {
@@ -177,22 +182,17 @@ std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, In
 
 std::vector<Census::Seen> Census::nodes() const {
   std::vector<Seen> all;
-  const auto tells_of = [](const Member& member, std::uint64_t nonce) {
-    return member.links && std::ranges::find(member.links->links, nonce, &NodeKey::nonce) != member.links->links.end();
-  };
   for (const auto& [number, session] : by_number_) {
     const Member& member = members_.at(session);
     Seen seen{session, {member.key, member.id, {}, 0, {}}};
-    if (member.links)
-      for (const NodeKey& link : member.links->links) {
-        const auto other = by_nonce_.find(link.nonce);
-        if (other == by_nonce_.end() || other->second == session) continue;
-        const Member& neighbour = members_.at(other->second);
-        if (tells_of(neighbour, member.key.nonce)) seen.node.links.push_back(neighbour.key);
-      }
+    const bool is_itself = by_nonce_.contains(member.key.nonce) && by_nonce_.at(member.key.nonce) == session;
+    for (const std::uint64_t nonce : member.linked) {
+      const auto other = by_nonce_.find(nonce);
+      if (!is_itself || other == by_nonce_.end() || other->second == session) continue;
+      const Member& neighbour = members_.at(other->second);
+      if (std::ranges::binary_search(neighbour.linked, member.key.nonce)) seen.node.links.push_back(neighbour.key);
+    }
     std::ranges::sort(seen.node.links);
-    const auto same = std::ranges::unique(seen.node.links);
-    seen.node.links.erase(same.begin(), same.end());
     all.push_back(std::move(seen));
   }
   return all;

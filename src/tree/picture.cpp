@@ -41,6 +41,8 @@ std::string line_for(const OverlayNode& node) {
   return fmt::format("s{}  {} ({})", node.key.number, node.id, to_string(Endpoint{node.host, node.port}));
 }
 
+constexpr std::size_t kWidestIndent = 120;  // what is deeper stands below each other: nobody could read it, and it may be made up
+
 /// Draws one tree. Not by recursion: anybody may say that it is as deep as it likes.
 class Drawing {
  public:
@@ -57,7 +59,7 @@ class Drawing {
       // A node alone below another stands at its indentation: most trees are long and thin.
       for (std::size_t i = below.size(); i-- > 0;) {
         const bool is_last = i + 1 == below.size();
-        if (below.size() == 1)
+        if (below.size() == 1 || line.indent.size() >= kWidestIndent)
           waiting.push_back({below[i], line.indent, line.indent});
         else
           waiting.push_back({below[i], line.indent + (is_last ? "`- " : "|- "), line.indent + (is_last ? "   " : "|  ")});

@@ -1,0 +1,285 @@
+// What the tracker knows of the overlay, and how trees are drawn.
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+import shoal.base;
+import shoal.tree;
+import shoal.wire;
+
+using namespace shoal;
+using namespace std::chrono_literals;
+
+namespace {
+
+using Session = Census::SessionNumber;
+using Sessions = std::vector<Session>;
+using Keys = std::vector<NodeKey>;
+using Lines = std::vector<std::string>;
+
+constexpr Instant kStart{1h};
+
+OverlayJoin joining(std::uint64_t nonce, std::uint32_t number = 0, bool is_linked = false, std::uint32_t max_links = 2) {
+  return {{number, nonce}, {}, 4000, max_links, is_linked};
+}
+
+/// A census whose sessions have the nonces of their nodes.
+struct Overlay {
+  std::uint32_t join(Session node, std::uint32_t max_links = 2) {
+    census.join(node, "p", joining(node, 0, false, max_links));
+    return census.number_of(node);
+  }
+  NodeKey key(Session node) const { return census.key_of(node); }
+  /// `node` tells that it is at `depth` of the tree of `root`, linked to `others`.
+  void links(Session node, Session root, std::uint32_t depth, const Sessions& others) {
+    OverlayLinks told{key(root), depth, {}};
+    for (const Session other : others) told.links.push_back(key(other));
+    census.set_links(node, told);
+  }
+  /// Nodes 1, 2, 3 ... in a row, each the parent of the next.
+  void chain(std::size_t length) {
+    for (Session node = 1; node <= length; ++node) join(node);
+    for (Session node = 1; node <= length; ++node) {
+      Sessions others;
+      if (node > 1) others.push_back(node - 1);
+      if (node < length) others.push_back(node + 1);
+      links(node, 1, static_cast<std::uint32_t>(node - 1), others);
+    }
+  }
+  std::vector<OverlayNode> nodes() const {
+    std::vector<OverlayNode> nodes;
+    for (Census::Seen& seen : census.nodes()) nodes.push_back(std::move(seen.node));
+    return nodes;
+  }
+
+  Census census;
+};
+
+OverlayNode node(std::uint32_t number, const Keys& links, std::string id = "p") {
+  return {{number, number}, std::move(id), "10.0.0.1", 4000, links};
+}
+
+NodeKey key(std::uint32_t number) { return {number, number}; }
+
+}  // namespace
+
+// ---- numbers ------------------------------------------------------------------------------------------
+
+TEST_CASE("Numbers are given in order, and none twice while there are nodes") {
+  Overlay overlay;
+  CHECK(overlay.join(11) == 1);
+  CHECK(overlay.join(12) == 2);
+  overlay.census.leave(12);
+  CHECK(overlay.join(13) == 3);
+}
+
+TEST_CASE("A network that nobody is left of is followed by a new one") {
+  Overlay overlay;
+  overlay.join(11);
+  overlay.census.leave(11);
+  CHECK(overlay.join(12) == 1);
+}
+
+TEST_CASE("Who comes with a number keeps it where nobody has it, and later ones get higher numbers") {
+  Census census;
+  CHECK_FALSE(census.join(1, "p", joining(11, 7)));
+  CHECK(census.number_of(1) == 7);
+  census.join(2, "p", joining(12));
+  CHECK(census.number_of(2) == 8);
+}
+
+TEST_CASE("A linked node takes its number back from one that is not, which gets another") {
+  Census census;
+  census.join(1, "new", joining(11));
+  CHECK(census.join(2, "old", joining(12, 1, true)) == 1);
+  CHECK(census.number_of(1) == 2);
+  CHECK(census.number_of(2) == 1);
+}
+
+TEST_CASE("Of two linked nodes of one number the first to come keeps it") {
+  Census census;
+  census.join(1, "a", joining(11, 1, true));
+  CHECK_FALSE(census.join(2, "b", joining(12, 1, true)));
+  CHECK(census.number_of(1) == 1);
+  CHECK(census.number_of(2) == 2);
+}
+
+TEST_CASE("A number that no node can have is not taken over, and the highest one leaves those below it") {
+  Census census;
+  census.join(1, "a", joining(11, kMostNodes));
+  CHECK(census.number_of(1) == 1);
+  census.join(2, "b", joining(12, kMostNodes - 1));
+  census.join(3, "c", joining(13));
+  CHECK(census.number_of(3) == 2);
+}
+
+TEST_CASE("Who is not here has no number, and what it tells or does changes nothing") {
+  Overlay overlay;
+  overlay.links(5, 5, 0, {});
+  overlay.census.leave(5);
+  CHECK(overlay.census.number_of(5) == 0);
+  CHECK(overlay.key(5) == NodeKey{});
+  CHECK(overlay.census.size() == 0);
+}
+
+// ---- whom to ask --------------------------------------------------------------------------------------
+
+TEST_CASE("The first node has nobody to ask") {
+  Overlay overlay;
+  overlay.join(1);
+  CHECK(overlay.census.entries_for(1, kStart).empty());
+}
+
+TEST_CASE("As long as nobody told of a tree, the oldest node is to be asked") {
+  Overlay overlay;
+  overlay.join(1);
+  overlay.join(2);
+  overlay.join(3);
+  CHECK(overlay.census.entries_for(3, kStart) == Sessions{1});
+}
+
+TEST_CASE("Nodes with room are to be asked first, the highest first, and the root in any case") {
+  Overlay overlay;
+  overlay.chain(4);  // the ends have room
+  overlay.join(5);
+  CHECK(overlay.census.entries_for(5, kStart) == Sessions{1, 4, 2});
+}
+
+TEST_CASE("Nodes of younger trees are not to be asked, and theirs are told of the oldest one") {
+  Overlay overlay;
+  overlay.join(1);
+  overlay.join(2);
+  overlay.links(1, 1, 0, {});
+  overlay.links(2, 2, 0, {});
+  CHECK(overlay.census.entries_for(1, kStart).empty());
+  CHECK(overlay.census.entries_for(2, kStart) == Sessions{1});
+}
+
+TEST_CASE("Who is in the oldest tree is told nobody") {
+  Overlay overlay;
+  overlay.chain(3);
+  CHECK(overlay.census.entries_for(1, kStart).empty());
+  CHECK(overlay.census.entries_for(3, kStart).empty());
+}
+
+TEST_CASE("A node that others were just told to ask counts as taken, for a while") {
+  Overlay overlay;
+  overlay.chain(3);
+  for (Session newcomer = 4; newcomer <= 6; ++newcomer) overlay.join(newcomer);
+  CHECK(overlay.census.entries_for(4, kStart).front() == 1);
+  CHECK(overlay.census.entries_for(5, kStart).front() == 3);
+  CHECK(overlay.census.entries_for(6, kStart + 3s).front() == 1);
+}
+
+// ---- links --------------------------------------------------------------------------------------------
+
+TEST_CASE("A link counts where both sides tell of it, and once however often they do") {
+  Overlay overlay;
+  for (Session node = 1; node <= 3; ++node) overlay.join(node);
+  overlay.links(1, 1, 0, {2, 3, 2, 1});
+  overlay.links(2, 1, 1, {1, 1});
+  const auto nodes = overlay.nodes();
+  CHECK(nodes[0].links == Keys{key(2)});
+  CHECK(nodes[1].links == Keys{key(1)});
+  CHECK(nodes[2].links.empty());
+}
+
+TEST_CASE("Links name a node by the number that it has now") {
+  Census census;
+  census.join(1, "new", joining(11));
+  census.join(2, "other", joining(12));
+  census.set_links(1, {{1, 11}, 0, {{2, 12}}});
+  census.set_links(2, {{1, 11}, 1, {{1, 11}}});
+  census.join(3, "old", joining(13, 1, true));
+  const auto seen = census.nodes();
+  REQUIRE(seen.size() == 3);
+  CHECK(seen[1].node.links == Keys{{3, 11}});
+  CHECK(seen[2].node.key == NodeKey{3, 11});
+}
+
+TEST_CASE("A node that has left is in nobody's links") {
+  Overlay overlay;
+  overlay.chain(2);
+  overlay.census.leave(2);
+  CHECK(overlay.nodes().size() == 1);
+  CHECK(overlay.nodes().front().links.empty());
+}
+
+TEST_CASE("Somebody who uses the nonce of a node has none of its links") {
+  Overlay overlay;
+  overlay.chain(2);
+  overlay.census.join(3, "p", joining(1));
+  overlay.links(3, 1, 1, {2});
+  const auto nodes = overlay.nodes();
+  CHECK(nodes[0].links == Keys{key(2)});
+  CHECK(nodes[1].links == Keys{key(1)});
+  CHECK(nodes[2].links.empty());
+}
+
+TEST_CASE("A node counts again once somebody who came with its nonce has left") {
+  Overlay overlay;
+  overlay.census.join(3, "p", joining(1));
+  overlay.census.join(1, "p", joining(1));
+  overlay.join(2);
+  overlay.census.leave(3);
+  overlay.links(1, 1, 0, {2});
+  overlay.links(2, 1, 1, {1});
+  CHECK(overlay.nodes().front().links == Keys{{3, 2}});
+}
+
+// ---- pictures -----------------------------------------------------------------------------------------
+
+TEST_CASE("The text of a topology has a line a node, by number, with those that it is linked to") {
+  const std::vector<OverlayNode> nodes{node(3, {key(1)}), node(1, {key(2), key(3)}), node(2, {key(1)}), node(4, {})};
+  CHECK(topology_text(nodes) == "s1:  s2 s3\ns2:  s1\ns3:  s1\ns4:\n");
+  CHECK(topology_text({}).empty());
+}
+
+TEST_CASE("A chain is drawn straight down") {
+  const std::vector<OverlayNode> nodes{node(1, {key(2)}, "a"), node(2, {key(1), key(3)}, "b"), node(3, {key(2)}, "c")};
+  CHECK(draw_topology(nodes) == Lines{"s1  a (10.0.0.1:4000)", "s2  b (10.0.0.1:4000)", "s3  c (10.0.0.1:4000)"});
+}
+
+TEST_CASE("Branches are drawn beneath their node, and what is in no tree with it after that") {
+  const std::vector<OverlayNode> nodes{
+      node(1, {key(2), key(3)}), node(2, {key(1), key(4), key(5)}), node(3, {key(1)}), node(4, {key(2)}), node(5, {key(2)}), node(6, {})};
+  CHECK(draw_topology(nodes) == Lines{"s1  p (10.0.0.1:4000)", "|- s2  p (10.0.0.1:4000)", "|  |- s4  p (10.0.0.1:4000)",
+                                      "|  `- s5  p (10.0.0.1:4000)", "`- s3  p (10.0.0.1:4000)", "s6  p (10.0.0.1:4000)"});
+}
+
+TEST_CASE("What is told of links in a circle is drawn with each node once") {
+  const std::vector<OverlayNode> nodes{node(1, {key(2), key(3)}), node(2, {key(1), key(3)}), node(3, {key(1), key(2)})};
+  CHECK(draw_topology(nodes).size() == 3);
+}
+
+TEST_CASE("A tree as deep as anybody says is drawn in lines of bounded length") {
+  std::vector<OverlayNode> nodes;
+  constexpr std::uint32_t kDepth = 20'000;
+  for (std::uint32_t i = 1; i <= kDepth; ++i) {  // odd ones in a row, each with an even one beside the next
+    nodes.push_back(node(2 * i, {key(2 * i - 1)}));
+    nodes.push_back(node(2 * i - 1, {key(2 * i), key(2 * i + 1)}));
+  }
+  const Lines lines = draw_topology(nodes);
+  CHECK(lines.size() == 2 * kDepth);
+  std::size_t longest = 0;
+  for (const std::string& line : lines) longest = std::max(longest, line.size());
+  CHECK(longest < 200);
+}
+
+TEST_CASE("The graph has a box a node and a line a link, and names cannot break out of it") {
+  const std::vector<OverlayNode> nodes{node(1, {key(2), key(9)}, R"(a"];\)"), node(2, {key(1)}, "b")};
+  CHECK(topology_dot(nodes) ==
+        "graph overlay {\n"
+        "  node [shape=box];\n"
+        "  n1 [label=\"s1  a\\\"];\\\\ (10.0.0.1:4000)\"];\n"
+        "  n2 [label=\"s2  b (10.0.0.1:4000)\"];\n"
+        "  n1 -- n2;\n"
+        "}\n");
+}
