@@ -411,6 +411,7 @@ struct TrackerOptions {
   Nanoseconds grace = std::chrono::seconds(30);
   std::shared_ptr<RecordFolder> records;  ///< Where the table of timestamps goes; null for none.
   std::shared_ptr<TrackerState> state;    ///< Of an open tracker; null: it knows nothing after its end.
+  bool keeps_topology = false;            ///< Whether the records are to say who is in the overlay, too.
 };
 
 /// A roster in as few messages as it takes, none of them too long for a frame.

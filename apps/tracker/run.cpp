@@ -69,7 +69,8 @@ ExitCode run_tracker(const TrackerCommand& command) {
   const auto world = make_net_world({.congestion = command.congestion, .ends_with_process = true});
   stop_on_interrupt(*world, stop);
   ExitCode exit = ExitCode::unknown;
-  TrackerOptions options{command.listen, command.expect, command.grace, open_records(command.out.empty() ? "out" : command.out), *state};
+  const bool has_out = !command.out.empty();
+  TrackerOptions options{command.listen, command.expect, command.grace, open_records(has_out ? command.out : "out"), *state, has_out};
   world->run(serve(*world, **report, std::move(options), stop, exit));
   (*report)->result(exit);
   (*report)->flush();

@@ -27,6 +27,7 @@ module;
 module shoal.tracker;
 
 import :clock;
+import :overlay;
 
 namespace asio = boost::asio;
 using namespace std::chrono_literals;
@@ -34,12 +35,12 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kGreetingPatience = 10s;  // for a stranger
-constexpr Nanoseconds kIdlePatience = 15s;      // for a peer, which pings every few seconds
-constexpr Nanoseconds kRefusalLinger = 1s;      // for a refusal to get through before the connection closes
-constexpr Nanoseconds kFarewellPatience = 2s;   // for peers to hear that the swarm is over
-constexpr std::size_t kNewsBytes = 256 * 1024;  // gathered at a time for one peer
-constexpr std::size_t kMostSessions = 20'000;
+constexpr Nanoseconds kGreetingPatience = 10s;    // for a stranger
+constexpr Nanoseconds kIdlePatience = 15s;        // for a peer, which pings every few seconds
+constexpr Nanoseconds kRefusalLinger = 1s;        // for a refusal to get through before the connection closes
+constexpr Nanoseconds kFarewellPatience = 2s;     // for peers to hear that the swarm is over
+constexpr std::size_t kNewsBytes = 256 * 1024;    // gathered at a time for one peer
+constexpr std::size_t kMostSessions = 40'000;     // two of each peer, where it is in the overlay
 constexpr std::size_t kMostQuestions = 16;        // of one peer, that are being answered
 constexpr std::size_t kLocatedBytes = 48 * 1024;  // in one message
 constexpr Nanoseconds kBreath = 5ms;              // for a reader that is ahead of the state
@@ -81,6 +82,7 @@ struct Tracker {
         registry(*kept),
         keeper(w, r, registry, options.state),
         clock_board(w, r, options.records, registry.epoch(), [this] { return clock(); }),
+        overlay_board(w, r, options.keeps_topology ? options.records : nullptr, strand, [this] { return clock(); }),
         tasks([this](const std::string& name, const Error& error) { on_failure(name, error); }),
         locator(w, registry, tasks, strand, [this](PeerId peer, Message message) { return send(peer, std::move(message)); }) {}
 
@@ -111,6 +113,7 @@ struct Tracker {
   std::atomic<Instant::rep> clock_zero{kNoClock};                         ///< When the swarm clock was 0; any thread.
   std::uint64_t next_session = 1;
   ClockBoard clock_board;  ///< Any thread.
+  OverlayBoard overlay_board;
   Signal over;
   TaskGroup tasks;
   Locator locator;
@@ -282,6 +285,11 @@ void begin_locate(Tracker& tracker, SessionPtr session, const Locate& locate) {
   tracker.tasks.spawn(session->link->executor(), "locating for " + session->id, answer_locate(tracker, session, locate));
 }
 
+/// A session as the overlay sees it.
+OverlayBoard::Connection connection_of(const SessionPtr& session) {
+  return {session->number, session->link, {session, &session->outbox}, session->seen};
+}
+
 /// Says that all is taken in, once it is kept.
 Task<> answer_confirm(Tracker& tracker, SessionPtr session, Confirm confirm) {
   if (!session->peer) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got confirm before a registration", {}});
@@ -354,6 +362,8 @@ Task<> handle(Tracker& tracker, SessionPtr session, Message message) {
     co_await answer_introduce(tracker, session, *introduce);
   } else if (const auto* locate = std::get_if<Locate>(&message)) {
     begin_locate(tracker, session, *locate);
+  } else if (const auto* list = std::get_if<OverlayList>(&message)) {
+    co_await tracker.overlay_board.list(connection_of(session), *list);
   } else if (auto* wish = std::get_if<ConnectBack>(&message)) {
     co_await pass_on(tracker, session, std::move(*wish));
   } else if (const auto* confirm = std::get_if<Confirm>(&message)) {
@@ -459,12 +469,22 @@ Task<> serve_clock_peer(Tracker& tracker, SessionPtr session, Hello hello, Clock
   session->has_left = true;
 }
 
-/// The first message after the greeting: a registration, timestamps, or a query that goes on without one.
+/// A node of the overlay, to the end of its connection.
+Task<> serve_node(Tracker& tracker, SessionPtr session, Hello hello, OverlayJoin join) {
+  if (tracker.options.expect != 0) co_await refuse(tracker.world, session, RefusalReason::wrong_role, "a closed swarm has no overlay");
+  if (auto checked = check_join(join); !checked)
+    co_await refuse(tracker.world, session, RefusalReason::bad_register, checked.error().message());
+  co_await tracker.overlay_board.serve(connection_of(session), std::move(hello), std::move(join));
+  session->has_left = true;
+}
+
+/// The first message after the greeting: a registration, timestamps, a place in the overlay, or a query that goes on without any.
 Task<> register_peer(Tracker& tracker, SessionPtr session, Hello hello) {
   const Incoming incoming = co_await step(session->link->receive(kIdlePatience));
   const auto* first = std::get_if<Message>(&incoming);
   if (!first) throw StepFailed(Error{make_error_code(Errc::out_of_order), "got a chunk from a peer", {}});
   if (const auto* join = std::get_if<ClockJoin>(first)) co_return co_await serve_clock_peer(tracker, session, std::move(hello), *join);
+  if (const auto* join = std::get_if<OverlayJoin>(first)) co_return co_await serve_node(tracker, session, std::move(hello), *join);
   const auto* request = std::get_if<Register>(first);
   if (!request) co_return co_await handle(tracker, session, *first);
   Entry entry = co_await enter_or_replace(tracker, session, hello, *request);
@@ -604,6 +624,7 @@ Task<ExitCode> conclude(Tracker& tracker, std::shared_ptr<Listener> listener, st
     exit = announce_outcome(tracker, *tracker.registry.outcome());
     co_await say_farewell(tracker);
   }
+  tracker.overlay_board.freeze();
   listener->close();
   for (const auto& [number, session] : tracker.sessions) asio::post(session->link->executor(), [session] { session->link->close(); });
   co_return exit;
@@ -618,6 +639,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   const std::shared_ptr<Listener> listener = std::move(*listening);
   if (auto loaded = co_await asio::co_spawn(tracker.strand, tracker.keeper.load(), asio::use_awaitable_t<Executor>{}); !loaded)
     co_return Failure(std::move(loaded).error());
+  co_await asio::co_spawn(tracker.strand, tracker.overlay_board.write(), asio::use_awaitable_t<Executor>{});
   const auto is_exact = [] { return 0.0; };  // it is the clock that others follow
   report.set_clock([&tracker] { return Seconds(tracker.clock()).count(); }, is_exact);
   report.print(fmt::format("tracker: listening on {}", to_string(listener->local())));
@@ -628,6 +650,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   tracker.tasks.spawn(tracker.strand, "accepting", accept_peers(tracker, listener));
   tracker.tasks.spawn(tracker.strand, "housekeeping", keep_house(tracker));
   tracker.tasks.spawn(tracker.strand, "the table of timestamps", tracker.clock_board.keep());
+  tracker.tasks.spawn(tracker.strand, "the picture of the overlay", tracker.overlay_board.keep());
   tracker.tasks.spawn(tracker.strand, "keeping the state", tracker.keeper.keep_up());
   tracker.tasks.spawn(tracker.strand, "stop", wait_for_stop(tracker, stop, is_stopped));
   const ExitCode exit = co_await asio::co_spawn(tracker.strand, conclude(tracker, listener, is_stopped), asio::use_awaitable_t<Executor>{});
@@ -635,6 +658,7 @@ Task<Result<ExitCode>> run_tracker(World& world, Report& report, TrackerOptions 
   co_await tracker.tasks.join();
   co_await asio::co_spawn(tracker.strand, tracker.keeper.finish(), asio::use_awaitable_t<Executor>{});
   co_await tracker.clock_board.finish();
+  co_await asio::co_spawn(tracker.strand, tracker.overlay_board.write(), asio::use_awaitable_t<Executor>{});
   report.set_clock([end = Seconds(tracker.clock()).count()] { return end; }, is_exact);
   co_return exit;
 }
