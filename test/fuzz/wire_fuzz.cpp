@@ -26,6 +26,9 @@ using ByteVector = std::vector<std::byte>;
 
 // ---- the fields of a message --------------------------------------------------------------------------
 
+/// Whether it has a field in which what we do not know becomes `other`.
+bool is_lossy(MessageType type) { return type == MessageType::refusal || type == MessageType::refer || type == MessageType::verified; }
+
 /// What was decoded is what its encoding says, and stands at the front of what it was decoded from.
 void check_encoding(const Message& message, Bytes payload) {
   ByteVector frame;
@@ -34,8 +37,8 @@ void check_encoding(const Message& message, Bytes payload) {
   check(frame.size() == (result ? encoded_size(message) : 0), "encoded_size is what encode appends");
   if (!result) return;
   const Bytes fields = Bytes(frame).subspan(kFrameHeader);
-  const bool is_lossy = type_of(message) == MessageType::refusal;  // a reason that we do not know becomes `other`
-  check(is_lossy || std::ranges::equal(fields, payload.first(std::min(fields.size(), payload.size()))), "an encoding is what was decoded");
+  check(is_lossy(type_of(message)) || std::ranges::equal(fields, payload.first(std::min(fields.size(), payload.size()))),
+        "an encoding is what was decoded");
   const auto again = decode(type_of(message), fields);
   check(again && again->has_value(), "an encoding decodes");
 }
