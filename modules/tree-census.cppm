@@ -1,8 +1,10 @@
 /// What the tracker knows of the overlay, and how a tree is drawn.
 module;
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -33,8 +35,11 @@ class Census {
 
   std::uint32_t number_of(SessionNumber session) const;
   NodeKey key_of(SessionNumber session) const;
+  /// Whether the node that asks reaches that one.
+  using Reaches = std::function<bool(SessionNumber)>;
   /// Whom to ask for a link, the best first: nodes of the oldest tree; none where that is its own, or it is the first.
-  std::vector<SessionNumber> entries_for(SessionNumber session, Instant now);
+  std::vector<SessionNumber> entries_for(SessionNumber session, Instant now, const Reaches& reaches = is_reached);
+  static bool is_reached(SessionNumber /*session*/) { return true; }
 
   struct Seen {
     SessionNumber session = 0;
@@ -54,11 +59,21 @@ class Census {
     std::vector<std::uint64_t> linked;  ///< The nonces in that, in order, each once.
     std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
   };
+  /// Into a tree, by a node of it; the better one is less.
+  struct Way {
+    bool is_full = false;
+    bool is_promised = false;  ///< As many as it has room for were told to ask it.
+    std::uint32_t depth = 0;
+    std::size_t promised = 0;
+    SessionNumber session = 0;
+    friend auto operator<=>(const Way&, const Way&) = default;
+  };
   std::uint32_t free_number() const;
   void give_number(SessionNumber session, Member& member, std::uint32_t number);
   std::optional<SessionNumber> oldest() const;
   std::optional<SessionNumber> target_for(SessionNumber session) const;
   std::size_t room_of(Member& member, Instant now) const;
+  std::vector<Way> ways_into(const NodeKey& root, SessionNumber asker, Instant now);
 
   std::map<SessionNumber, Member> members_;
   std::map<std::uint64_t, SessionNumber> by_nonce_;

@@ -122,7 +122,10 @@ std::vector<Finding> findings_of(const std::vector<Hit>& hits) {
   std::vector<Finding> all;
   for (auto& [key, finding] : findings) all.push_back(std::move(finding));
   // Of several contents of one name, the one that most have comes first.
-  std::ranges::stable_sort(all, [](const Finding& a, const Finding& b) { return a.holders.size() > b.holders.size(); });
+  std::ranges::sort(all, [](const Finding& a, const Finding& b) {
+    return std::tuple(b.holders.size(), std::cref(a.entry.name), std::cref(a.entry.root)) <
+           std::tuple(a.holders.size(), std::cref(b.entry.name), std::cref(b.entry.root));
+  });
   return all;
 }
 

@@ -105,11 +105,12 @@ void OverlayBoard::set_links(Census::SessionNumber number, const OverlayLinks& l
 void OverlayBoard::send_place(Census::SessionNumber number) {
   const auto found = nodes_.find(number);
   if (found == nodes_.end()) return;
+  const auto address_of = [&](Census::SessionNumber other) { return address_for(nodes_.at(other).where, found->second.where.seen); };
+  const auto reaches = [&](Census::SessionNumber other) { return address_of(other).port != 0; };
   OverlayPlace place{census_.number_of(number), {}};
-  for (const auto entry : census_.entries_for(number, world_.now())) {
-    const Node& node = nodes_.at(entry);
-    Endpoint at = address_for(node.where, found->second.where.seen);
-    if (at.port != 0) place.entries.push_back({census_.key_of(entry), std::move(at.host), at.port});
+  for (const auto entry : census_.entries_for(number, world_.now(), reaches)) {
+    Endpoint at = address_of(entry);
+    place.entries.push_back({census_.key_of(entry), std::move(at.host), at.port});
   }
   const Connection& to = found->second.connection;
   asio::post(to.link->executor(), [outbox = to.outbox, place = std::move(place)]() mutable { outbox->push(std::move(place)); });

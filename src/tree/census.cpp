@@ -6,6 +6,7 @@ module;
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -149,32 +150,33 @@ std::optional<Census::SessionNumber> Census::target_for(SessionNumber session) c
   return roots[older & (older - 1)].second;
 }
 
-std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, Instant now) {
+std::vector<Census::Way> Census::ways_into(const NodeKey& root, SessionNumber asker, Instant now) {
+  std::vector<Way> ways;
+  for (auto& [other, member] : members_) {
+    if (other == asker || !member.links || member.links->root.nonce != root.nonce) continue;
+    const bool is_full = member.links->links.size() >= member.max_links;
+    ways.push_back({is_full, room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
+  }
+  return ways;
+}
+
+std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, Instant now, const Reaches& reaches) {
   const auto first = target_for(session);
   if (!first || *first == session) return {};
   const NodeKey root = members_.at(*first).key;
   const Member& asker = members_.at(session);
   if (asker.links && asker.links->root.nonce == root.nonce) return {};
-  struct Way {
-    bool is_full;
-    bool is_promised;
-    std::uint32_t depth;
-    std::size_t promised;
-    SessionNumber session;
-    auto operator<=>(const Way&) const = default;
-  };
-  std::vector<Way> ways;
-  for (auto& [other, member] : members_) {
-    if (other == session || !member.links || member.links->root.nonce != root.nonce) continue;
-    ways.push_back(
-        {member.links->links.size() >= member.max_links, room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
-  }
-  const auto best = ways.begin() + static_cast<std::ptrdiff_t>(std::min(kMostEntries - 1, ways.size()));
-  std::ranges::partial_sort(ways, best);
+  // Few of many are wanted, and most are reached: a heap, as sorting all of them would be most of the work.
+  std::vector<Way> ways = ways_into(root, session, now);
+  std::ranges::make_heap(ways, std::greater());
   std::vector<SessionNumber> entries;
-  for (auto way = ways.begin(); way != best; ++way) entries.push_back(way->session);
+  while (!ways.empty() && entries.size() + 1 < kMostEntries) {
+    std::ranges::pop_heap(ways, std::greater());
+    if (reaches(ways.back().session)) entries.push_back(ways.back().session);
+    ways.pop_back();
+  }
   if (!entries.empty()) members_.at(entries.front()).promised[asker.key.nonce] = now;
-  if (std::ranges::find(entries, *first) == entries.end()) entries.push_back(*first);
+  if (std::ranges::find(entries, *first) == entries.end() && reaches(*first)) entries.push_back(*first);
   return entries;
 }
 

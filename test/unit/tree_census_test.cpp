@@ -178,6 +178,14 @@ TEST_CASE("A node that others were just told to ask counts as taken, for a while
   CHECK(overlay.census.entries_for(6, kStart + 3s).front() == 1);
 }
 
+TEST_CASE("Nodes that the asker cannot reach leave their places to others") {
+  Overlay overlay;
+  overlay.chain(6);
+  overlay.join(7);
+  const auto reaches = [](Session node) { return node == 4 || node == 5; };
+  CHECK(overlay.census.entries_for(7, kStart, reaches) == Sessions{4, 5});
+}
+
 // ---- links --------------------------------------------------------------------------------------------
 
 TEST_CASE("A link counts where both sides tell of it, and once however often they do") {
