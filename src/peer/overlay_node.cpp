@@ -122,9 +122,9 @@ std::vector<Finding> findings_of(const std::vector<Hit>& hits) {
   std::vector<Finding> all;
   for (auto& [key, finding] : findings) all.push_back(std::move(finding));
   // Of several contents of one name, the one that most have comes first.
-  std::ranges::sort(all, [](const Finding& a, const Finding& b) {
-    return std::tuple(b.holders.size(), std::cref(a.entry.name), std::cref(a.entry.root)) <
-           std::tuple(a.holders.size(), std::cref(b.entry.name), std::cref(b.entry.root));
+  std::sort(all.begin(), all.end(), [](const Finding& a, const Finding& b) {
+    if (a.holders.size() != b.holders.size()) return a.holders.size() > b.holders.size();
+    return std::tie(a.entry.name, a.entry.root) < std::tie(b.entry.name, b.entry.root);
   });
   return all;
 }

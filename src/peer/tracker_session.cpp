@@ -46,6 +46,7 @@ constexpr Nanoseconds kFirstBackoff = 100ms;
 constexpr Nanoseconds kLongestBackoff = 1s;
 constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kPollInterval = 2s;
+constexpr Nanoseconds kSearchAgain = 10s;  // through the overlay, for others that have it
 constexpr Nanoseconds kMoreToOffer = 1ms;  // until more of the folder is taken in
 constexpr int kQuickPings = 6;             // at first, for a clock that is good at once
 constexpr int kMostRefusals = 20;          // a connection of ours that died may still be known as here
@@ -329,6 +330,16 @@ Task<> take_finding(Node& node, Finding finding) {
   });
 }
 
+/// What one round of questions found.
+Task<> take_findings(Node& node, std::vector<Finding> all) {
+  co_await choose_sources(node, all);
+  for (auto& finding : all) co_await take_finding(node, std::move(finding));
+  co_await run_on(node.strand, [&] {
+    node.has_begun = true;
+    check_done(node);
+  });
+}
+
 /// The answers to one round of questions. Fails with `not_found` where a pattern means nothing.
 Task<> take_answers(Node& node, Link& link, const std::vector<std::string>& patterns, bool is_first) {
   std::uint32_t query = 0;
@@ -342,12 +353,33 @@ Task<> take_answers(Node& node, Link& link, const std::vector<std::string>& patt
     if (is_first && !is_had) node.report.note(fmt::format("'{}' is known, but nobody who is here has all of it; waiting", pattern));
     std::ranges::move(findings, std::back_inserter(all));
   }
-  co_await choose_sources(node, all);
-  for (auto& finding : all) co_await take_finding(node, std::move(finding));
-  co_await run_on(node.strand, [&] {
-    node.has_begun = true;
-    check_done(node);
-  });
+  co_await take_findings(node, std::move(all));
+}
+
+}  // namespace
+
+namespace {
+
+/// Where the tracker is away, and there are nodes of the overlay to ask: what these find is fetched from them. Whether all was found.
+Task<bool> take_from_overlay(Node& node, const std::vector<std::string>& patterns, Instant& next_search) {
+  if (!node.options.overlay || node.world.now() < next_search) co_return false;
+  next_search = node.world.now() + kPollInterval;
+  std::vector<Finding> all;
+  for (const std::string& pattern : patterns) {
+    std::vector<Hit> hits;
+    const auto outcome = co_await search_overlay(node.world, node.options, pattern, [&hits](const Hit& hit) { hits.push_back(hit); });
+    if (!outcome) co_return false;
+    if (hits.empty() && outcome->missing == 0)
+      co_await run_on(node.strand, [&] {
+        finish(node, fail(Errc::not_found, fmt::format("'{}': not found anywhere ({} nodes asked)", pattern, outcome->asked)));
+      });
+    if (hits.empty()) co_return false;
+    std::ranges::move(findings_of(hits), std::back_inserter(all));
+  }
+  node.report.note(fmt::format("no tracker at {}: found through the overlay", to_string(node.options.tracker)));
+  co_await take_findings(node, std::move(all));
+  next_search = node.world.now() + kSearchAgain;
+  co_return true;
 }
 
 }  // namespace
@@ -356,11 +388,13 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
   const Executor strand = co_await asio::this_coro::executor;
   Trying trying{node.world.now()};
   bool is_first = true;
+  Instant next_search = node.world.now();
   InVain in_vain;
   for (;;) {
     std::optional<Error> why;
     auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
     if (!link) {
+      is_first &= !co_await take_from_overlay(node, patterns, next_search);
       co_await back_off(node, trying, link.error());
       continue;
     }

@@ -136,7 +136,7 @@ TEST_CASE("A closed swarm has no overlay, and says so") {
   StartedLab lab(closed);
   const Client& node = lab.join("a", 11);
   const auto refusal = node.last<Refusal>();
-  CHECK(refusal.reason == RefusalReason::wrong_role);
+  CHECK(refusal.reason == RefusalReason::bad_register);
   CHECK(refusal.text == "a closed swarm has no overlay");
   CHECK(lab.comes([&] { return node.is_over; }));
 }
