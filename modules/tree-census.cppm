@@ -56,7 +56,7 @@ class Census {
     std::uint32_t max_links = 2;
     bool is_linked = false;  ///< It had a place before it came.
     std::optional<OverlayLinks> links;
-    std::vector<std::uint64_t> linked;  ///< The nonces in that, in order, each once.
+    std::vector<std::uint64_t> linked;          ///< The nonces in that, in order, each once.
     std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
   };
   /// Into a tree, by a node of it; the better one is less.

@@ -45,7 +45,7 @@ constexpr Nanoseconds kIdleTimeout = 15s;
 constexpr Nanoseconds kTick = 100ms;
 constexpr Nanoseconds kLinger = 500ms;  // of a connection that is ended, for what was said last to get through
 constexpr Nanoseconds kFarewell = 100ms;
-constexpr Nanoseconds kPingInterval = 4s;
+constexpr Nanoseconds kPingInterval = 1s;  // to the tracker, which shows who is here within seconds
 constexpr Nanoseconds kFirstBackoff = 100ms;
 constexpr Nanoseconds kLongestBackoff = 1s;
 constexpr Nanoseconds kKeepContactsEvery = 5s;
@@ -69,7 +69,8 @@ Overlay::Overlay(World& world, Report& report, OverlayOptions options, Self self
       look_up_(std::move(look_up)),
       strand_(make_strand(world)),
       instance_(world.random() | 1),
-      tree_({options_.max_links, world.random() | 1, self_.listening, options_.join}, [&world] { return world.random(); }, world.now()),
+      tree_(
+          {options_.max_links, world.random() | 1, self_.listening, options_.join}, [&world] { return world.random(); }, world.now()),
       searches_([&world] { return world.random(); }) {}
 
 void Overlay::start(TaskGroup& tasks) {

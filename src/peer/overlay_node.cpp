@@ -89,11 +89,11 @@ Task<> look_up_own(Node& node, std::string text, Executor strand, std::function<
 void start_overlay(Node& node) {
   if (!node.options.overlay) return;
   const Endpoint listening{host_to_tell(node.listening), node.listening.port};
-  node.overlay = std::make_unique<Overlay>(node.world, node.report, *node.options.overlay,
-                                           Overlay::Self{node.options.tracker, listening, node.options.id},
-                                           [&node](std::string pattern, Executor strand, std::function<bool()> is_wanted, OverlayParts part) {
-                                             return look_up_own(node, std::move(pattern), std::move(strand), std::move(is_wanted), std::move(part));
-                                           });
+  node.overlay = std::make_unique<Overlay>(
+      node.world, node.report, *node.options.overlay, Overlay::Self{node.options.tracker, listening, node.options.id},
+      [&node](std::string pattern, Executor strand, std::function<bool()> is_wanted, OverlayParts part) {
+        return look_up_own(node, std::move(pattern), std::move(strand), std::move(is_wanted), std::move(part));
+      });
   node.overlay->start(node.tasks);
 }
 
@@ -136,7 +136,8 @@ std::vector<LocatedEntry> located_of(const std::vector<Hit>& hits) {
   for (const Finding& finding : findings_of(hits)) {
     LocatedEntry entry{finding.entry, {}};
     for (const RosterEntry& holder : finding.holders) {
-      const auto hit = std::ranges::find_if(hits, [&](const Hit& each) { return each.id == holder.id && each.entry.root == finding.entry.root; });
+      const auto hit =
+          std::ranges::find_if(hits, [&](const Hit& each) { return each.id == holder.id && each.entry.root == finding.entry.root; });
       entry.holders.push_back({holder.peer, holder.id, holder.host, holder.port, hit->load});
     }
     entries.push_back(std::move(entry));

@@ -36,7 +36,7 @@ using namespace std::chrono_literals;
 namespace shoal {
 namespace {
 
-constexpr Nanoseconds kIdlePatience = 15s;
+constexpr Nanoseconds kIdleTimeout = 4s;     // a node pings once a second: it is out of the picture soon after it is gone
 constexpr Nanoseconds kAskEvery = 100ms;     // of one node; one that asks more often waits
 constexpr std::size_t kMostLinks = 1024;     // of one node
 constexpr Nanoseconds kWriteAfter = 20ms;    // changes that come together are written together
@@ -120,7 +120,7 @@ Task<> OverlayBoard::answer(Connection connection) {
   Instant next_ask = world_.now();
   for (;;) {
     co_await connection.outbox->wait_for_room();
-    const Incoming incoming = co_await step(connection.link->receive(kIdlePatience));
+    const Incoming incoming = co_await step(connection.link->receive(kIdleTimeout));
     const auto* message = std::get_if<Message>(&incoming);
     if (const auto* links = message ? std::get_if<OverlayLinks>(message) : nullptr) {
       if (links->links.size() > kMostLinks)

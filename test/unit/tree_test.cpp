@@ -3,9 +3,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <tl/expected.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <string>
 #include <variant>
@@ -14,6 +16,7 @@
 #include "tree_network.hpp"
 
 import shoal.base;
+import shoal.manifest;
 import shoal.tree;
 import shoal.wire;
 
@@ -135,4 +138,166 @@ TEST_CASE("A search asks each node once, and says how many it asked") {
   REQUIRE(found->hits.size() == 1);
   CHECK(found->hits.front().hops == 4);
   CHECK(found->last->nodes == 5);
+}
+
+TEST_CASE("A branch that takes a search and never answers is named as missing, soon, and the rest is known") {
+  TreeNetwork network(9);
+  add_one_by_one(network, 7);
+  network.run(3s);
+  network.has_file = [](std::size_t host, const std::string&) { return host == 1 || host == 3; };
+  // Node 1 goes on with its heartbeats.
+  network.swallow = [](std::size_t, std::size_t to, const Message& message) { return to == 1 && std::holds_alternative<Search>(message); };
+  const auto answer = network.search(2, "file");
+  network.run(4s);
+  REQUIRE(answer->last);
+  CHECK(answer->last->missing == 1);
+  CHECK(answer->last->nodes == 4);  // 2 and what hangs on it, and the root
+  CHECK(network.problem().empty());
+}
+
+TEST_CASE("A branch that says for ever that it goes on costs no more than the time that was allowed") {
+  TreeNetwork network(10);
+  add_one_by_one(network, 3);
+  network.run(3s);
+  network.swallow = [&network](std::size_t from, std::size_t to, const Message& message) {
+    const auto* search = std::get_if<Search>(&message);
+    if (to != 1 || !search) return false;
+    for (int i = 0; i < 200; ++i) network.forge(1, from, SearchAnswer{search->id, false, 0, 0, false, {}, {}});
+    return true;
+  };
+  const auto answer = network.search(2, "file", 5s);
+  for (int i = 0; i < 60 && !answer->last; ++i) network.run(100ms);
+  REQUIRE(answer->last);
+  CHECK(answer->last->missing == 1);
+}
+
+TEST_CASE("A search stops where it has no hop left, and says so") {
+  TreeNetwork network(11);
+  add_one_by_one(network, 5);
+  network.run(3s);
+  const auto answer = network.search(3, "file", 10s, 2);
+  network.run(1s);
+  REQUIRE(answer->last);
+  CHECK(answer->last->nodes == 3);
+  CHECK(answer->last->missing == 1);
+}
+
+TEST_CASE("Many searches at once are told apart") {
+  TreeNetwork network(12, 3);
+  add_one_by_one(network, 20);
+  network.run(3s);
+  network.has_file = [](std::size_t host, const std::string& name) { return std::to_string(host) == name; };
+  std::vector<std::shared_ptr<TreeNetwork::Found>> all;
+  for (std::size_t i = 0; i < 20; ++i) all.push_back(network.search((i + 7) % 20, std::to_string(i)));
+  network.run(2s);
+  for (std::size_t i = 0; i < 20; ++i) {
+    REQUIRE(all[i]->last);
+    CHECK(all[i]->last->nodes == 20);
+    REQUIRE(all[i]->hits.size() == 1);
+    CHECK(all[i]->hits.front().id == "h" + std::to_string(i));
+  }
+  for (std::size_t i = 0; i < 20; ++i) CHECK(network.searches(i).under_way() == 0);
+}
+
+TEST_CASE("All nodes are listed through the tree") {
+  TreeNetwork network(13, 3);
+  add_one_by_one(network, 30);
+  network.run(3s);
+  network.set_tracker(false);
+  const auto answer = network.list(17);
+  network.run(2s);
+  REQUIRE(answer->last);
+  CHECK(answer->nodes.size() == 30);
+  CHECK(draw_topology(answer->nodes).size() == 30);
+}
+
+// ---- hostile nodes ------------------------------------------------------------------------------------
+
+TEST_CASE("A flood of searches stops at the first honest node, which serves the others on") {
+  TreeNetwork network(14);
+  add_one_by_one(network, 5);
+  network.run(3s);
+  const auto before = network.searches_sent;
+  std::size_t passed_on = 0;
+  network.swallow = [&](std::size_t from, std::size_t, const Message& message) {
+    passed_on += from == 1 && std::holds_alternative<Search>(message) ? 1 : 0;
+    return false;
+  };
+  // Node 3 is at the end, behind 1. A second of 10,000 a second:
+  for (int i = 0; i < 100; ++i) {
+    for (int j = 0; j < 100; ++j) network.forge(3, 1, Search{network.random(), SearchKind::files, "x", 0, 100, 5000});
+    network.run(10ms);
+  }
+  CHECK(network.searches_sent - before >= 1000);  // the flood itself
+  CHECK(passed_on <= 200);
+  REQUIRE(network.warnings.size() == 1);
+  CHECK(network.warnings.front().first == 1);
+  network.run(5s);
+  CHECK(network.problem().empty());  // it may come back
+  const auto answer = network.search(4, "y");
+  network.run(3s);
+  REQUIRE(answer->last);
+  CHECK(answer->last->nodes == 5);
+}
+
+TEST_CASE("A node that finds everything, a thousand times, is cut short") {
+  TreeNetwork network(15);
+  add_one_by_one(network, 4);
+  network.run(3s);
+  network.swallow = [&network](std::size_t from, std::size_t to, const Message& message) {
+    const auto* search = std::get_if<Search>(&message);
+    if (to != 3 || !search) return false;
+    for (int i = 0; i < 100; ++i) {
+      SearchAnswer answer{search->id, i == 99, 1, 0, false, {}, {}};
+      for (int j = 0; j < 100; ++j) answer.hits.push_back({{"liar", EntryKind::file, 1, 0, false, {}, {}}, "liar", "10.0.0.9", 9, 0, 0});
+      network.forge(3, from, answer);
+    }
+    return true;
+  };
+  network.has_file = [](std::size_t host, const std::string&) { return host == 2; };
+  const auto answer = network.search(0, "file");
+  network.run(5s);
+  REQUIRE(answer->last);
+  CHECK(answer->last->is_cut);
+  CHECK(answer->hits.size() <= Searches::kMostHits);
+  CHECK(std::ranges::any_of(answer->hits, [](const Hit& hit) { return hit.id == "h2"; }));
+}
+
+TEST_CASE("Referrals that lead in a circle end, are said in one line, and another way is found") {
+  TreeNetwork network(16);
+  add_one_by_one(network, 3);
+  network.run(2s);
+  network.set_tracker(false);
+  // Nodes 1 and 2 send everybody to each other.
+  network.swallow = [&network](std::size_t from, std::size_t to, const Message& message) {
+    if (!std::holds_alternative<Attach>(message) || (to != 1 && to != 2)) return false;
+    const std::size_t other = 3 - to;
+    network.forge(to, from,
+                  Refer{ReferReason::full, {{network.tree(other).key(), network.address(other).host, network.address(other).port}}});
+    return true;
+  };
+  const auto comer = network.add(1);
+  const auto before = network.dials;
+  network.run(20s);
+  CHECK(network.dials - before < 60);
+  REQUIRE(network.warnings.size() == 1);
+  CHECK(network.warnings.front().first == comer);
+  CHECK(network.warnings.front().second.find("referred it to each other") != std::string::npos);
+  network.swallow = nullptr;
+  CHECK(network.run_until_one(10s));
+}
+
+TEST_CASE("What no node would send ends the link, and the tree is one again") {
+  const std::vector<Message> wrong{Verified{1, Judgement::yes, 5}, Attached{}, Around{{1, 1}, 1, 0, 1, 0, 0, std::vector<Contact>(33)},
+                                   Leave{}};
+  for (const Message& message : wrong) {
+    TreeNetwork network(17);
+    add_one_by_one(network, 4);
+    network.run(2s);
+    network.forge(3, 1, message);
+    CHECK(network.run_until_one(5s));
+    network.run(3s);
+    CHECK(network.problem().empty());
+    CHECK(network.warnings.size() == 1);
+  }
 }
