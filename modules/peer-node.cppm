@@ -932,6 +932,18 @@ void add_zone(std::string& host, const Link& tracker);
 std::uint64_t instance_for_peers(std::uint64_t instance_for_tracker);
 /// What we tell others of where we listen: nothing where it is everywhere.
 std::string host_to_tell(const Endpoint& listening);
+/// How often, how long, and what was said about it.
+struct Trying {
+  Instant since;
+  Nanoseconds backoff;
+  int refusals = 0;
+  bool was_told = false;
+  bool was_there = false;  ///< There was a session before.
+};
+
+/// Waits before the next try; ends the run where there is to be none.
+Task<> back_off(Node& node, Trying& trying, Error why);
+void on_tracker_pong(Node& node, const Pong& pong);
 /// Keeps a session with the tracker, for as long as the node runs.
 Task<> follow_tracker(Node& node);
 /// What to say where `why` kept us from a tracker at `where`.
