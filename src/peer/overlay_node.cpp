@@ -43,6 +43,7 @@ namespace {
 constexpr std::size_t kLooksAtOnce = 2048;  // names; others come in between
 constexpr std::size_t kMostOwnHits = 200;   // in one search; who asks for more than that is to ask more precisely
 constexpr Nanoseconds kTrackerWait = 1s;    // for a tracker that is away for a moment
+constexpr Nanoseconds kLongestSearch = 2min;
 
 // ---- what is here -------------------------------------------------------------------------------------
 
@@ -160,13 +161,47 @@ void note_holders(Node& node, const std::vector<LocatedEntry>& entries) {
 
 }  // namespace
 
+namespace {
+
+/// A search of a command, which may be stopped meanwhile: then nothing is told of it any more.
+struct Searching {
+  std::optional<Result<OverlaySearch>> outcome;
+  std::function<void(const SearchAnswer&)> on_answer;
+};
+
+Task<> search_in_background(Node& node, SearchKind kind, std::string pattern, std::shared_ptr<Searching> searching) {
+  searching->outcome = co_await node.overlay->search(kind, std::move(pattern), [searching](const SearchAnswer& part) {
+    if (searching->on_answer) searching->on_answer(part);
+  });
+}
+
+/// On the node's strand.
+Task<Result<OverlaySearch>> search_for(Node& node, SearchKind kind, std::string pattern,
+                                       std::function<void(const SearchAnswer&)> on_answer) {
+  const auto searching = std::make_shared<Searching>();
+  searching->on_answer = std::move(on_answer);
+  node.tasks.spawn(node.strand, "searching", search_in_background(node, kind, std::move(pattern), searching));
+  std::optional<Error> stopped;
+  try {
+    co_await wait_for(node, [&] { return searching->outcome.has_value(); }, kLongestSearch);
+  } catch (const StepFailed& failed) {
+    stopped = failed.error();
+  }
+  searching->on_answer = nullptr;
+  if (stopped) throw StepFailed(*stopped);
+  if (!searching->outcome) co_return fail(Errc::timed_out, "the search through the overlay did not end");
+  co_return *searching->outcome;
+}
+
+}  // namespace
+
 Task<std::optional<FoundInOverlay>> find_without_tracker(Node& node, std::string pattern) {
   if (!node.overlay || node.tracker) co_return std::nullopt;
   if (co_await wait_for(node, [&node] { return node.tracker != nullptr; }, kTrackerWait)) co_return std::nullopt;
   if (!co_await node.overlay->has_neighbours()) co_return std::nullopt;
   FoundInOverlay found;
   const auto take = [&found](const SearchAnswer& part) { found.hits.insert(found.hits.end(), part.hits.begin(), part.hits.end()); };
-  const auto outcome = co_await node.overlay->search(SearchKind::files, std::move(pattern), take);
+  const auto outcome = co_await search_for(node, SearchKind::files, std::move(pattern), take);
   if (!outcome) throw StepFailed(outcome.error());
   found.outcome = *outcome;
   found.entries = located_of(found.hits);
@@ -176,7 +211,7 @@ Task<std::optional<FoundInOverlay>> find_without_tracker(Node& node, std::string
 
 Task<Result<OverlaySearch>> search_from(Node& node, std::string pattern, OnHit on_hit) {
   if (!node.overlay) co_return fail(Errc::unsupported, "this peer is no node of the overlay", "start it without --no-overlay");
-  co_return co_await node.overlay->search(SearchKind::files, std::move(pattern), [on_hit = std::move(on_hit)](const SearchAnswer& part) {
+  co_return co_await search_for(node, SearchKind::files, std::move(pattern), [on_hit = std::move(on_hit)](const SearchAnswer& part) {
     for (const Hit& hit : part.hits) on_hit(hit);
   });
 }
@@ -187,7 +222,7 @@ Task<Result<Topology>> topology_from(Node& node) {
   if (options.overlay) options.overlay->join.reset();
   if (node.tracker || !node.overlay) co_return co_await overlay_topology(node.world, std::move(options));
   Topology topology;
-  const auto gathered = co_await node.overlay->search(SearchKind::nodes, {}, [&](const SearchAnswer& part) {
+  const auto gathered = co_await search_for(node, SearchKind::nodes, {}, [&](const SearchAnswer& part) {
     topology.nodes.insert(topology.nodes.end(), part.found_nodes.begin(), part.found_nodes.end());
   });
   if (!gathered) co_return Failure(gathered.error());

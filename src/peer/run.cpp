@@ -215,7 +215,6 @@ PeerOutcome tally(const Node& node, ExitCode exit) {
 /// Runs what is common to all kinds of run, until something finishes the node.
 Task<Result<PeerOutcome>> run_node(Node& node, std::shared_ptr<Listener> listener, Task<> tracker_side) {
   node.report.set_clock([&node] { return Seconds(node.clock.at(node.world.now())).count(); }, [&node] { return bound_seconds(node); });
-  start_overlay(node);
   node.tasks.spawn(node.strand, "accepting", accept_peers(node, listener));
   node.tasks.spawn(node.strand, "connecting", keep_connected(node));
   node.tasks.spawn(node.strand, "publishing", publish_contents(node));
@@ -258,6 +257,7 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
     if (node.options.watches) start_watching(node);
   });
   node.tasks.spawn(make_strand(world), "taking in the folder", take_in(node, std::exchange(scanned->files, {}), std::move(begin)));
+  start_overlay(node);
   co_return co_await run_node(node, *listener, follow_tracker(node));
 }
 

@@ -298,3 +298,136 @@ class LyingPeer:
         if is_wrong:
             data = bytes([data[0] ^ 1]) + data[1:]
         connection.send(frame(CHUNK, struct.pack("<III", 7, chunk, 0) + data))
+
+
+# ---- nodes of the overlay
+
+OVERLAY_JOIN, OVERLAY_PLACE, OVERLAY_LINKS, OVERLAY_ASK = range(72, 76)
+ATTACH, ATTACHED, REFER, DETACH, VERIFY, VERIFIED, AROUND = range(80, 87)
+SEARCH, SEARCH_ANSWER = 88, 89
+OVERLAY = 4
+FULL = 1
+
+
+def key(number, nonce):
+    return struct.pack("<IQ", number, nonce)
+
+
+def contact(number, nonce, port, host="127.0.0.1"):
+    return key(number, nonce) + text(host) + struct.pack("<H", port)
+
+
+def search(number, pattern, kind=0, left_ms=5000):
+    return frame(SEARCH, struct.pack("<QB", number, kind) + text(pattern) + struct.pack("<III", 0, 100, left_ms))
+
+
+def search_answer(number, hits=b"", count=0, nodes=1, missing=0, is_last=True):
+    head = struct.pack("<QBIIB", number, is_last, nodes, missing, 0)
+    return frame(SEARCH_ANSWER, head + struct.pack("<I", count) + hits + struct.pack("<I", 0))
+
+
+def search_of(payload):
+    """(id, pattern)"""
+    number, _, length = struct.unpack_from("<QBI", payload)
+    return number, payload[13:13 + length].decode()
+
+
+def hit(entry, name, port, host="127.0.0.1"):
+    return entry + text(name) + text(host) + struct.pack("<HII", port, 0, 0)
+
+
+class Node:
+    """A node of the overlay that is linked to `to`, and answers what `answers` has an answer for: type to a function of the payload, which gives
+    the bytes to send, or None."""
+
+    def __init__(self, to, name="scripted", nonce=77, answers=None):
+        self.answers = answers or {}
+        self.nonce = nonce
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.connection = Connection.to(to)
+        self.connection.send(hello(OVERLAY, name) + frame(ATTACH, contact(0, nonce, self.port) + key(0, 0) + b"\0"))
+        self.connection.receive_kind(WELCOME)
+        while True:
+            kind, payload = self.connection.receive()
+            if kind == ATTACHED:
+                break
+            if kind != AROUND:
+                raise ConnectionError(f"got {kind} for attached")
+        self.number = struct.unpack_from("<I", payload, 12)[0]
+        self.root = payload[16:28]
+        self.is_over = False
+        self.has_ended = threading.Event()
+        self.connection.link.settimeout(0.5)
+        self.threads = [threading.Thread(target=target, daemon=True) for target in (self.follow, self.beat)]
+        for thread in self.threads:
+            thread.start()
+
+    def send(self, data):
+        self.connection.send(data)
+
+    def around(self):
+        return frame(AROUND, self.root + struct.pack("<QIIIII", 0, 1, 1, 1, self.number, 0))
+
+    def beat(self):
+        while not self.is_over and not self.has_ended.wait(0.8):
+            try:
+                self.send(self.around())
+            except OSError:
+                return
+
+    def follow(self):
+        try:
+            while not self.is_over:
+                try:
+                    kind, payload = self.connection.receive()
+                except TimeoutError:
+                    continue
+                answer = self.answers.get(kind)
+                data = answer(payload) if answer else None
+                if data:
+                    self.send(data)
+        except OSError:
+            pass
+        self.has_ended.set()
+
+    def close(self):
+        self.is_over = True
+        self.listener.close()
+        self.connection.close()
+
+
+class Referrer:
+    """Listens as a node, and refers everybody to the ports in `to`, which may be its own."""
+
+    def __init__(self, to=()):
+        self.to = list(to)
+        self.asked = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                link, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.refer, args=(Connection(link, 5.0),), daemon=True).start()
+
+    def refer(self, connection):
+        try:
+            connection.receive_kind(HELLO)
+            connection.send(frame(WELCOME, struct.pack("<HQ", 1, 0) + text("referrer") + struct.pack("<Q", 1)))
+            connection.receive_kind(ATTACH)
+            self.asked += 1
+            to = [contact(5, 1000 + port, port) for port in self.to]
+            connection.send(frame(REFER, struct.pack("<BI", FULL, len(to)) + b"".join(to)))
+            connection.is_closed_by_peer()
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    def close(self):
+        self.listener.close()
