@@ -16,6 +16,7 @@ module;
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -467,32 +468,33 @@ namespace {
 
 bool has_wildcard(std::string_view name) { return name.find_first_of("*?[") != std::string_view::npos; }
 
-/// The files that are meant: those of that very name, else what the pattern matches; of several contents of one name the one whose best
-/// source is better.
-Result<std::vector<LocatedFile>> meant_files(std::string_view name, std::vector<LocatedFile> found) {
+/// The files that are meant: those of that very name, else what the pattern matches. Of each name, its contents, the best first: that
+/// whose best source is better; where nobody but its sources says that it is there, that which more of them have.
+using Contents = std::map<std::string, std::vector<LocatedFile>>;
+Result<Contents> meant_files(std::string_view name, std::vector<LocatedFile> found, bool by_number) {
   if (found.empty()) return fail(Errc::not_found, fmt::format("no peer has '{}'", name), "ls shows what there is");
   if (std::ranges::any_of(found, [&](const LocatedFile& file) { return file.entry.name == name; }))
     std::erase_if(found, [&](const LocatedFile& file) { return file.entry.name != name; });
-  std::map<std::string, LocatedFile> by_name;
-  for (LocatedFile& file : found) {
-    const auto [place, is_new] = by_name.try_emplace(file.entry.name, file);
-    const auto score = [](const LocatedFile& one) { return one.sources.empty() ? 1e300 : score_of(one.sources.front().candidate); };
-    if (!is_new && score(file) < score(place->second)) place->second = std::move(file);
-  }
+  Contents by_name;
+  for (LocatedFile& file : found) by_name[file.entry.name].push_back(std::move(file));
+  const auto rank_of = [by_number](const LocatedFile& one) {
+    const double score = one.sources.empty() ? 1e300 : score_of(one.sources.front().candidate);
+    return std::tuple(by_number ? one.sources.size() : 0, -score, one.entry.root);
+  };
+  for (auto& [key, contents] : by_name) std::ranges::sort(contents, std::ranges::greater(), rank_of);
   const bool is_several = by_name.size() > 1 && !has_wildcard(name) && !name.ends_with('/');
   if (is_several)
     return fail(
         Errc::usage,
         fmt::format("'{}' means {} files, '{}' and '{}' among them", name, by_name.size(), by_name.begin()->first, by_name.rbegin()->first),
         "say which, by its whole name");
-  std::vector<LocatedFile> meant;
-  for (auto& [key, file] : by_name) meant.push_back(std::move(file));
-  return meant;
+  return by_name;
 }
 
 /// What one command fetches.
 struct Download {
   std::vector<std::vector<LocatedFile>> files;  ///< Those that are equal are together: they are fetched once.
+  Contents others;                              ///< What else has such a name, to be fetched where that fails.
   AskedTogether together;
   bool from_one = false;
   std::size_t begun = 0;    ///< Of `files`.
@@ -511,12 +513,30 @@ std::vector<std::vector<LocatedFile>> by_content(std::vector<LocatedFile> files)
   return ordered;
 }
 
+/// The file or, where nobody delivers it, the next content of its name.
+Task<Fetched> fetch_any(Node& node, std::shared_ptr<Download> download, LocatedFile file) {
+  for (;;) {
+    std::optional<Error> why;
+    const std::string name = file.entry.name;
+    try {
+      co_return co_await fetch_one(node, file, download->together, download->from_one);
+    } catch (const StepFailed& failed) {
+      why = failed.error();
+    }
+    auto& others = download->others[name];
+    if (others.empty() || node.is_interrupted) throw StepFailed(*why);
+    node.report.warn(fmt::format("{}; going on with another content of that name", why->message()));
+    file = std::move(others.front());
+    others.erase(others.begin());
+  }
+}
+
 /// One of those that work on it side by side.
 Task<> fetch_next(Node& node, std::shared_ptr<Download> download) {
   while (download->begun < download->files.size() && !node.is_interrupted) {
     for (LocatedFile& file : download->files[download->begun++]) {
       try {
-        download->fetched.push_back(co_await fetch_one(node, std::move(file), download->together, download->from_one));
+        download->fetched.push_back(co_await fetch_any(node, download, std::move(file)));
       } catch (const StepFailed& failed) {
         download->failures.push_back(failed.error());
         break;
@@ -531,8 +551,12 @@ Task<> fetch_next(Node& node, std::shared_ptr<Download> download) {
 
 Task<std::vector<Fetched>> download(Node& node, std::string name, bool from_one) {
   LocateAnswer answer = co_await locate(node, name);
-  auto files = unwrap(meant_files(name, std::move(answer.files)));
   const auto all = std::make_shared<Download>();
+  std::vector<LocatedFile> files;
+  for (auto& [key, contents] : unwrap(meant_files(name, std::move(answer.files), answer.via_overlay.has_value()))) {
+    files.push_back(contents.front());
+    all->others[key].assign(contents.begin() + 1, contents.end());
+  }
   all->together = together(files);
   all->from_one = from_one;
   all->files = by_content(std::move(files));
@@ -548,7 +572,9 @@ Task<std::vector<Fetched>> download(Node& node, std::string name, bool from_one)
 
 Task<std::vector<Choice>> explain(Node& node, std::string name) {
   LocateAnswer answer = co_await locate(node, name);
-  auto files = unwrap(meant_files(name, std::move(answer.files)));
+  std::vector<LocatedFile> files;
+  for (const auto& [key, contents] : unwrap(meant_files(name, std::move(answer.files), answer.via_overlay.has_value())))
+    files.push_back(contents.front());
   const AskedTogether all = together(files);
   std::vector<Choice> choices;
   for (const LocatedFile& file : files) {

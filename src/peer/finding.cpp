@@ -155,24 +155,56 @@ Task<> take_answers(Node& node, Link& link, const std::vector<std::string>& patt
 
 namespace {
 
-/// Where the tracker is away, and there are nodes of the overlay to ask: what these find is fetched from them. Whether all was found.
-Task<bool> take_from_overlay(Node& node, const std::vector<std::string>& patterns, Instant& next_search) {
-  if (!node.options.overlay || node.world.now() < next_search) co_return false;
-  next_search = node.world.now() + kPollInterval;
+/// What anybody says that it has, and nobody sends, is not waited for once another content of that name is here.
+void drop_doubtful(Node& node, const std::vector<Finding>& all) {
+  const auto content_of = [&node](const FileEntry& entry) {
+    const auto known = node.by_root.find({entry.root, entry.size});
+    return known == node.by_root.end() ? nullptr : find_content(node, known->second);
+  };
+  const auto is_here = [&](const std::string& name) {
+    return std::ranges::any_of(all, [&](const Finding& finding) {
+      const Content* const content = finding.entry.name == name ? content_of(finding.entry) : nullptr;
+      return content && content->stage == Stage::complete;
+    });
+  };
+  for (const Finding& finding : all) {
+    Content* const content = content_of(finding.entry);
+    if (!content || content->stage == Stage::complete || content->have > 0 || has_holder(node, *content) || !is_here(finding.entry.name)) continue;
+    for (Target& target : content->targets)
+      if (is_open(target))
+        fail_target(node, *content, target,
+                    {make_error_code(Errc::partial), fmt::format("{}: {} says that it has it, and does not send it", finding.entry.name, target.owner),
+                     "another content of that name is here"});
+  }
+  check_done(node);
+}
+
+/// What all of these mean, as the overlay has it; nothing where it cannot be asked, or has not all of it.
+Task<std::optional<std::vector<Finding>>> search_all(Node& node, const std::vector<std::string>& patterns, bool is_first) {
   std::vector<Finding> all;
   for (const std::string& pattern : patterns) {
     std::vector<Hit> hits;
     const auto outcome = co_await search_overlay(node.world, node.options, pattern, [&hits](const Hit& hit) { hits.push_back(hit); });
-    if (!outcome) co_return false;
-    if (hits.empty() && outcome->missing == 0)
+    if (!outcome) co_return std::nullopt;
+    if (hits.empty() && outcome->missing == 0 && is_first)
       co_await run_on(node.strand, [&] {
         finish(node, fail(Errc::not_found, fmt::format("'{}': not found anywhere ({} nodes asked)", pattern, outcome->asked)));
       });
-    if (hits.empty()) co_return false;
+    if (hits.empty()) co_return std::nullopt;
     std::ranges::move(findings_of(hits), std::back_inserter(all));
   }
-  node.report.note(fmt::format("no tracker at {}: found through the overlay", to_string(node.options.tracker)));
-  co_await take_findings(node, std::move(all));
+  co_return all;
+}
+
+/// Where the tracker is away, and there are nodes of the overlay to ask: what these find is fetched from them. Whether all was found.
+Task<bool> take_from_overlay(Node& node, const std::vector<std::string>& patterns, bool is_first, Instant& next_search) {
+  if (!node.options.overlay || node.world.now() < next_search) co_return false;
+  next_search = node.world.now() + kPollInterval;
+  auto all = co_await search_all(node, patterns, is_first);
+  if (!all) co_return false;
+  if (is_first) node.report.note(fmt::format("no tracker at {}: found through the overlay", to_string(node.options.tracker)));
+  co_await take_findings(node, *all);
+  if (!is_first) co_await run_on(node.strand, [&] { drop_doubtful(node, *all); });
   next_search = node.world.now() + kSearchAgain;
   co_return true;
 }
@@ -189,7 +221,7 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
     std::optional<Error> why;
     auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
     if (!link) {
-      is_first &= !co_await take_from_overlay(node, patterns, next_search);
+      if (co_await take_from_overlay(node, patterns, is_first, next_search)) is_first = false;
       co_await back_off(node, trying, link.error());
       continue;
     }

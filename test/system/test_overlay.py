@@ -209,8 +209,15 @@ class Hostile(OverlayTest):
         node = self.linked({shoal_wire.SEARCH: answer})
         events, code = self.other.say("find file --via overlay")
         self.assertEqual((code, sorted(event["peer"] for event in events if event["event"] == "hit")), (0, ["honest", "liar"]))
+        self.lab.processes[0].kill()
+        wait_until(lambda: self.other.of("status", "status")[0]["is_registered"] is False, "it notices that the tracker is away")
         self.assertEqual(self.other.say("download file")[1], 0)
         with open(os.path.join(self.other.folder, "file"), "rb") as file:
+            self.assertEqual(file.read(), b"content")
+        got = self.ask("getter", "get", "file", "-o", self.lab.path("got"), "--join", self.other.address)
+        self.assertEqual(got.code, 23, got.describe())
+        self.assertIn("liar says that it has it, and does not send it", got.stderr())
+        with open(self.lab.path("got", "file"), "rb") as file:
             self.assertEqual(file.read(), b"content")
 
     def test_a_flood_of_searches_ends_at_the_first_honest_node(self):
