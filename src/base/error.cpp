@@ -36,7 +36,7 @@ class Category final : public std::error_category {
       case Errc::closed: return "connection closed";
       case Errc::timed_out: return "timed out";
       case Errc::interrupted: return "interrupted";
-      case Errc::partial: return "not everything could be done";
+      case Errc::partial: return "incomplete";
       case Errc::unsupported: return "not supported on this system";
     }
     return "unknown error";
@@ -79,7 +79,8 @@ std::error_code make_error_code(Errc code) noexcept { return {static_cast<int>(c
 
 std::string Error::message() const {
   std::string line = what;
-  if (code) line += (line.empty() ? "" : ": ") + code.message();
+  const std::string why = code ? code.message() : std::string();
+  if (!why.empty() && !line.starts_with(why)) line += (line.empty() ? "" : ": ") + why;  // it may say so itself
   if (!advice.empty()) line += "; " + advice;
   return escape_controls(line);
 }

@@ -48,6 +48,7 @@ TEST_CASE("An error says what was tried, why it failed and what to do") {
 TEST_CASE("An error without advice or without a context leaves no dangling marks") {
   CHECK(Error{Errc::not_found, "cannot find 'x'", {}}.message() == "cannot find 'x': not found");
   CHECK(Error{Errc::not_found, {}, {}}.message() == "not found");
+  CHECK(Error{Errc::not_found, "not found anywhere", {}}.message() == "not found anywhere");
   CHECK(Error{{}, "cannot find 'x'", {}}.message() == "cannot find 'x'");
 }
 
