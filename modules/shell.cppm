@@ -23,6 +23,7 @@ export module shoal.shell;
 import shoal.base;
 import shoal.peer;
 import shoal.report;
+import shoal.wire;
 import shoal.world;
 
 export namespace shoal {
@@ -51,6 +52,7 @@ struct ShellLine {
   const ShellCommand* command = nullptr;
   std::vector<std::string> operands;
   bool from_one = false;
+  bool via_overlay = false;
 };
 /// Nothing for an empty line or a comment (`#`). Fails with `usage`, and what may have been meant.
 Result<std::optional<ShellLine>> parse_line(std::string_view line);
@@ -114,9 +116,21 @@ class Interrupts {
 /// Does what the lines say until they end, or say so. The exit code is that of the last command that failed where no person sat there.
 Task<ExitCode> run_shell(Report& report, PeerControl& control, Lines& lines, Interrupts& interrupts);
 
-/// What a find comes to, for `shoal-peer find` as well.
+// ---- what is said, by the commands of shoal-peer as well: src/shell/answers.cpp, overlay.cpp ----------------------------------------
+
 void print_located(Report& report, const LocateAnswer& answer);
 void print_load(Report& report, const Endpoint& peer, std::uint32_t load);
 void print_findings(Report& report, std::span<const Finding> findings);
+
+/// What is still to be said of an answer after its files. Fails with `partial` or `not_found`, as conclude_search, where the overlay gave
+/// it.
+Result<> conclude_located(Report& report, const LocateAnswer& answer);
+
+/// One file that a search through the overlay found.
+void print_hit(Report& report, const Hit& hit);
+/// The end of a search. Fails with `partial` where branches did not answer, and else with `not_found` where there were no hits.
+Result<> conclude_search(Report& report, const OverlaySearch& search, std::uint64_t hits);
+/// The tree, drawn or for Graphviz. Fails with `partial` where branches did not answer.
+Result<> print_topology(Report& report, const Topology& topology, bool as_dot);
 
 }  // namespace shoal

@@ -25,14 +25,16 @@ namespace {
 constexpr std::array kCommands{
     ShellCommand{"updatelist", "", "compare the folder with what is offered, and tell the tracker", 0, 0, Operand::none},
     ShellCommand{"getload", "HOST PORT", "how many transfers that peer is in now", 1, 2, Operand::peer},
-    ShellCommand{"find", "PATTERN", "which peers have files whose names match, asked just now", 1, 1, Operand::pattern},
+    ShellCommand{"find", "PATTERN [--via overlay]", "which peers have files whose names match, asked just now", 1, 1, Operand::pattern},
     ShellCommand{"download", "NAME [--one]", "fetch a file from the best sources, or the best one, and verify it", 1, 1, Operand::pattern},
     ShellCommand{"ls", "[PATTERN]", "list all files that peers offer", 0, 1, Operand::pattern},
+    ShellCommand{"topo", "", "the tree of the overlay's nodes", 0, 0, Operand::none},
     ShellCommand{"peers", "", "list the peers of the swarm", 0, 0, Operand::none},
     ShellCommand{"status", "", "this peer: its address, files and load", 0, 0, Operand::none},
     ShellCommand{"why", "NAME", "why a file was, or would be, fetched from where", 1, 1, Operand::pattern},
     ShellCommand{"help", "[COMMAND]", "what there is to type", 0, 1, Operand::none},
     ShellCommand{"exit", "", "finish what is being sent (at most 2 s), and leave", 0, 0, Operand::none},
+    ShellCommand{"stop", "", "the same as exit", 0, 0, Operand::none},
     ShellCommand{"exit!", "", "leave at once", 0, 0, Operand::none},
 };
 
@@ -94,6 +96,53 @@ Failure bad_usage(const ShellCommand& command, std::string what) {
   return fail(Errc::usage, std::move(what), "write " + usage_of(command));
 }
 
+// ---- options ------------------------------------------------------------------------------------------
+
+constexpr std::array<std::string_view, 2> kOptions{"--one", "--via"};
+constexpr std::string_view kVia = "--via";
+const std::array<std::string, 2> kWays{"overlay", "tracker"};
+
+/// Its usage says which it has.
+bool takes(const ShellCommand& command, std::string_view option) { return command.operands.find(option) != std::string_view::npos; }
+
+std::vector<std::string> options_of(const ShellCommand& command) {
+  std::vector<std::string> options;
+  for (const std::string_view option : kOptions)
+    if (takes(command, option)) options.emplace_back(option);
+  return options;
+}
+
+Result<> set_way(ShellLine& line, std::string_view way) {
+  if (std::ranges::find(kWays, way) == kWays.end())
+    return bad_usage(*line.command, fmt::format("'{}' is no way to search: there are tracker and overlay", way));
+  line.via_overlay = way == "overlay";
+  return {};
+}
+
+/// Takes a word behind the command, with its value where it is an option that has one.
+Result<> take_word(ShellLine& line, std::span<std::string>& words) {
+  const ShellCommand& command = *line.command;
+  std::string& word = words.front();
+  words = words.subspan(1);
+  if (word == "--one" && takes(command, word)) {
+    line.from_one = true;
+  } else if (word == kVia && takes(command, kVia)) {
+    if (words.empty()) return bad_usage(command, "--via needs a value");
+    const std::string& way = words.front();
+    words = words.subspan(1);
+    return set_way(line, way);
+  } else if (word.starts_with("--via=") && takes(command, kVia)) {
+    return set_way(line, std::string_view(word).substr(kVia.size() + 1));
+  } else if (word.starts_with("--") && takes(command, "--")) {
+    return bad_usage(command, fmt::format("unknown option {}", word));
+  } else if (word.empty()) {
+    return bad_usage(command, "'' is an empty argument");
+  } else {
+    line.operands.push_back(std::move(word));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::vector<std::string>> split_line(std::string_view line) {
@@ -135,17 +184,8 @@ Result<std::optional<ShellLine>> parse_line(std::string_view line) {
     const std::string hint = did_you_mean(words->front(), command_names());
     return fail(Errc::usage, fmt::format("unknown command '{}'", words->front()), hint.empty() ? "help lists all of them" : hint);
   }
-  const bool has_options = parsed.command->operands.find("--one") != std::string_view::npos;
-  for (auto word = words->begin() + 1; word != words->end(); ++word) {
-    if (has_options && *word == "--one")
-      parsed.from_one = true;
-    else if (word->starts_with("--") && has_options)
-      return bad_usage(*parsed.command, fmt::format("unknown option {}", *word));
-    else if (word->empty())
-      return bad_usage(*parsed.command, "'' is an empty argument");
-    else
-      parsed.operands.push_back(std::move(*word));
-  }
+  for (auto rest = std::span(*words).subspan(1); !rest.empty();)
+    if (auto taken = take_word(parsed, rest); !taken) return Failure(std::move(taken).error());
   if (parsed.operands.size() < parsed.command->least)
     return bad_usage(*parsed.command, fmt::format("{} needs more than that", parsed.command->name));
   if (parsed.operands.size() > parsed.command->most)
@@ -162,6 +202,18 @@ void add_matching(std::vector<std::string>& choices, std::string_view beginning,
     if (word.starts_with(beginning)) choices.push_back(quoted(word));
 }
 
+/// How many of the words behind the command are operands.
+std::size_t operands_in(const ShellCommand& command, std::span<const std::string> words) {
+  std::size_t operands = 0;
+  for (std::size_t i = 1; i < words.size(); ++i) {
+    if (words[i] == kVia && takes(command, kVia))
+      ++i;  // its value
+    else if (!words[i].starts_with("--") || !takes(command, "--"))
+      ++operands;
+  }
+  return operands;
+}
+
 }  // namespace
 
 Completion complete(std::string_view line, const KnownWords& known) {
@@ -173,8 +225,12 @@ Completion complete(std::string_view line, const KnownWords& known) {
     return completion;
   }
   const ShellCommand* const command = find_command(scanned.words.front());
-  if (!command || scanned.words.size() > command->most + 1) return completion;
-  if (command->name == "help")
+  if (!command || operands_in(*command, scanned.words) > command->most) return completion;
+  if (scanned.words[scanned.words.size() - 2] == kVia && takes(*command, kVia))
+    add_matching(completion.choices, typed, kWays);
+  else if (typed.starts_with("--") && takes(*command, "--"))
+    add_matching(completion.choices, typed, options_of(*command));
+  else if (command->name == "help")
     add_matching(completion.choices, typed, command_names());
   else if (command->kind == Operand::file || command->kind == Operand::pattern)
     add_matching(completion.choices, typed, known.files);
