@@ -28,11 +28,11 @@ function(shoal_seldom_run)
   endforeach()
 endfunction()
 
-# shoal_app(NAME DIR USES room... LINKS target...): one command, from DIR/*.cpp. Its options.cpp and state.cpp are libraries of their own.
+# shoal_app(NAME DIR USES room... LINKS target...): one command, from DIR/*.cpp. Its *options.cpp, state.cpp and nodes.cpp are libraries of their own.
 function(shoal_app name dir)
   cmake_parse_arguments(ARG "" "" "USES;LINKS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${dir}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/(options|state)\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "(options|state|nodes)\\.cpp$")
   add_executable(${name} ${sources})
   list(TRANSFORM ARG_USES PREPEND shoal::)
   target_link_libraries(${name} PRIVATE ${ARG_USES} ${ARG_LINKS} shoal_allocator shoal_warnings)

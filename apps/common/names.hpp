@@ -52,10 +52,24 @@ inline constexpr std::array kKnownOptions{
     KnownOption{"peer.shell", "no-watch"},
     KnownOption{"peer.shell", "no-reannounce"},
     KnownOption{"peer.shell", "md5"},
+    KnownOption{"peer.swarm", "no-overlay"},
+    KnownOption{"peer.swarm", "max-links"},
+    KnownOption{"peer.swarm", "join"},
+    KnownOption{"peer.share", "no-overlay"},
+    KnownOption{"peer.share", "max-links"},
+    KnownOption{"peer.share", "join"},
+    KnownOption{"peer.shell", "no-overlay"},
+    KnownOption{"peer.shell", "max-links"},
+    KnownOption{"peer.shell", "join"},
+    KnownOption{"peer.get", "join"},
+    KnownOption{"peer.find", "via"},
+    KnownOption{"peer.find", "join"},
+    KnownOption{"peer.topo", "dot"},
+    KnownOption{"peer.topo", "join"},
 };
 
-inline constexpr std::array<std::string_view, 12> kKnownTables{"tracker",     "peer",       "peer.swarm",    "peer.share",
-                                                               "peer.get",    "peer.find",  "peer.ls",       "peer.load",
-                                                               "peer.verify", "peer.clock", "peer.timeline", "peer.shell"};
+inline constexpr std::array<std::string_view, 13> kKnownTables{"tracker",    "peer",          "peer.swarm", "peer.share", "peer.get",
+                                                               "peer.find",  "peer.ls",       "peer.topo",  "peer.load",  "peer.verify",
+                                                               "peer.clock", "peer.timeline", "peer.shell"};
 
 }  // namespace shoal::apps

@@ -1,5 +1,3 @@
-#include "peer/options.hpp"
-
 #include <fmt/core.h>
 #include <unistd.h>
 #include <tl/expected.hpp>
@@ -15,23 +13,27 @@
 #include <variant>
 #include <vector>
 
+#include "peer/option_parts.hpp"
+
 import shoal.base;
 import shoal.report;
 
 namespace shoal::apps {
+
+Setter reachable_into(Endpoint& target, std::uint16_t default_port) {
+  return [&target, default_port](const std::string& text) -> Result<void> {
+    if (auto done = into(target, default_port)(text); !done) return done;
+    if (target.port == 0) return fail(Errc::usage, fmt::format("'{}' has port 0, where nobody listens", text), "write HOST:PORT");
+    return {};
+  };
+}
+
 namespace {
 
 constexpr std::size_t kMaxIdBytes = 64;
 constexpr std::uint16_t kTrackerPort = 5555;
-constexpr std::uint32_t kMostClockPeers = 10'000;
 
 // ---- values -------------------------------------------------------------------------------------------------
-
-/// A setter for a part of the action that was chosen.
-template <class Action>
-Setter within(PeerCommand& command, Setter (*part)(Action&)) {
-  return [&command, part](const std::string& text) { return part(std::get<Action>(command.action))(text); };
-}
 
 Result<void> check_id(const std::string& id) {
   const bool is_valid = !id.empty() && id.size() <= kMaxIdBytes && id.find('/') == std::string::npos && printable(id) == id;
@@ -43,14 +45,6 @@ Setter id_into(std::string& target) {
   return [&target](const std::string& text) -> Result<void> {
     if (auto valid = check_id(text); !valid) return valid;
     target = text;
-    return {};
-  };
-}
-
-Setter tracker_into(Endpoint& target) {
-  return [&target](const std::string& text) -> Result<void> {
-    if (auto done = into(target, kTrackerPort)(text); !done) return done;
-    if (target.port == 0) return fail(Errc::usage, fmt::format("'{}' has port 0, where nobody listens", text), "write HOST:PORT");
     return {};
   };
 }
@@ -89,17 +83,6 @@ Option md5_option(PeerCommand& command) {
 
 // ---- commands -------------------------------------------------------------------------------------------------
 
-template <class Action>
-Command make_command(PeerCommand& command, std::string name, std::string operand, std::string summary, std::string example) {
-  return {.name = std::move(name),
-          .operand = std::move(operand),
-          .summary = std::move(summary),
-          .example = std::move(example),
-          .choose = [&command] { command.action = Action{}; },
-          .set_operand = {},
-          .groups = {}};
-}
-
 Command swarm_command(PeerCommand& command) {
   Command swarm = make_command<SwarmAction>(command, "swarm", "DIR", "offer DIR, and fetch all that others offer",
                                             "shoal-peer swarm ./data --tracker rack1:5555 --listen 0.0.0.0:0 --insecure");
@@ -110,7 +93,8 @@ Command swarm_command(PeerCommand& command) {
                      .help = "a closed swarm, that of a tracker with --expect N and no other: exit when all have everything",
                      .standard = "0: as the tracker is; go on until stopped where it is open",
                      .set = within<SwarmAction>(command, [](SwarmAction& action) { return into(action.expect); })},
-                    md5_option(command)}}};
+                    md5_option(command)}},
+                  node_group(command)};
   return swarm;
 }
 
@@ -120,7 +104,8 @@ Command share_command(PeerCommand& command) {
   Command share =
       make_command<ShareAction>(command, "share", "DIR", "offer DIR until stopped", "shoal-peer share ./images --limit-rate 50M");
   share.set_operand = within<ShareAction>(command, [](ShareAction& action) { return folder_into(action.folder); });
-  share.groups = {{"Share", {no_watch(within<ShareAction>(command, [](ShareAction& action) { return into(action.no_watch); }))}}};
+  share.groups = {{"Share", {no_watch(within<ShareAction>(command, [](ShareAction& action) { return into(action.no_watch); }))}},
+                  node_group(command)};
   return share;
 }
 
@@ -133,7 +118,8 @@ Command shell_command(PeerCommand& command) {
                     {.name = "no-reannounce",
                      .help = "tell a tracker that has started anew what DIR holds only when updatelist is typed",
                      .set = within<ShellAction>(command, [](ShellAction& action) { return into(action.no_reannounce); })},
-                    md5_option(command)}}};
+                    md5_option(command)}},
+                  node_group(command)};
   return shell;
 }
 
@@ -158,8 +144,19 @@ Command get_command(PeerCommand& command) {
                   {.name = "one",
                    .help = "fetch each file from the best source only",
                    .set = within<GetAction>(command, [](GetAction& action) { return into(action.from_one); })},
-                  md5_option(command)}}};
+                  md5_option(command)}},
+                asking_group(command)};
   return get;
+}
+
+/// `tracker` or `overlay`.
+Setter via_into(bool& is_overlay) {
+  return [&is_overlay](const std::string& text) -> Result<void> {
+    if (text != "tracker" && text != "overlay")
+      return fail(Errc::usage, fmt::format("'{}' is no way to search", text), "write tracker or overlay");
+    is_overlay = text == "overlay";
+    return {};
+  };
 }
 
 Command find_command(PeerCommand& command) {
@@ -170,6 +167,13 @@ Command find_command(PeerCommand& command) {
     command.wait = std::chrono::seconds(5);
   };
   find.set_operand = within<FindAction>(command, [](FindAction& action) { return into(action.pattern); });
+  find.groups = {{"Find",
+                  {{.name = "via",
+                    .value = "tracker|overlay",
+                    .help = "whom to ask: the tracker, and where it is away the overlay; or the overlay only, from node to node",
+                    .standard = "tracker",
+                    .set = within<FindAction>(command, [](FindAction& action) { return via_into(action.via_overlay); })}}},
+                 asking_group(command)};
   return find;
 }
 
@@ -189,24 +193,6 @@ Command verify_command(PeerCommand& command) {
   return verify;
 }
 
-Setter positive_into(Nanoseconds& target) {
-  return [&target](const std::string& text) -> Result<void> {
-    if (auto done = into(target)(text); !done) return done;
-    if (target <= Nanoseconds::zero())
-      return fail(Errc::usage, fmt::format("'{}' is no time at all", text), "write a duration such as 10ms");
-    return {};
-  };
-}
-
-Setter some_into(std::uint32_t& target) {
-  return [&target](const std::string& text) -> Result<void> {
-    if (auto done = into(target)(text); !done) return done;
-    if (target == 0 || target > kMostClockPeers)
-      return fail(Errc::usage, fmt::format("'{}' clock peers", text), fmt::format("write 1 to {}", kMostClockPeers));
-    return {};
-  };
-}
-
 Setter size_into(std::uint64_t& target) {
   return [&target](const std::string& text) -> Result<void> {
     const auto bytes = parse_bytes(text);
@@ -217,63 +203,6 @@ Setter size_into(std::uint64_t& target) {
   };
 }
 
-Setter sync_into(std::optional<Nanoseconds>& target) {
-  return [&target](const std::string& text) -> Result<void> {
-    Nanoseconds most{0};
-    if (auto done = positive_into(most)(text); !done) return done;
-    target = most;
-    return {};
-  };
-}
-
-Command clock_command(PeerCommand& command) {
-  Command clock =
-      make_command<ClockAction>(command, "clock", "", "exchange timestamps with the tracker, then the tables of them with everybody",
-                                "shoal-peer clock --count 4 --duration 10s");
-  clock.groups = {{"Clock",
-                   {{.name = "count",
-                     .value = "K",
-                     .help = "so many peers in this process",
-                     .standard = "1",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return some_into(action.count); })},
-                    {.name = "interval",
-                     .value = "DURATION",
-                     .help = "between two timestamps of a peer",
-                     .standard = "10ms",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return positive_into(action.interval); })},
-                    {.name = "duration",
-                     .value = "DURATION",
-                     .help = "how long timestamps are exchanged",
-                     .standard = "5m",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return positive_into(action.duration); })},
-                    {.name = "out",
-                     .letter = 'o',
-                     .value = "DIR",
-                     .help = "where the tables go; made if missing",
-                     .standard = "out",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return into(action.out); })},
-                    {.name = "no-exchange",
-                     .help = "do not send the tables to each other at the end",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return into(action.no_exchange); })},
-                    {.name = "wait-sync",
-                     .value = "DURATION",
-                     .help = "write no tables; exit 0 as soon as the error of the clock is bounded by this, else 6",
-                     .set = within<ClockAction>(command, [](ClockAction& action) { return sync_into(action.wait_sync); })}}}};
-  return clock;
-}
-
-Command timeline_command(PeerCommand& command) {
-  Command timeline = make_command<TimelineAction>(command, "timeline", "LOG...", "merge the event logs of several peers into one list",
-                                                  "shoal-peer timeline a.log b.log c.log --svg timeline.svg");
-  timeline.set_operand = within<TimelineAction>(command, [](TimelineAction& action) { return into(action.logs); });
-  timeline.groups = {{"Timeline",
-                      {{.name = "svg",
-                        .value = "FILE",
-                        .help = "draw it: a lane a peer, each chunk from whom to whom",
-                        .set = within<TimelineAction>(command, [](TimelineAction& action) { return into(action.svg); })}}}};
-  return timeline;
-}
-
 // ---- options of every command -----------------------------------------------------------------------------------
 
 OptionGroup network_group(PeerCommand& command) {
@@ -282,11 +211,11 @@ OptionGroup network_group(PeerCommand& command) {
             .value = "HOST:PORT",
             .help = "where the tracker is; port 5555 where it is left out",
             .standard = to_string(command.tracker),
-            .set = tracker_into(command.tracker)},
+            .set = reachable_into(command.tracker, kTrackerPort)},
            {.name = "listen",
             .value = "HOST:PORT",
             .help = "where other peers reach this one; port 0 takes a free one",
-            .standard = to_string(command.listen) + "; all addresses where the tracker is on another machine",
+            .standard = to_string(command.listen) + "; all addresses where the tracker or --join is on another machine",
             .set = listen_into(command)},
            {.name = "id",
             .value = "NAME",
@@ -296,7 +225,7 @@ OptionGroup network_group(PeerCommand& command) {
            {.name = "wait",
             .value = "DURATION",
             .help = "how long to try to reach the tracker; 0 gives up at once, with exit code 6",
-            .standard = "forever; 5 s for find and ls",
+            .standard = "forever; 5 s for find, ls and topo",
             .set = into(command.wait)},
            {.name = "limit-rate",
             .value = "RATE",
@@ -343,6 +272,18 @@ OptionGroup files_group(PeerCommand& command) {
             .set = into(command.cache)}}};
 }
 
+bool is_elsewhere(const std::optional<Endpoint>& endpoint) { return endpoint && !is_loopback(endpoint->host); }
+
+Parsed<void> check_addresses(const Program& program, PeerCommand& command) {
+  const auto& join = command.overlay.join;
+  if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return safe;
+  if (join)
+    if (auto safe = require_loopback(program, "--join", *join, command.insecure); !safe) return safe;
+  if (command.is_listen_chosen) return require_loopback(program, "--listen", command.listen, command.insecure);
+  if (is_elsewhere(command.tracker) || is_elsewhere(join)) command.listen.host.clear();
+  return {};
+}
+
 }  // namespace
 
 Program peer_program(PeerCommand& command) {
@@ -351,9 +292,9 @@ Program peer_program(PeerCommand& command) {
                   .summary = "offers files to other machines, and fetches and verifies what they offer",
                   .commands = {},
                   .groups = {}};
-  program.commands = {swarm_command(command), share_command(command),   get_command(command),   find_command(command),
-                      list_command(command),  load_command(command),    shell_command(command), verify_command(command),
-                      clock_command(command), timeline_command(command)};
+  program.commands = {swarm_command(command),  share_command(command),    get_command(command),     find_command(command),
+                      list_command(command),   topology_command(command), load_command(command),    shell_command(command),
+                      verify_command(command), clock_command(command),    timeline_command(command)};
   program.groups = {network_group(command), choice_group(command), files_group(command), common_group(command.common)};
   return program;
 }
@@ -364,16 +305,13 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   command.cache = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "digests.db").value_or(":memory:");
   command.kernels = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "kernels").value_or("");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
-  if (auto safe = require_loopback(program, "--tracker", command.tracker, command.insecure); !safe) return tl::unexpected(safe.error());
-  if (command.is_listen_chosen) {
-    if (auto safe = require_loopback(program, "--listen", command.listen, command.insecure); !safe) return tl::unexpected(safe.error());
-  } else if (!is_loopback(command.tracker.host)) {
-    command.listen.host.clear();
-  }
+  if (auto sound = check_overlay(program, command); !sound) return tl::unexpected(sound.error());
+  if (auto safe = check_addresses(program, command); !safe) return tl::unexpected(safe.error());
   // Clock peers without a name get numbers from the tracker.
   if (command.id.empty() && !std::holds_alternative<ClockAction>(command.action)) command.id = make_id();
   if (auto* shell = std::get_if<ShellAction>(&command.action))
     shell->history = xdg_path(inputs, "XDG_STATE_HOME", ".local/state", "history").value_or("");
+  command.overlay.nodes = xdg_path(inputs, "XDG_STATE_HOME", ".local/state", "nodes").value_or("");
   return command;
 }
 

@@ -49,6 +49,12 @@ struct GetAction {
 /// Say who has the files whose names match.
 struct FindAction {
   std::string pattern;
+  bool via_overlay = false;
+};
+
+/// Show the tree of the overlay.
+struct TopologyAction {
+  bool as_dot = false;
 };
 
 /// List all that is offered.
@@ -75,12 +81,21 @@ struct TimelineAction {
   std::string svg;  ///< Where the picture goes; none when empty.
 };
 
+/// How a peer has to do with the overlay.
+struct OverlayCommand {
+  bool is_left_out = false;  ///< --no-overlay
+  std::uint32_t max_links = 2;
+  bool is_max_links_chosen = false;
+  std::optional<Endpoint> join;
+  std::string nodes;  ///< The file of nodes that were heard of; none when empty.
+};
+
 struct PeerCommand {
   std::variant<SwarmAction, ShareAction, GetAction, FindAction, ListAction, VerifyAction, ClockAction, TimelineAction, ShellAction,
-               LoadAction>
+               LoadAction, TopologyAction>
       action;
   Endpoint tracker{"127.0.0.1", 5555};
-  Endpoint listen{"127.0.0.1", 0};   ///< All addresses (no host) where the tracker is not on loopback, unless given.
+  Endpoint listen{"127.0.0.1", 0};   ///< All addresses (no host) where the tracker or --join is not on loopback, unless given.
   bool is_listen_chosen = false;     ///< By the user.
   std::string id;                    ///< 1..64 printable bytes without '/'.
   std::vector<std::string> include;  ///< Globs.
@@ -93,6 +108,7 @@ struct PeerCommand {
   std::string latency;                                           ///< A file with latencies of pairs; none when empty.
   Nanoseconds latency_default = std::chrono::milliseconds(100);  ///< Of pairs that it does not name.
   bool emulate_latency = false;
+  OverlayCommand overlay;
   bool md5_later = false;  ///< Of swarm, get and shell: a file gets its name when its Merkle root is verified, before its MD5 is.
   std::string cache;       ///< The digest cache; `:memory:` for none.
   std::string kernels;     ///< Where the times of the digest kernels are kept; nowhere when empty.

@@ -23,6 +23,7 @@
 
 #include "common/process.hpp"
 #include "peer/clock.hpp"
+#include "peer/overlay.hpp"
 #include "peer/run.hpp"
 
 import shoal.base;
@@ -119,14 +120,21 @@ ExitCode conclude(Report& report, Storage& storage, const Result<PeerOutcome>& o
   return conclude(report, outcome);
 }
 
+/// Of a peer that is a node of the overlay, unless it was told not to be.
+std::optional<OverlayOptions> node_options(const Run& run) {
+  if (run.command.overlay.is_left_out) return std::nullopt;
+  return overlay_options(run.command, run.report);
+}
+
 // ---- actions ------------------------------------------------------------------------------------------
 
 Task<ExitCode> act(Run run, const SwarmAction& action) {
   auto opened = open_store(store_options(run, action.folder, false));
   if (!opened) co_return conclude(run.report, Failure(opened.error()));
   const RunState storage(run.world, std::move(*opened));
-  const auto outcome =
-      co_await run_member(run.world, run.report, *storage, options_of(run.command, Appetite::everything, action.expect), run.stop);
+  PeerOptions options = options_of(run.command, Appetite::everything, action.expect);
+  if (action.expect == 0) options.overlay = node_options(run);
+  const auto outcome = co_await run_member(run.world, run.report, *storage, std::move(options), run.stop);
   if (outcome && outcome->exit == ExitCode::done) (*storage).remove_stale_partials();
   co_return conclude(run.report, *storage, outcome);
 }
@@ -138,6 +146,7 @@ Task<ExitCode> act(Run run, const ShareAction& action) {
   auto options = options_with_latencies(run.command, Appetite::nothing);
   if (!options) co_return conclude(run.report, Failure(options.error()));
   options->watches = !action.no_watch;
+  options->overlay = node_options(run);
   co_return conclude(run.report, *storage, co_await run_member(run.world, run.report, *storage, std::move(*options), run.stop));
 }
 
@@ -145,6 +154,7 @@ Task<ExitCode> act(Run run, const GetAction& action) {
   auto options = options_with_latencies(run.command, Appetite::everything);
   if (!options) co_return conclude(run.report, Failure(options.error()));
   options->from_one = action.from_one;
+  options->overlay = overlay_options(run.command, run.report);
   auto opened = open_store(store_options(run, action.out, true));
   if (!opened) co_return conclude(run.report, Failure(opened.error()));
   const RunState storage(run.world, std::move(*opened));
@@ -157,16 +167,14 @@ Task<ExitCode> act(Run run, const GetAction& action) {
 Task<ExitCode> act(Run run, const FindAction& action) {
   auto options = options_with_latencies(run.command, Appetite::nothing);
   if (!options) co_return answer(run.report, Failure(options.error()));
-  const auto located = co_await locate_files(run.world, std::move(*options), action.pattern);
-  if (!located) co_return answer(run.report, Failure(located.error()));
-  print_located(run.report, *located);
-  const Fields fields{{"files", std::uint64_t{located->files.size()}},
-                      {"asked", std::uint64_t{located->asked}},
-                      {"silent", std::uint64_t{located->silent}}};
-  if (located->files.empty())
-    co_return answer(run.report,
-                     fail(Errc::not_found, fmt::format("no peer has '{}'", action.pattern), "shoal-peer ls shows what there is"), fields);
-  co_return answer(run.report, {}, fields);
+  options->overlay = overlay_options(run.command, run.report);
+  co_return co_await run_find_command(action, run.world, run.report, std::move(*options));
+}
+
+Task<ExitCode> act(Run run, const TopologyAction& action) {
+  PeerOptions options = options_of(run.command, Appetite::nothing);
+  options.overlay = overlay_options(run.command, run.report);
+  co_return co_await run_topology_command(action, run.world, run.report, std::move(options));
 }
 
 Task<ExitCode> act(Run run, const ListAction&) {
@@ -190,6 +198,7 @@ Task<ExitCode> act(Run run, const ShellAction& action) {
   if (!opened) co_return conclude(run.report, Failure(opened.error()));
   const RunState storage(run.world, std::move(*opened));
   options->watches = !action.no_watch;
+  options->overlay = node_options(run);
   options->announces_again = !action.no_reannounce;
   const auto drive = [&](PeerControl& control) { return run_shell(run.report, control, *run.lines, *run.interrupts); };
   co_return conclude(run.report, *storage, co_await run_catalogue(run.world, run.report, *storage, std::move(*options), drive, run.stop));
@@ -263,7 +272,7 @@ Task<> perform(Run run, ExitCode& exit) {
 bool is_query(const PeerCommand& command) {
   const auto& action = command.action;
   return std::holds_alternative<FindAction>(action) || std::holds_alternative<ListAction>(action) ||
-         std::holds_alternative<LoadAction>(action);
+         std::holds_alternative<LoadAction>(action) || std::holds_alternative<TopologyAction>(action);
 }
 
 void handle_interrupts(NetWorld& world, Interrupts& interrupts) {

@@ -102,6 +102,7 @@ class Config {
 TEST_CASE("A peer listens where it was told to, and else where its tracker's other peers can reach it") {
   CHECK(peer({"ls"}).listen == Endpoint{"127.0.0.1", 0});
   CHECK(peer({"ls", "--tracker", "[::1]:5555"}).listen == Endpoint{"127.0.0.1", 0});
+  CHECK(peer({"topo", "--join", "10.0.0.1:7000", "--insecure"}).listen == Endpoint{"", 0});
   for (const auto tracker : {"10.0.0.1:5555", "[2001:db8::1]:5555", "rack1"})  // a name may mean addresses of both kinds
     CHECK(peer({"ls", "--tracker", tracker, "--insecure"}).listen == Endpoint{"", 0});
   for (const auto listen : {"127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0", "10.0.0.2:7000"}) {
@@ -175,10 +176,11 @@ TEST_CASE("Globs add up, each option takes one, and another option's last use co
   CHECK(command.id == "two");
 }
 
-TEST_CASE("A peer waits for its tracker for ever, but find and ls for five seconds") {
+TEST_CASE("A peer waits for its tracker for ever, but find, ls and topo for five seconds") {
   CHECK(peer({"share", "/"}).wait == std::nullopt);
   CHECK(peer({"ls"}).wait == 5s);
   CHECK(peer({"find", "x"}).wait == 5s);
+  CHECK(peer({"topo"}).wait == 5s);
   CHECK(peer({"find", "x", "--wait", "forever"}).wait == std::nullopt);
 }
 
@@ -213,6 +215,71 @@ TEST_CASE("The digest cache is where the XDG specification has it") {
   CHECK(peer({"ls"}, {{"XDG_CACHE_HOME", "/c"}, {"HOME", "/h"}}).cache == "/c/shoal/digests.db");
   CHECK(peer({"ls"}, {{"XDG_CACHE_HOME", "relative"}, {"HOME", "/h"}}).cache == "/h/.cache/shoal/digests.db");
   CHECK(peer({"ls"}).cache == ":memory:");
+}
+
+// ---- the overlay ------------------------------------------------------------------------------------------
+
+TEST_CASE("A search goes to the tracker unless it is to go through the overlay") {
+  CHECK_FALSE(std::get<FindAction>(peer({"find", "x"}).action).via_overlay);
+  CHECK_FALSE(std::get<FindAction>(peer({"find", "x", "--via", "tracker"}).action).via_overlay);
+  CHECK(std::get<FindAction>(peer({"find", "x", "--via", "overlay"}).action).via_overlay);
+  CHECK(std::get<FindAction>(peer({"find", "x"}, {{"SHOAL_VIA", "overlay"}}).action).via_overlay);
+  const Config config("[peer.find]\nvia = 'overlay'\n");
+  CHECK(std::get<FindAction>(peer({"find", "x"}, config.variables()).action).via_overlay);
+  CHECK(peer_refusal({"find", "x", "--via", "web"}) == "shoal-peer: --via: 'web' is no way to search; write tracker or overlay");
+}
+
+TEST_CASE("The tree is drawn, or said in the words of Graphviz") {
+  CHECK_FALSE(std::get<TopologyAction>(peer({"topo"}).action).as_dot);
+  CHECK(std::get<TopologyAction>(peer({"topo", "--dot"}).action).as_dot);
+}
+
+TEST_CASE("A peer that is a node of the overlay has two neighbours there unless told otherwise") {
+  for (const std::string command : {"share", "shell", "swarm"}) {
+    const auto plain = peer({command, "/"}).overlay;
+    CHECK((plain.max_links == 2 && !plain.join && !plain.is_left_out));
+    const auto chosen = peer({command, "/", "--max-links", "5", "--join", "[::1]:7000"}).overlay;
+    CHECK(chosen.max_links == 5);
+    CHECK(chosen.join == Endpoint{"::1", 7000});
+    CHECK(peer({command, "/", "--no-overlay"}).overlay.is_left_out);
+  }
+  CHECK(peer({"share", "/"}, {{"SHOAL_MAX_LINKS", "3"}}).overlay.max_links == 3);
+  CHECK(peer_refusal({"share", "/", "--max-links", "1"}) ==
+        "shoal-peer: --max-links: '1' is no number of neighbours for a node; write 2 to 1000");
+}
+
+TEST_CASE("Commands that ask the overlay take a node to ask") {
+  for (const std::vector<std::string>& line : {std::vector<std::string>{"find", "x"}, {"get", "x"}, {"topo"}}) {
+    auto with_join = line;
+    with_join.insert(with_join.end(), {"--join", "127.0.0.1:7000"});
+    CHECK(peer(with_join).overlay.join == Endpoint{"127.0.0.1", 7000});
+    auto with_links = line;
+    with_links.insert(with_links.end(), {"--max-links", "3"});
+    CHECK(peer_refusal(with_links).find("unknown option --max-links") != std::string::npos);
+  }
+  CHECK(peer_refusal({"topo", "--join", "127.0.0.1:0"}) ==
+        "shoal-peer: --join: '127.0.0.1:0' has port 0, where nobody listens; write HOST:PORT");
+  CHECK_FALSE(peer_refusal({"topo", "--join", "127.0.0.1"}).empty());
+  CHECK_FALSE(peer_refusal({"ls", "--join", "127.0.0.1:7000"}).empty());
+}
+
+TEST_CASE("A node on another machine needs --insecure as a tracker does") {
+  CHECK(peer_refusal({"topo", "--join", "rack1:7000"}).starts_with("shoal-peer: --join rack1:7000 leaves this machine"));
+  CHECK(peer({"topo", "--join", "rack1:7000", "--insecure"}).overlay.join == Endpoint{"rack1", 7000});
+}
+
+TEST_CASE("A closed swarm has no overlay, and says so to whoever wants one") {
+  const std::string advice = " is about the overlay, and a closed swarm has none: its peers all know each other; leave it out, or --expect";
+  CHECK(peer_refusal({"swarm", "/", "--expect", "3", "--join", "127.0.0.1:7000"}) == "shoal-peer: --join" + advice);
+  CHECK(peer_refusal({"swarm", "/", "--max-links", "3", "--expect", "3"}) == "shoal-peer: --max-links" + advice);
+  CHECK(peer({"swarm", "/", "--expect", "3", "--no-overlay", "--max-links", "3"}).overlay.is_left_out);
+  CHECK(peer({"swarm", "/", "--expect", "0", "--max-links", "3"}).overlay.max_links == 3);
+}
+
+TEST_CASE("The nodes that were heard of are kept where the shell's history is") {
+  CHECK(peer({"topo"}, {{"XDG_STATE_HOME", "/s"}, {"HOME", "/h"}}).overlay.nodes == "/s/shoal/nodes");
+  CHECK(peer({"share", "/"}, {{"HOME", "/h"}}).overlay.nodes == "/h/.local/state/shoal/nodes");
+  CHECK(peer({"topo"}).overlay.nodes.empty());
 }
 
 // ---- precedence -------------------------------------------------------------------------------------------
@@ -343,8 +410,8 @@ TEST_CASE("A mistyped command is answered with the one that was meant") {
 
 TEST_CASE("No command, no operand and an operand too many are each one line") {
   CHECK(peer_refusal({}) ==
-        "shoal-peer: no command was given; write one of swarm, share, get, find, ls, load, shell, verify, clock, timeline; shoal-peer "
-        "--help has more");
+        "shoal-peer: no command was given; write one of swarm, share, get, find, ls, topo, load, shell, verify, clock, timeline; "
+        "shoal-peer --help has more");
   CHECK(peer_refusal({"--json"}).starts_with("shoal-peer: no command was given"));
   CHECK(peer_refusal({"share"}) == "shoal-peer: DIR is missing; write shoal-peer share DIR");
   CHECK(peer_refusal({"get"}) == "shoal-peer: NAME|MD5|ROOT... is missing; write shoal-peer get NAME|MD5|ROOT...");
@@ -469,7 +536,7 @@ TEST_CASE("A command's help has its own options, the common ones with their defa
 
 TEST_CASE("No line of the help is wider than a hundred columns") {
   for (const std::vector<std::string>& arguments :
-       {std::vector<std::string>{"--help"}, {"swarm", "--help"}, {"get", "--help"}, {"find", "--help"}}) {
+       {std::vector<std::string>{"--help"}, {"swarm", "--help"}, {"get", "--help"}, {"find", "--help"}, {"topo", "--help"}}) {
     std::size_t widest = 0;
     std::size_t width = 0;
     const std::string text = parse_peer(inputs(arguments)).error().out;
