@@ -169,11 +169,13 @@ void drop_doubtful(Node& node, const std::vector<Finding>& all) {
   };
   for (const Finding& finding : all) {
     Content* const content = content_of(finding.entry);
-    if (!content || content->stage == Stage::complete || content->have > 0 || has_holder(node, *content) || !is_here(finding.entry.name)) continue;
+    if (!content || content->stage == Stage::complete || content->have > 0 || has_holder(node, *content) || !is_here(finding.entry.name))
+      continue;
     for (Target& target : content->targets)
       if (is_open(target))
         fail_target(node, *content, target,
-                    {make_error_code(Errc::partial), fmt::format("{}: {} says that it has it, and does not send it", finding.entry.name, target.owner),
+                    {make_error_code(Errc::partial),
+                     fmt::format("{}: {} says that it has it, and does not send it", finding.entry.name, target.owner),
                      "another content of that name is here"});
   }
   check_done(node);

@@ -1,12 +1,11 @@
 """The overlay with real processes: a tree that forms by referral, is mended, and is searched; and nodes that do not play by the rules."""
 
-import json
 import os
 import re
 import unittest
 
 import shoal_wire
-from swarm_lab import PATIENCE, SLOWNESS, SystemTest, binary, free_port, random_bytes, wait_until
+from swarm_lab import PATIENCE, SLOWNESS, SystemTest, binary, free_port, random_bytes, wait_until, whole_lines
 from test_catalogue import Shell
 
 MENDED = 5.0 * SLOWNESS  # within so many seconds it is one tree again
@@ -154,8 +153,8 @@ class Tree(OverlayTest):
 
     def test_what_was_heard_of_is_asked_when_the_tracker_is_away(self):
         shells = self.line_of_five()
-        nodes = self.lab.path("state", "shoal", "nodes")
-        wait_until(lambda: os.path.exists(nodes) and len(open(nodes, encoding="utf-8").read().split()) >= 3, "nodes that are kept", 20 * SLOWNESS)
+        kept = lambda: whole_lines(self.lab.path("state", "shoal", "nodes"))
+        wait_until(lambda: len(kept()) >= 3, "nodes that are kept", 20 * SLOWNESS)
         self.lab.processes[0].kill()
         found = self.ask("asker", "find", "own-5", "--wait", "0")
         self.assertEqual((found.code, [hit["peer"] for hit in found.events("hit")]), (0, ["n5"]), found.describe())
