@@ -88,6 +88,7 @@ const ShellCommand* find_command(std::string_view name) {
 
 std::vector<std::string> command_names() {
   std::vector<std::string> names;
+  names.reserve(kCommands.size());
   for (const ShellCommand& command : kCommands) names.emplace_back(command.name);
   return names;
 }

@@ -81,6 +81,7 @@ namespace {
 
 void tell_node(Report& report, const OverlayNode& node) {
   std::vector<std::uint32_t> numbers;
+  numbers.reserve(node.links.size());
   for (const NodeKey& link : node.links) numbers.push_back(link.number);
   std::ranges::sort(numbers);
   std::string neighbours;
