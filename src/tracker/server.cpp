@@ -471,7 +471,12 @@ Task<> serve_clock_peer(Tracker& tracker, SessionPtr session, Hello hello, Clock
 
 /// A node of the overlay, to the end of its connection.
 Task<> serve_node(Tracker& tracker, SessionPtr session, Hello hello, OverlayJoin join) {
-  if (tracker.options.expect != 0) co_await refuse(tracker.world, session, RefusalReason::bad_register, "a closed swarm has no overlay");
+  if (tracker.options.expect != 0) {  // which a peer cannot know before it asks: no failure
+    session->outbox.push(Refusal{RefusalReason::bad_register, "a closed swarm has no overlay"});
+    co_await tracker.world.sleep(kRefusalLinger);
+    session->has_left = true;
+    co_return;
+  }
   if (auto checked = check_join(join); !checked)
     co_await refuse(tracker.world, session, RefusalReason::bad_register, checked.error().message());
   co_await tracker.overlay_board.serve(connection_of(session), std::move(hello), std::move(join));
