@@ -72,16 +72,49 @@ void check_end(TreeNetwork& network) {
 
 }  // namespace
 
-TEST_CASE("Whatever happens, it is one tree in the end, and no node ever had more links than it may") {
+TEST_CASE("Whatever happens, there is no circle, it is one tree in the end, and no node ever had more links than it may") {
   for (std::uint64_t seed = 1; seed <= seeds(150); ++seed) {
     const std::size_t max_links = 2 + seed % 3;
     TreeNetwork network(seed, max_links);
     INFO("seed " << seed);
     for (int i = 0; i < 8; ++i) network.add();
-    for (int step = 0; step < 25; ++step) disturb(network);
+    if (seed % 2 == 0) network.lost_in_a_thousand = 50;
+    for (int step = 0; step < 25; ++step) {
+      disturb(network);
+      REQUIRE_FALSE(network.has_circle());
+    }
+    network.lost_in_a_thousand = 0;
     CAPTURE(network.problem());
     check_end(network);
     CHECK(network.most_links <= max_links);
+  }
+}
+
+TEST_CASE("Trees that come together while messages are slow and nodes go, several at once, never form a circle") {
+  for (std::uint64_t seed = 1; seed <= seeds(60); ++seed) {
+    TreeNetwork network(5090 + seed, 2 + seed % 2);
+    INFO("seed " << seed);
+    for (int i = 0; i < 30; ++i) network.add();
+    REQUIRE(network.run_until_one(30s));
+    network.run(3s);
+    network.longest_delay = 400ms;
+    if (seed % 3 != 0) network.set_tracker(false);
+    for (int burst = 0; burst < 6; ++burst) {
+      for (int i = 0; i < 4; ++i) {
+        const std::size_t node = network.random() % network.size();
+        if (!network.is_up(node)) continue;
+        if (network.random() % 2 == 0)
+          network.leave(node);
+        else
+          network.crash(node);
+      }
+      for (int i = 0; i < 60; ++i) {
+        network.run(50ms);
+        REQUIRE_FALSE(network.has_circle());
+      }
+    }
+    network.longest_delay = 5ms;
+    check_end(network);
   }
 }
 

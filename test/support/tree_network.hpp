@@ -144,6 +144,15 @@ class TreeNetwork {
       return fmt::format("{} of {} nodes are reached", reached_from(up.front()).size(), up.size());
     return {};
   }
+  /// Whether any node is its own ancestor now.
+  bool has_circle() const {
+    for (HostIndex first = 0; first < hosts_.size(); ++first) {
+      std::optional<HostIndex> at = parent_of(first);
+      for (std::size_t steps = 0; at && *at != first && steps < hosts_.size(); ++steps) at = parent_of(*at);
+      if (at == first) return true;
+    }
+    return false;
+  }
   std::set<HostIndex> neighbours(HostIndex index) const {
     std::set<HostIndex> others;
     for (const auto& [link, far] : hosts_[index]->far)
@@ -171,7 +180,9 @@ class TreeNetwork {
   std::function<bool(HostIndex, const std::string&)> has_file = [](HostIndex, const std::string&) { return false; };
   /// Takes a message away from `to`, which then behaves as the test wants.
   std::function<bool(HostIndex from, HostIndex to, const Message&)> swallow;
-  std::size_t most_links = 0;  ///< That any node had at any time.
+  Nanoseconds longest_delay = 5ms;       ///< Of a message.
+  std::uint64_t lost_in_a_thousand = 0;  ///< Messages.
+  std::size_t most_links = 0;            ///< That any node had at any time.
   std::size_t searches_sent = 0;
   std::size_t last_answers = 0;
   std::size_t dials = 0;
@@ -206,7 +217,7 @@ class TreeNetwork {
   static std::uint32_t millis(Nanoseconds duration) {
     return static_cast<std::uint32_t>(std::chrono::duration_cast<Milliseconds>(duration).count());
   }
-  Nanoseconds delay() { return 200us + Nanoseconds(words_() % 5'000'000); }
+  Nanoseconds delay() { return 200us + Nanoseconds(words_() % static_cast<std::uint64_t>(longest_delay.count())); }
   void after(Nanoseconds wait, std::function<void()> what) { events_.push({now_ + wait, ++order_, std::move(what)}); }
 
   void start(HostIndex index, std::optional<HostIndex> join) {
@@ -278,6 +289,12 @@ class TreeNetwork {
 
   // ---- links ----
 
+  std::optional<HostIndex> parent_of(HostIndex index) const {
+    const Host& host = *hosts_[index];
+    const auto parent = host.is_up ? host.tree->parent() : std::nullopt;
+    const auto far = parent ? host.far.find(*parent) : host.far.end();
+    return far == host.far.end() ? std::nullopt : std::optional(far->second.host);
+  }
   bool can_reach(HostIndex a, HostIndex b) const { return hosts_[a]->side == hosts_[b]->side; }
 
   void dial(HostIndex from, const Dial& dial) {
@@ -319,6 +336,7 @@ class TreeNetwork {
       Host& receiver = *hosts_[far.host];
       if (!receiver.is_up || receiver.life != far.life || !can_reach(from, far.host) || !receiver.far.contains(far.link)) return;
       if (swallow && swallow(from, far.host, message)) return;
+      if (lost_in_a_thousand > 0 && words_() % 1000 < lost_in_a_thousand) return;
       receive(far.host, far.link, message);
     });
   }
