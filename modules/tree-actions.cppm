@@ -59,6 +59,7 @@ using TreeActions = std::vector<TreeAction>;
 
 using RandomWords = std::function<std::uint64_t()>;
 
+Endpoint address_of(const Contact& contact);
 /// A node as lines name it: `s3 (10.0.0.7:4010)`.
 std::string name_of(const Contact& contact);
 

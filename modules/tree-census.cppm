@@ -37,7 +37,8 @@ class Census {
   NodeKey key_of(SessionNumber session) const;
   /// Whether the node that asks reaches that one.
   using Reaches = std::function<bool(SessionNumber)>;
-  /// Whom to ask for a link, the best first: nodes of the oldest tree; none where that is its own, or it is the first.
+  /// Whom to ask for a link, the best first: nodes of the oldest tree; none where that is its own, or it is the first. Who asks again and
+  /// again is not taken in there, and hears of other trees, too.
   std::vector<SessionNumber> entries_for(SessionNumber session, Instant now, const Reaches& reaches = is_reached);
   static bool is_reached(SessionNumber /*session*/) { return true; }
 
@@ -57,10 +58,14 @@ class Census {
     bool is_linked = false;  ///< It had a place before it came.
     std::optional<OverlayLinks> links;
     std::vector<std::uint64_t> linked;          ///< The nonces in that, in order, each once.
+    std::size_t confirmed = 0;                  ///< Of these, who tell of it as well.
     std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
+    std::size_t unkept = 0;                     ///< So many of these in a row did not get linked to it.
+    std::size_t asked = 0;                      ///< So often it was told whom to ask since it was last a child.
   };
   /// Into a tree, by a node of it; the better one is less.
   struct Way {
+    bool is_doubtful = false;  ///< Its parent knows nothing of it, or nobody who was told to ask it got linked.
     bool is_full = false;
     bool is_promised = false;  ///< As many as it has room for were told to ask it.
     std::uint32_t depth = 0;
@@ -70,7 +75,10 @@ class Census {
   };
   std::uint32_t free_number() const;
   void give_number(SessionNumber session, Member& member, std::uint32_t number);
-  std::optional<SessionNumber> oldest() const;
+  bool is_itself(SessionNumber session, const Member& member) const;
+  void confirm_links(SessionNumber session, Member& member, bool is_told);
+  bool is_confirmed(const Member& member, const NodeKey& by) const;
+  std::vector<SessionNumber> trees_for(SessionNumber session) const;
   std::optional<SessionNumber> target_for(SessionNumber session) const;
   std::size_t room_of(Member& member, Instant now) const;
   std::vector<Way> ways_into(const NodeKey& root, SessionNumber asker, Instant now);

@@ -26,6 +26,7 @@ export module shoal.tree;
 
 export import :actions;
 export import :census;
+export import :doubts;
 export import :search;
 import shoal.base;
 import shoal.wire;
@@ -83,16 +84,18 @@ class TreeNode {
  private:
   struct Neighbour {
     Neighbour() = default;
-    Neighbour(Contact c, Instant now) : contact(std::move(c)), heard(now) {}
+    Neighbour(Contact c, Instant now) : contact(std::move(c)), since(now), heard(now) {}
 
     Contact contact;
     Around around;               ///< What it said last.
+    Instant since;               ///< The link is there.
     Instant heard;               ///< When anything came of it.
     Instant told;                ///< When it was last told what is around.
     std::uint32_t referred = 0;  ///< Nodes that were referred to it since.
     std::uint32_t told_room_depth = 0;
-    bool is_news = false;    ///< It is to be told again, soon.
-    std::uint32_t news = 0;  ///< So often it was, since then.
+    bool is_news = false;          ///< It is to be told again, soon.
+    std::uint32_t news = 0;        ///< So often it was, since then.
+    std::uint32_t asked_root = 0;  ///< Questions to the root of it, since then.
     Instant news_since{};
   };
   /// Somebody who wants to be a child, and waits for the root's word.
@@ -110,16 +113,24 @@ class TreeNode {
     LinkIndex from;
     Instant deadline;
   };
+  struct Candidate {
+    Contact contact;
+    std::optional<Endpoint> by = {};  ///< Who named it, where that was a node that was asked.
+  };
   /// Looks for a parent, one node after the other.
   struct Attempt {
-    std::deque<Contact> to_ask;  ///< The next first.
-    std::vector<Contact> again;  ///< Those that were busy.
+    std::deque<Candidate> to_ask;  ///< The next first.
+    std::vector<Candidate> again;  ///< Those that were busy.
     std::set<Endpoint> asked;
+    std::map<Endpoint, int> misled;  ///< So often in vain, by whom each of those named.
+    int in_vain = 0;
     std::optional<LinkIndex> link;  ///< With the one that is asked now, ...
-    Contact at;                     ///< ... which is this.
+    Candidate at;                   ///< ... which is this.
     Instant deadline;               ///< For its answer.
     bool has_asked = false;         ///< It is connected, and was sent the question.
+    bool may_ask_root = false;      ///< Its root has to be asked, which takes long where that is far.
     bool is_at_root = false;        ///< It has asked its root.
+    bool is_at_itself = false;      ///< This node came to itself meanwhile: that is its own address.
     Instant next_round;             ///< When those that were busy are asked again.
     int rounds = 0;
     std::size_t referrals = 0;
@@ -143,10 +154,13 @@ class TreeNode {
 
   // joining.cpp: how a root finds a parent
   void look_for_parent(Instant now);
-  std::vector<Contact> candidates() const;
+  std::vector<Contact> candidates(Instant now) const;
   void begin_attempt(std::vector<Contact> first, Instant now);
   void ask_next(Instant now);
-  void ask(const Contact& contact, Instant now);
+  void ask(Candidate candidate, Instant now);
+  void ask_in_vain(Vain why, Instant now);
+  bool is_no_use(const Contact& contact, Instant now) const;
+  void stand_alone();
   void on_attached(const Attached& attached, Instant now);
   void on_refer(const Refer& refer, Instant now);
   void end_attempt(bool has_failed, Instant now);
@@ -168,13 +182,14 @@ class TreeNode {
   std::vector<Contact> known_for(LinkIndex link);
   void sample(const std::vector<Contact>& contacts);
   std::uint32_t room_depth_for(LinkIndex link) const;
+  static void begin_second(Neighbour& neighbour, Instant now);
   void tell_news(LinkIndex link, Instant now);
   void spread_news(Instant now, std::optional<LinkIndex> from = std::nullopt);
   void tell_around(LinkIndex link, Instant now);
   void tell_children(Instant now);
   Result<> on_around(LinkIndex link, const Around& around, Instant now);
   void on_detach(LinkIndex link, const Detach& detach, Instant now);
-  void lose(LinkIndex link, Instant now);
+  void lose(LinkIndex link, Instant now, std::optional<Vain> why = std::nullopt);
   void become_root(const NodeKey& lost, Instant now);
   void remember(const std::vector<Contact>& contacts);
   void tell_tracker_links();
@@ -213,6 +228,9 @@ class TreeNode {
   std::deque<Contact> known_;      ///< Whom the parent said to ask where it is lost, the best first.
   std::array<Sample, 32> sample_;  ///< Some of all that were heard of.
   bool was_warned_ = false;
+  Doubts doubts_;
+  bool is_shut_out_ = false;       ///< There are others, and none of them took it in.
+  bool has_tracker_news_ = false;  ///< It is to be told what changed, soon.
 
   std::optional<OverlayLinks> told_links_;
   TreeActions actions_;

@@ -32,8 +32,10 @@ void set_hosts_of(std::vector<Contact>& contacts, const std::string& remote) {
 
 }  // namespace
 
+Endpoint address_of(const Contact& contact) { return {contact.host, contact.port}; }
+
 std::string name_of(const Contact& contact) {
-  const std::string where = to_string(Endpoint{contact.host, contact.port});
+  const std::string where = to_string(address_of(contact));
   return contact.key.number == 0 ? fmt::format("the node at {}", where) : fmt::format("s{} ({})", contact.key.number, where);
 }
 

@@ -29,6 +29,9 @@ namespace {
 constexpr Nanoseconds kPromise = 2s;  // until who was told to ask a node should be seen there
 constexpr std::size_t kMostEntries = 4;
 constexpr std::size_t kMostLinksTold = 1024;
+constexpr std::uint32_t kHighestClaim = 1'000'000;  // that a node is believed: there have to be numbers above it
+constexpr std::size_t kTakesLong = 3;               // so many answers, and not linked yet
+constexpr std::size_t kMostUnkept = 3;
 
 }  // namespace
 
@@ -51,10 +54,14 @@ void Census::give_number(SessionNumber session, Member& member, std::uint32_t nu
 std::optional<Census::SessionNumber> Census::join(SessionNumber session, std::string id, const OverlayJoin& join) {
   if (members_.empty()) last_number_ = 0;  // a new network
   Member& member = members_[session];
-  member = {{0, join.key.nonce}, std::move(id), join.max_links, join.is_linked, std::nullopt, {}, {}};
+  member = {};
+  member.key.nonce = join.key.nonce;
+  member.id = std::move(id);
+  member.max_links = join.max_links;
+  member.is_linked = join.is_linked;
   by_nonce_.try_emplace(join.key.nonce, session);
   const std::uint32_t wanted = join.key.number;
-  if (wanted == 0 || wanted >= kMostNodes) {
+  if (wanted == 0 || wanted > kHighestClaim) {
     give_number(session, member, free_number());
     return std::nullopt;
   }
@@ -64,7 +71,7 @@ std::optional<Census::SessionNumber> Census::join(SessionNumber session, std::st
     return std::nullopt;
   }
   Member& other = members_.at(holder->second);
-  if (!join.is_linked || other.is_linked) {
+  if (!join.is_linked || other.is_linked || other.confirmed > 0) {
     give_number(session, member, free_number());
     return std::nullopt;
   }
@@ -78,6 +85,7 @@ void Census::set_links(SessionNumber session, const OverlayLinks& links) {
   const auto found = members_.find(session);
   if (found == members_.end()) return;
   Member& member = found->second;
+  confirm_links(session, member, false);
   by_nonce_.try_emplace(member.key.nonce, session);
   member.links = links;
   if (member.links->links.size() > kMostLinksTold) member.links->links.resize(kMostLinksTold);
@@ -86,12 +94,39 @@ void Census::set_links(SessionNumber session, const OverlayLinks& links) {
   std::ranges::sort(member.linked);
   const auto same = std::ranges::unique(member.linked);
   member.linked.erase(same.begin(), same.end());
+  confirm_links(session, member, true);
+  if (links.root.nonce != member.key.nonce) member.asked = 0;
+}
+
+/// Of several of one nonce the first counts as the node.
+bool Census::is_itself(SessionNumber session, const Member& member) const {
+  const auto known = by_nonce_.find(member.key.nonce);
+  return known != by_nonce_.end() && known->second == session;
+}
+
+/// Counts its links that both sides tell of, or takes them back, at both.
+void Census::confirm_links(SessionNumber session, Member& member, bool is_told) {
+  if (!is_itself(session, member)) return;
+  for (const std::uint64_t nonce : member.linked) {
+    const auto other = by_nonce_.find(nonce);
+    if (other == by_nonce_.end() || other->second == session) continue;
+    Member& neighbour = members_.at(other->second);
+    if (!std::ranges::binary_search(neighbour.linked, member.key.nonce)) continue;
+    is_told ? ++member.confirmed : --member.confirmed;
+    is_told ? ++neighbour.confirmed : --neighbour.confirmed;
+  }
+}
+
+bool Census::is_confirmed(const Member& member, const NodeKey& by) const {
+  const auto other = by_nonce_.find(by.nonce);
+  return other != by_nonce_.end() && std::ranges::binary_search(members_.at(other->second).linked, member.key.nonce);
 }
 
 void Census::leave(SessionNumber session) {
   const auto found = members_.find(session);
   if (found == members_.end()) return;
   const NodeKey key = found->second.key;
+  confirm_links(session, found->second, false);
   if (const auto known = by_nonce_.find(key.nonce); known != by_nonce_.end() && known->second == session) by_nonce_.erase(known);
   if (const auto known = by_number_.find(key.number); known != by_number_.end() && known->second == session) by_number_.erase(known);
   members_.erase(found);
@@ -111,51 +146,70 @@ NodeKey Census::key_of(SessionNumber session) const {
 
 std::size_t Census::room_of(Member& member, Instant now) const {
   std::erase_if(member.promised, [&](const auto& promise) {
-    return now - promise.second > kPromise ||
-           std::ranges::find(member.links->links, promise.first, &NodeKey::nonce) != member.links->links.end();
+    const bool is_kept = std::ranges::binary_search(member.linked, promise.first);
+    if (is_kept) member.unkept = 0;
+    const bool is_over = !is_kept && now - promise.second > kPromise;
+    member.unkept += is_over ? 1 : 0;
+    return is_kept || is_over;
   });
   const std::size_t taken = member.links->links.size() + member.promised.size();
   return member.max_links > taken ? member.max_links - taken : 0;
 }
 
-/// The root of the oldest tree; before there is one, the oldest node.
-std::optional<Census::SessionNumber> Census::oldest() const {
-  std::optional<SessionNumber> root;
-  std::optional<SessionNumber> node;
-  const auto is_older = [&](const Member& member, std::optional<SessionNumber> than) {
-    return !than || member.key < members_.at(*than).key;
+/// The roots of the trees that a node may become part of, the best first. One that no other node tells of says only of itself that it is
+/// a tree: it comes after those that are. Before there is a tree, the oldest node.
+std::vector<Census::SessionNumber> Census::trees_for(SessionNumber session) const {
+  const Member& asker = members_.at(session);
+  struct Tree {
+    bool is_alone = false;
+    NodeKey root;
+    SessionNumber session = 0;
+    auto operator<=>(const Tree&) const = default;
   };
-  for (const auto& [session, member] : members_) {
-    if (is_older(member, node)) node = session;
-    if (member.links && member.links->root.nonce == member.key.nonce && is_older(member, root)) root = session;
+  std::vector<Tree> trees;
+  std::optional<Tree> oldest;
+  bool is_root = false;  // of a tree of its own, alone or not
+  for (const auto& [other, member] : members_) {
+    const Tree tree{member.confirmed == 0, member.key, other};
+    if (!oldest || member.key < oldest->root) oldest = tree;
+    if (!member.links || member.links->root.nonce != member.key.nonce) continue;
+    is_root |= other == session;
+    if (other != session) trees.push_back(tree);
   }
-  return root ? root : node;
+  // Younger ones come to this.
+  const bool has_tree = asker.confirmed > 0;
+  if (is_root) std::erase_if(trees, [&](const Tree& tree) { return (tree.is_alone || has_tree) && asker.key < tree.root; });
+  if (has_tree) std::erase_if(trees, [](const Tree& tree) { return tree.is_alone; });
+  if (trees.empty() && !is_root && oldest && oldest->session != session) trees.push_back(*oldest);
+  std::ranges::sort(trees);
+  std::vector<SessionNumber> roots;
+  for (const Tree& tree : trees) roots.push_back(tree.session);
+  return roots;
 }
 
 /// The root of the tree that a node is to become part of. Trees that were one come together in pairs: all at the oldest would wait for
 /// each other.
 std::optional<Census::SessionNumber> Census::target_for(SessionNumber session) const {
-  const auto asker = members_.find(session);
-  if (asker == members_.end()) return std::nullopt;
-  const auto first = oldest();
-  if (!asker->second.links || asker->second.links->links.empty()) return first;
-  std::vector<std::pair<NodeKey, SessionNumber>> roots;
-  for (const auto& [other, member] : members_) {
-    const bool is_root = member.links && member.links->root.nonce == member.key.nonce && (!member.links->links.empty() || other == first);
-    if (is_root && member.key < asker->second.key) roots.emplace_back(member.key, other);
-  }
-  const std::size_t older = roots.size();
-  if (older == 0) return first;
-  std::ranges::sort(roots);
-  return roots[older & (older - 1)].second;
+  const auto found = members_.find(session);
+  if (found == members_.end()) return std::nullopt;
+  const auto trees = trees_for(session);
+  if (trees.empty()) return std::nullopt;
+  const Member& asker = found->second;
+  const std::size_t best = asker.confirmed > 0 ? trees.size() & (trees.size() - 1) : 0;
+  // Whoever is not taken in by that one, however often it asks, hears of each of the others in turn.
+  const std::size_t others = asker.asked >= kTakesLong && asker.asked % 2 == 1 ? (asker.asked - kTakesLong) / 2 + 1 : 0;
+  return trees[(best + others) % trees.size()];
 }
 
 std::vector<Census::Way> Census::ways_into(const NodeKey& root, SessionNumber asker, Instant now) {
   std::vector<Way> ways;
   for (auto& [other, member] : members_) {
     if (other == asker || !member.links || member.links->root.nonce != root.nonce) continue;
+    const bool is_root = member.key.nonce == root.nonce;
+    const bool is_there = is_root || (!member.links->links.empty() && is_confirmed(member, member.links->links.front()));
     const bool is_full = member.links->links.size() >= member.max_links;
-    ways.push_back({is_full, room_of(member, now) == 0, member.links->depth, member.promised.size(), other});
+    const bool is_promised = room_of(member, now) == 0;
+    ways.push_back({!is_there || member.unkept >= kMostUnkept, is_full, is_promised, member.links->depth, member.promised.size(), other});
   }
   return ways;
 }
@@ -164,8 +218,9 @@ std::vector<Census::SessionNumber> Census::entries_for(SessionNumber session, In
   const auto first = target_for(session);
   if (!first || *first == session) return {};
   const NodeKey root = members_.at(*first).key;
-  const Member& asker = members_.at(session);
+  Member& asker = members_.at(session);
   if (asker.links && asker.links->root.nonce == root.nonce) return {};
+  ++asker.asked;
   // Few of many are wanted, and most are reached: a heap, as sorting all of them would be most of the work.
   std::vector<Way> ways = ways_into(root, session, now);
   std::ranges::make_heap(ways, std::greater());
@@ -187,10 +242,10 @@ std::vector<Census::Seen> Census::nodes() const {
   for (const auto& [number, session] : by_number_) {
     const Member& member = members_.at(session);
     Seen seen{session, {member.key, member.id, {}, 0, {}}};
-    const bool is_itself = by_nonce_.contains(member.key.nonce) && by_nonce_.at(member.key.nonce) == session;
+    const bool is_known = is_itself(session, member);
     for (const std::uint64_t nonce : member.linked) {
       const auto other = by_nonce_.find(nonce);
-      if (!is_itself || other == by_nonce_.end() || other->second == session) continue;
+      if (!is_known || other == by_nonce_.end() || other->second == session) continue;
       const Member& neighbour = members_.at(other->second);
       if (std::ranges::binary_search(neighbour.linked, member.key.nonce)) seen.node.links.push_back(neighbour.key);
     }

@@ -29,6 +29,7 @@ namespace {
 constexpr Nanoseconds kDoubtful = 1500ms;  // silent for so long, a neighbour that another has lost is lost
 constexpr std::size_t kMostRelayed = 1024;
 constexpr Nanoseconds kSoon = 100ms;
+constexpr std::uint32_t kMostVerified = 50;  // questions to the root in a second, by one neighbour
 
 ReferReason reason_of(Judgement judgement) {
   switch (judgement) {
@@ -52,18 +53,14 @@ void TreeNode::on_attach(LinkIndex link, const Attach& attach, Instant now) {
   const NodeKey& child = attach.self.key;
   if (!is_sound(attach.self) || child.nonce == 0) return refer(link, ReferReason::other);
   if (is_leaving_) return refer(link, ReferReason::leaving, contacts());
-  if (child.nonce == key_.nonce) return refer(link, ReferReason::same_tree);
+  if (child.nonce == key_.nonce) {
+    if (attempt_) attempt_->is_at_itself = true;
+    return refer(link, ReferReason::same_tree);
+  }
   if (!is_in_ || is_asking()) return refer(link, ReferReason::busy);
   if (parent_ && links_.at(*parent_).contact.key.nonce == child.nonce) return refer(link, ReferReason::same_tree);
-  // It has lost a link that is not lost here yet, or comes twice.
-  for (auto other = links_.begin(); other != links_.end();) {
-    const auto next = std::next(other);
-    if (other->second.contact.key.nonce == child.nonce) {
-      actions_.emplace_back(CloseLink{other->first});
-      lose(other->first, now);
-    }
-    other = next;
-  }
+  drop_if_silent(child, now);  // it has lost a link that is not lost here yet
+  if (linked_as(child.nonce)) return refer(link, ReferReason::busy);
   for (const auto& [other, entrant] : entrants_)
     if (entrant.attach.self.key.nonce == child.nonce) return refer(link, ReferReason::busy);
   drop_if_silent(attach.lost, now);
@@ -144,15 +141,21 @@ std::pair<Judgement, std::uint32_t> TreeNode::judge(const Contact& origin, bool 
   if (origin.key.nonce == key_.nonce) return {Judgement::same_tree, 0};
   if (has_children && is_asking()) return {Judgement::busy, 0};
   if (has_children && origin.key.number != 0 && origin.key < key_) {
-    entries_ = {origin};
-    next_look_ = now + kSoon;
+    if (!is_no_use(origin, now)) {
+      entries_ = {origin};
+      next_look_ = now + kSoon;
+    }
     return {Judgement::older, 0};
   }
   return {Judgement::yes, origin.key.number == 0 ? next_number() : 0};
 }
 
 void TreeNode::on_verify(LinkIndex link, const Verify& verify, Instant now) {
-  if (!is_sound(verify.origin)) {
+  Neighbour& neighbour = links_.at(link);
+  begin_second(neighbour, now);
+  if (++neighbour.asked_root > kMostVerified) {
+    actions_.emplace_back(SendTo{link, Verified{verify.request, Judgement::busy, 0}});
+  } else if (!is_sound(verify.origin)) {
     actions_.emplace_back(SendTo{link, Verified{verify.request, Judgement::other, 0}});
   } else if (is_root() || verify.origin.key.nonce == key_.nonce) {
     const auto [judgement, number] = judge(verify.origin, verify.has_children, now);

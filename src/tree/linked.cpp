@@ -33,6 +33,7 @@ constexpr std::uint32_t kMostNews = 10;  // a second, to one neighbour
 constexpr std::size_t kMostKnown = 32;
 constexpr std::size_t kKnownInAround = 8;
 constexpr int kSampled = 2;
+constexpr Nanoseconds kSettled = 5s;  // a link that lasts so long
 
 /// A word of which each bit depends on all of `word` (SplitMix64).
 std::uint64_t mixed(std::uint64_t word) {
@@ -112,13 +113,18 @@ void TreeNode::tell_around(LinkIndex link, Instant now) {
   actions_.emplace_back(SendTo{link, std::move(around)});
 }
 
+/// What is counted by the second starts again.
+void TreeNode::begin_second(Neighbour& neighbour, Instant now) {
+  if (now - neighbour.news_since < 1s) return;
+  neighbour.news_since = now;
+  neighbour.news = 0;
+  neighbour.asked_root = 0;
+}
+
 /// At once, but for so many times a second.
 void TreeNode::tell_news(LinkIndex link, Instant now) {
   Neighbour& neighbour = links_.at(link);
-  if (now - neighbour.news_since >= 1s) {
-    neighbour.news_since = now;
-    neighbour.news = 0;
-  }
+  begin_second(neighbour, now);
   if (neighbour.news >= kMostNews) return;
   ++neighbour.news;
   tell_around(link, now);
@@ -142,8 +148,11 @@ std::uint32_t TreeNode::room_depth_for(LinkIndex link) const {
 }
 
 void TreeNode::tell_children(Instant now) {
-  for (const auto& [link, neighbour] : links_)
-    if (link != parent_) tell_around(link, now);
+  for (auto& [link, neighbour] : links_) {
+    if (link == parent_) continue;
+    neighbour.is_news = true;
+    tell_news(link, now);
+  }
 }
 
 Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) {
@@ -151,7 +160,8 @@ Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) 
   Neighbour& neighbour = links_.at(link);
   neighbour.around = around;
   neighbour.around.known.clear();
-  neighbour.around.depth = std::min(around.depth, kMostNodes);
+  neighbour.around.depth = std::min(around.depth, Searches::kMostHops);
+  if (link != parent_) neighbour.around.room_depth = std::max(around.room_depth, depth_ + 1);  // it cannot be higher than itself
   neighbour.referred = 0;
   spread_news(now, link);
   sample(around.known);
@@ -159,7 +169,7 @@ Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) 
   remember(around.known);
   if (around.root.nonce == key_.nonce) {  // a circle, by whatever mistake
     actions_.emplace_back(CloseLink{link});
-    lose(link, now);
+    lose(link, now, Vain::useless);
     return {};
   }
   const bool is_moved = around.root != root_ || neighbour.around.depth + 1 != depth_;
@@ -169,7 +179,7 @@ Result<> TreeNode::on_around(LinkIndex link, const Around& around, Instant now) 
   sequence_ = around.sequence;
   sequence_at_ = now;
   tell_children(now);
-  if (is_moved) tell_tracker_links();
+  has_tracker_news_ |= is_moved;
   return {};
 }
 
@@ -181,11 +191,12 @@ Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant no
       on_attached(*attached, now);
     } else if (const auto* refer = std::get_if<Refer>(&message)) {
       on_refer(*refer, now);
-    } else if (const auto* around = std::get_if<Around>(&message); around && !std::exchange(attempt_->is_at_root, true)) {
+    } else if (const auto* around = std::get_if<Around>(&message);
+               around && attempt_->may_ask_root && !std::exchange(attempt_->is_at_root, true)) {
       attempt_->deadline = now + time_to_root(around->depth) + 1s;
     } else {
       attempt_->link.reset();
-      ask_next(now);
+      ask_in_vain(Vain::useless, now);
       return fail(Errc::out_of_order, fmt::format("got {} in answer to attach", name_of(type_of(message))));
     }
     return {};
@@ -195,7 +206,7 @@ Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant no
   found->second.heard = now;
   if (const auto* around = std::get_if<Around>(&message)) {
     auto done = on_around(link, *around, now);
-    if (!done) lose(link, now);
+    if (!done) lose(link, now, Vain::useless);
     return done;
   }
   if (const auto* detach = std::get_if<Detach>(&message)) {
@@ -212,7 +223,7 @@ Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant no
     on_verified(*verified, now);
     return {};
   }
-  lose(link, now);
+  lose(link, now, Vain::useless);
   return fail(Errc::out_of_order, fmt::format("got {} from a node", name_of(type_of(message))));
 }
 
@@ -233,14 +244,16 @@ void TreeNode::on_heard(LinkIndex link, Instant now) {
 }
 
 void TreeNode::on_closed(LinkIndex link, Instant now) {
-  if (attempt_ && attempt_->link == link) return ask_next(now);
+  if (attempt_ && attempt_->link == link) return ask_in_vain(attempt_->has_asked ? Vain::useless : Vain::unreachable, now);
   entrants_.erase(link);
   if (links_.contains(link)) lose(link, now);
 }
 
-/// A link is over.
-void TreeNode::lose(LinkIndex link, Instant now) {
+/// A link is over. A parent that let go so soon is no better than one that refuses.
+void TreeNode::lose(LinkIndex link, Instant now, std::optional<Vain> why) {
   const Contact contact = links_.at(link).contact;
+  if (!why && link == parent_ && now - links_.at(link).since < kSettled) why = Vain::useless;
+  if (why && link == parent_) doubts_.add(address_of(contact), *why, now);
   links_.erase(link);
   std::erase_if(relayed_, [link](const auto& relayed) { return relayed.second.from == link; });
   if (link != parent_) {
@@ -271,6 +284,7 @@ std::vector<NodeKey> TreeNode::neighbours() const {
 }
 
 void TreeNode::tell_tracker_links() {
+  has_tracker_news_ = false;
   OverlayLinks links{root_, depth_, neighbours()};
   const bool is_same =
       told_links_ && told_links_->root == links.root && told_links_->depth == links.depth && told_links_->links == links.links;
@@ -290,7 +304,7 @@ std::vector<Contact> TreeNode::contacts() const {
 
 bool TreeNode::is_settled() const {
   if (parent_) return true;
-  return is_in_ && hints_.empty() && entries_.empty() && lost_.nonce == 0;
+  return is_in_ && !is_shut_out_ && hints_.empty() && entries_.empty() && lost_.nonce == 0;
 }
 
 std::vector<LinkIndex> TreeNode::links() const {

@@ -39,11 +39,11 @@ void TreeNode::tick(Instant now) {
   for (const LinkIndex link : silent) {
     actions_.emplace_back(Remark{fmt::format("overlay: {} is silent", name_of(links_.at(link).contact))});
     actions_.emplace_back(CloseLink{link});
-    lose(link, now);
+    lose(link, now, Vain::silent);
   }
   if (parent_ && now - sequence_at_ >= kCutOff) {
     actions_.emplace_back(CloseLink{*parent_});
-    lose(*parent_, now);
+    lose(*parent_, now, Vain::useless);
   }
   if (is_root() && now - sequence_at_ >= kHeartbeat) {
     sequence_ = ++own_sequence_;
@@ -63,15 +63,16 @@ void TreeNode::tick(Instant now) {
   for (const LinkIndex link : late) settle_entrant(link, Judgement::busy, 0, now);
   if (attempt_ && attempt_->link && now >= attempt_->deadline) {
     actions_.emplace_back(CloseLink{*attempt_->link});
-    ask_next(now);
+    ask_in_vain(attempt_->has_asked ? Vain::silent : Vain::unreachable, now);
   } else if (attempt_ && !attempt_->link && now >= attempt_->next_round) {
-    for (Contact& contact : std::exchange(attempt_->again, {})) {
-      attempt_->asked.erase({contact.host, contact.port});
-      attempt_->to_ask.push_back(std::move(contact));
+    for (Candidate& busy : std::exchange(attempt_->again, {})) {
+      attempt_->asked.erase(address_of(busy.contact));
+      attempt_->to_ask.push_back(std::move(busy));
     }
     ask_next(now);
   }
-  if (attempt_) ask_tracker(now, kAskWhileLooking);
+  if (has_tracker_news_) tell_tracker_links();
+  if (attempt_ || !is_settled()) ask_tracker(now, kAskWhileLooking);
   look_for_parent(now);
 }
 

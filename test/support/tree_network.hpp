@@ -58,7 +58,8 @@ class TreeNetwork {
     host.is_up = false;
     host.is_silent = falls_silent;
     ++host.life;
-    after(delay(), [this, session = host.session] { census.leave(session); });
+    // The tracker sees a connection that ended; that one is silent takes it longer.
+    after(falls_silent ? Nanoseconds(4s) : delay(), [this, session = host.session] { census.leave(session); });
     if (!falls_silent)
       for (const auto& [link, far] : host.far) cut(far);
     host.far.clear();
@@ -123,14 +124,22 @@ class TreeNetwork {
       if (far.host == to) return send(from, link, message);
   }
 
+  /// A node ends its connections with another, which its own tree and searches know nothing of.
+  void shut(HostIndex from, HostIndex to) {
+    std::vector<LinkIndex> links;
+    for (const auto& [link, far] : hosts_[from]->far)
+      if (far.host == to) links.push_back(link);
+    for (const LinkIndex link : links) close(from, link);
+  }
+
   // ---- what it sees ----
 
-  /// Why those that are up are not one tree within the limits; empty where they are.
+  /// Why those that are up, and not hostile, are not one tree within the limits; empty where they are.
   std::string problem(int side = 0) const {
     std::vector<HostIndex> up;
     std::size_t ends = 0;
     for (HostIndex index = 0; index < hosts_.size(); ++index) {
-      if (!hosts_[index]->is_up || hosts_[index]->side != side) continue;
+      if (!hosts_[index]->is_up || hosts_[index]->side != side || hostile.contains(index)) continue;
       up.push_back(index);
       const auto others = neighbours(index);
       if (others.size() > max_links_) return fmt::format("node {} has {} links", index, others.size());
@@ -156,7 +165,7 @@ class TreeNetwork {
   std::set<HostIndex> neighbours(HostIndex index) const {
     std::set<HostIndex> others;
     for (const auto& [link, far] : hosts_[index]->far)
-      if (hosts_[index]->tree->is_linked(link)) others.insert(far.host);
+      if (hosts_[index]->tree->is_linked(link) && !hostile.contains(far.host)) others.insert(far.host);
     return others;
   }
   /// How many links to the farthest node.
@@ -180,6 +189,7 @@ class TreeNetwork {
   std::function<bool(HostIndex, const std::string&)> has_file = [](HostIndex, const std::string&) { return false; };
   /// Takes a message away from `to`, which then behaves as the test wants.
   std::function<bool(HostIndex from, HostIndex to, const Message&)> swallow;
+  std::set<HostIndex> hostile;           ///< Their links do not count.
   Nanoseconds longest_delay = 5ms;       ///< Of a message.
   std::uint64_t lost_in_a_thousand = 0;  ///< Messages.
   std::size_t most_links = 0;            ///< That any node had at any time.
@@ -199,6 +209,7 @@ class TreeNetwork {
     std::unique_ptr<Searches> searches;
     std::map<LinkIndex, Far> far;
     std::map<LinkIndex, Instant> arrives;  ///< When the last message of that link will.
+    Instant arrives_at_tracker{};
     std::map<LinkIndex, std::shared_ptr<Found>> clients;
     bool is_up = true;
     bool is_silent = false;
@@ -278,7 +289,9 @@ class TreeNetwork {
   }
   void tell_tracker(HostIndex index, const Message& message) {
     if (!hosts_[index]->is_registered) return;
-    after(delay(), [this, index, message, session = hosts_[index]->session] {
+    Instant& arrives = hosts_[index]->arrives_at_tracker;
+    arrives = std::max(now_ + delay(), arrives + 1ns);
+    after(arrives - now_, [this, index, message, session = hosts_[index]->session] {
       if (!hosts_[index]->is_up || hosts_[index]->session != session) return;
       if (const auto* links = std::get_if<OverlayLinks>(&message))
         census.set_links(session, *links);

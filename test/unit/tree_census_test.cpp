@@ -111,13 +111,24 @@ TEST_CASE("Of two linked nodes of one number the first to come keeps it") {
   CHECK(census.number_of(2) == 2);
 }
 
-TEST_CASE("A number that no node can have is not taken over, and the highest one leaves those below it") {
+TEST_CASE("A number so high that there are hardly any above it is not taken over") {
   Census census;
-  census.join(1, "a", joining(11, kMostNodes));
-  CHECK(census.number_of(1) == 1);
-  census.join(2, "b", joining(12, kMostNodes - 1));
-  census.join(3, "c", joining(13));
-  CHECK(census.number_of(3) == 2);
+  for (const std::uint32_t claim : {kMostNodes, kMostNodes - 1, 1'000'001U}) {
+    census.join(claim, "p", joining(claim, claim, true));
+    CHECK(census.number_of(claim) <= 3);
+  }
+  census.join(1, "p", joining(1, 1'000'000, true));
+  CHECK(census.number_of(1) == 1'000'000);
+  census.join(2, "p", joining(2));
+  CHECK(census.number_of(2) == 1'000'001);
+}
+
+TEST_CASE("A node that another is linked to keeps its number, whatever others say that they are") {
+  Overlay overlay;
+  overlay.chain(2);
+  CHECK_FALSE(overlay.census.join(9, "thief", joining(99, 1, true)));
+  CHECK(overlay.census.number_of(1) == 1);
+  CHECK(overlay.census.number_of(9) == 3);
 }
 
 TEST_CASE("Who is not here has no number, and what it tells or does changes nothing") {
@@ -162,6 +173,53 @@ TEST_CASE("Nodes of younger trees are not to be asked, and theirs are told of th
   CHECK(overlay.census.entries_for(2, kStart) == Sessions{1});
 }
 
+TEST_CASE("A node that nobody is linked to is no tree: who is older asks for a place in one, and is no place for others") {
+  Overlay overlay;
+  overlay.chain(3);
+  overlay.join(4);
+  overlay.census.join(9, "oldest", joining(99, 0));
+  overlay.census.leave(1);  // the tree goes on without its root, and somebody takes the number
+  overlay.links(2, 2, 0, {3});
+  overlay.links(3, 2, 1, {2});
+  overlay.census.join(1, "p", joining(1, 1, true));
+  overlay.links(1, 1, 0, {5, 6, 7});  // whom nobody knows
+  CHECK(overlay.census.entries_for(4, kStart) == Sessions{2, 3});
+  CHECK(overlay.census.entries_for(1, kStart) == Sessions{3, 2});
+  CHECK(overlay.census.entries_for(2, kStart).empty());
+}
+
+TEST_CASE("Who asks again and again and is not taken in hears of other trees, and so does a tree") {
+  Overlay overlay;
+  for (const Session first : {1U, 3U, 5U}) {
+    overlay.join(first);
+    overlay.join(first + 1);
+    overlay.links(first, first, 0, {first + 1});
+    overlay.links(first + 1, first, 1, {first});
+  }
+  overlay.join(9);
+  for (const Session asker : {9U, 5U}) {
+    std::vector<Session> roots;
+    for (int i = 0; i < 8; ++i) roots.push_back(overlay.census.entries_for(asker, kStart).back() <= 2 ? 1U : 3U);
+    CHECK(std::ranges::count(roots, 1U) >= 5);
+    CHECK(std::ranges::count(roots, 3U) >= 1);
+    CHECK(std::vector(roots.begin(), roots.begin() + 3) == Sessions(3, 1));
+  }
+}
+
+TEST_CASE("Nodes that nobody got linked to come last, and so do those that only say that they are in a tree") {
+  Overlay overlay;
+  overlay.chain(3);  // 1 has no room; 3 has
+  overlay.census.join(4, "p", joining(4, 0, false, 1000));
+  overlay.links(4, 1, 0, {1});  // of which 1 knows nothing
+  for (Session newcomer = 5; newcomer <= 12; ++newcomer) overlay.join(newcomer);
+  CHECK(overlay.census.entries_for(5, kStart) == Sessions{1, 3, 2});
+  // 5, and others after it, are sent to 1, and never get there.
+  for (int i = 0; i < 3; ++i) overlay.census.entries_for(6 + i, kStart + 3s * (i + 1));
+  CHECK(overlay.census.entries_for(9, kStart + 20s).front() == 3);
+  overlay.links(1, 1, 0, {2, 8});
+  CHECK(overlay.census.entries_for(10, kStart + 21s).front() == 3);
+}
+
 TEST_CASE("Who is in the oldest tree is told nobody") {
   Overlay overlay;
   overlay.chain(3);
@@ -202,14 +260,13 @@ TEST_CASE("A link counts where both sides tell of it, and once however often the
 TEST_CASE("Links name a node by the number that it has now") {
   Census census;
   census.join(1, "new", joining(11));
-  census.join(2, "other", joining(12));
-  census.set_links(1, {{1, 11}, 0, {{2, 12}}});
+  census.join(2, "old", joining(12, 1, true));
+  census.set_links(1, {{1, 11}, 0, {{1, 12}}});
   census.set_links(2, {{1, 11}, 1, {{1, 11}}});
-  census.join(3, "old", joining(13, 1, true));
   const auto seen = census.nodes();
-  REQUIRE(seen.size() == 3);
-  CHECK(seen[1].node.links == Keys{{3, 11}});
-  CHECK(seen[2].node.key == NodeKey{3, 11});
+  REQUIRE(seen.size() == 2);
+  CHECK(seen[0].node.links == Keys{{2, 11}});
+  CHECK(seen[1].node.key == NodeKey{2, 11});
 }
 
 TEST_CASE("A node that has left is in nobody's links") {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -285,6 +286,129 @@ TEST_CASE("Referrals that lead in a circle end, are said in one line, and anothe
   CHECK(network.warnings.front().second.find("referred it to each other") != std::string::npos);
   network.swallow = nullptr;
   CHECK(network.run_until_one(10s));
+}
+
+namespace {
+
+/// What the first node does with whoever wants to be its child.
+struct Hostility {
+  const char* name;
+  std::function<void(TreeNetwork&, std::size_t from)> answer;
+};
+
+Attached attached_by(TreeNetwork& network, std::uint32_t depth) { return {network.tree(0).key(), 0, network.tree(0).key(), 1, depth}; }
+
+std::vector<Hostility> hostilities() {
+  return {
+      {"says nothing", [](TreeNetwork&, std::size_t) {}},
+      {"closes", [](TreeNetwork& network, std::size_t from) { network.shut(0, from); }},
+      {"is always busy", [](TreeNetwork& network, std::size_t from) { network.forge(0, from, Refer{ReferReason::busy, {}}); }},
+      {"refuses", [](TreeNetwork& network, std::size_t from) { network.forge(0, from, Refer{ReferReason::other, {}}); }},
+      {"says that it is the same tree",
+       [](TreeNetwork& network, std::size_t from) { network.forge(0, from, Refer{ReferReason::same_tree, {}}); }},
+      {"refers to itself",
+       [](TreeNetwork& network, std::size_t from) {
+         network.forge(0, from, Refer{ReferReason::full, {{{9, 99}, network.address(0).host, network.address(0).port}}});
+       }},
+      {"refers to nodes that are not there",
+       [](TreeNetwork& network, std::size_t from) {
+         Refer refer{ReferReason::full, {}};
+         for (std::uint16_t port = 1000; port < 1032; ++port) refer.to.push_back({{9, network.random() | 1}, "10.0.0.1", port});
+         network.forge(0, from, refer);
+       }},
+      {"says only that it goes on",
+       [](TreeNetwork& network, std::size_t from) {
+         for (int i = 0; i < 3; ++i) network.forge(0, from, Around{network.tree(0).key(), 1, 1'999, 1, 0, 1, {}});
+       }},
+      {"is nowhere near", [](TreeNetwork& network, std::size_t from) { network.forge(0, from, attached_by(network, 9'999'999)); }},
+      {"lets go at once",
+       [](TreeNetwork& network, std::size_t from) {
+         network.forge(0, from, attached_by(network, 0));
+         network.forge(0, from, Detach{false, {{{1, 5}, network.address(0).host, network.address(0).port}}});
+         network.shut(0, from);
+       }},
+  };
+}
+
+}  // namespace
+
+TEST_CASE("Where the oldest node takes nobody in, the others become a tree without it, and hardly ask it any more") {
+  for (const Hostility& hostility : hostilities())
+    for (const bool was_good : {false, true}) {
+      INFO(hostility.name << (was_good ? ", after it was a good one" : ""));
+      TreeNetwork network(18);
+      network.hostile.insert(0);
+      if (was_good) add_one_by_one(network, 6);
+      network.swallow = [&](std::size_t from, std::size_t to, const Message& message) {
+        if (to != 0) return false;
+        const bool is_attach = std::holds_alternative<Attach>(message);
+        if (is_attach) hostility.answer(network, from);
+        return is_attach || was_good;
+      };
+      if (!was_good) add_one_by_one(network, 6);
+      const auto taken = network.run_until_one(30s);
+      CAPTURE(network.problem());
+      REQUIRE(taken);
+      network.run(5s);
+      const auto before = network.dials;
+      for (int second = 0; second < 60; ++second) {
+        network.run(1s);
+        CHECK(network.problem().empty());
+      }
+      CHECK(network.dials - before <= 30);
+      // Who comes later is sent to the tree.
+      network.add();
+      CHECK(network.run_until_one(8s));
+      CHECK(network.warnings.size() <= 20);
+    }
+}
+
+TEST_CASE("A node that is told its own address under another name asks itself hardly ever") {
+  TreeNetwork network(19);
+  add_one_by_one(network, 3);
+  network.run(2s);
+  network.set_tracker(false);
+  const auto comer = network.add(3);  // which is itself
+  network.run(60s);
+  CHECK(comer == 3);
+  CHECK(network.dials <= 20);
+}
+
+TEST_CASE("A tracker whose places are of no use is not asked more than a few times a second") {
+  const Contact unreachable{{1, 77}, "10.0.0.1", 9999};
+  const Contact unsound{{1, 77}, "10.0.0.1", 0};
+  for (const Contact& entry : {unreachable, unsound}) {
+    std::uint64_t words = 1;
+    TreeNode node({2, 5, {"10.0.0.1", 1}, {}}, [&words] { return words = words * 6364136223846793005 + 1442695040888963407; }, Instant{});
+    Instant now{};
+    std::size_t asked = 0;
+    std::size_t dials = 0;
+    const auto carry_out = [&] {
+      for (bool is_done = false; !is_done;) {
+        is_done = true;
+        for (const TreeAction& action : node.take_actions()) {
+          is_done = false;
+          if (const auto* dial = std::get_if<Dial>(&action)) {
+            ++dials;
+            node.on_closed(dial->link, now);
+          }
+          const auto* tell = std::get_if<TellTracker>(&action);
+          if (!tell || !std::holds_alternative<OverlayAsk>(tell->message)) continue;
+          ++asked;
+          node.on_place({4, std::vector<Contact>(30, entry)}, now);
+        }
+      }
+    };
+    node.on_tracker(true, now);
+    node.on_place({4, {entry}}, now);
+    for (; now < Instant{10s}; now += 100ms) {
+      node.tick(now);
+      carry_out();
+    }
+    CHECK(asked >= 3);
+    CHECK(asked <= 25);
+    CHECK(dials <= 15);
+  }
 }
 
 TEST_CASE("What no node would send ends the link, and the tree is one again") {
