@@ -91,6 +91,7 @@ class TreeNode {
     Instant since;               ///< The link is there.
     Instant heard;               ///< When anything came of it.
     Instant told;                ///< When it was last told what is around.
+    Instant next_probe{};        ///< Not before, where it is a child.
     std::uint32_t referred = 0;  ///< Nodes that were referred to it since.
     std::uint32_t told_room_depth = 0;
     bool is_news = false;          ///< It is to be told again, soon.
@@ -136,6 +137,17 @@ class TreeNode {
     std::size_t referrals = 0;
   };
 
+  /// Asks a child for a place, to see whether that takes connections.
+  struct Probe {
+    LinkIndex child;
+    Instant deadline;
+  };
+  using Probes = std::map<LinkIndex, Probe>;
+  struct Referred {
+    std::uint64_t nonce = 0;
+    Instant at;
+  };
+
   static constexpr Nanoseconds kFirstBackoff{200'000'000};
 
   /// For a question to the root of a tree from so far below it, and the answer.
@@ -176,6 +188,16 @@ class TreeNode {
   void on_verify(LinkIndex link, const Verify& verify, Instant now);
   void on_verified(const Verified& verified, Instant now);
   void settle_entrant(LinkIndex link, Judgement judgement, std::uint32_t number, Instant now);
+
+  // probing.cpp: whether others reach the children
+  bool is_place_cleared(std::uint64_t nonce, Instant now);
+  bool is_place_for(const Contact& contact, Instant now) const;
+  void probe_children(Instant now);
+  bool is_probe_connected(LinkIndex link, Instant now);
+  bool is_probe_answered(LinkIndex link, const Message& message, Instant now);
+  bool is_probe_closed(LinkIndex link, Instant now);
+  void end_probe(Probes::iterator probe, bool is_good, Instant now);
+  void end_late_probes(Instant now);
 
   // linked.cpp: while a link lasts
   Around around_for(LinkIndex link);
@@ -229,6 +251,9 @@ class TreeNode {
   std::array<Sample, 32> sample_;  ///< Some of all that were heard of.
   bool was_warned_ = false;
   Doubts doubts_;
+  Probes probes_;
+  std::deque<Referred> referred_;  ///< Who was sent on to the children, the last ones.
+  Referred cleared_for_;           ///< Who gets the place of a child that gives way, and when it came.
   bool is_shut_out_ = false;       ///< There are others, and none of them took it in.
   bool has_tracker_news_ = false;  ///< It is to be told what changed, soon.
 

@@ -65,7 +65,11 @@ void TreeNode::on_attach(LinkIndex link, const Attach& attach, Instant now) {
     if (entrant.attach.self.key.nonce == child.nonce) return refer(link, ReferReason::busy);
   drop_if_silent(attach.lost, now);
   if (is_asking()) return refer(link, ReferReason::busy);  // as the parent was lost just now
-  if (links_.size() >= options_.max_links) return refer(link, ReferReason::full, rooms_for(attach));
+  if (links_.size() >= options_.max_links) {
+    if (is_place_cleared(child.nonce, now)) return refer(link, ReferReason::busy);
+    return refer(link, ReferReason::full, rooms_for(attach));
+  }
+  if (!is_place_for(attach.self, now)) return refer(link, ReferReason::busy);
   if (!has_room()) return refer(link, ReferReason::busy);
   if (!attach.has_children && child.number != 0) return admit(link, attach.self, child.number, now);
   entrants_[link] = {attach, random_(), now + time_to_root(depth_)};

@@ -211,7 +211,7 @@ void TreeNode::stand_alone() {
 }
 
 void TreeNode::on_connected(LinkIndex link, Instant now) {
-  if (!attempt_ || attempt_->link != link) return;
+  if (is_probe_connected(link, now) || !attempt_ || attempt_->link != link) return;
   attempt_->deadline = now + kAnswerTimeout;
   attempt_->has_asked = true;
   attempt_->may_ask_root = has_children() || key_.number == 0;

@@ -201,6 +201,7 @@ Result<> TreeNode::on_message(LinkIndex link, const Message& message, Instant no
     }
     return {};
   }
+  if (is_probe_answered(link, message, now)) return {};
   const auto found = links_.find(link);
   if (found == links_.end()) return {};  // it was closed meanwhile
   found->second.heard = now;
@@ -245,6 +246,7 @@ void TreeNode::on_heard(LinkIndex link, Instant now) {
 
 void TreeNode::on_closed(LinkIndex link, Instant now) {
   if (attempt_ && attempt_->link == link) return ask_in_vain(attempt_->has_asked ? Vain::useless : Vain::unreachable, now);
+  if (is_probe_closed(link, now)) return;
   entrants_.erase(link);
   if (links_.contains(link)) lose(link, now);
 }

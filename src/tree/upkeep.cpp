@@ -56,6 +56,7 @@ void TreeNode::tick(Instant now) {
     else if (neighbour.is_news)
       tell_news(link, now);
   }
+  end_late_probes(now);
   std::erase_if(relayed_, [now](const auto& relayed) { return now >= relayed.second.deadline; });
   std::vector<LinkIndex> late;
   for (const auto& [link, entrant] : entrants_)

@@ -189,6 +189,7 @@ class TreeNetwork {
   std::function<bool(HostIndex, const std::string&)> has_file = [](HostIndex, const std::string&) { return false; };
   /// Takes a message away from `to`, which then behaves as the test wants.
   std::function<bool(HostIndex from, HostIndex to, const Message&)> swallow;
+  std::set<HostIndex> deaf;              ///< They take no connections.
   std::set<HostIndex> hostile;           ///< Their links do not count.
   Nanoseconds longest_delay = 5ms;       ///< Of a message.
   std::uint64_t lost_in_a_thousand = 0;  ///< Messages.
@@ -314,7 +315,7 @@ class TreeNetwork {
     ++dials;
     const HostIndex to = dial.to.port - 1U;
     const auto life = hosts_[from]->life;
-    const bool is_lost = to >= hosts_.size() || hosts_[to]->is_silent || !can_reach(from, to);
+    const bool is_lost = to >= hosts_.size() || hosts_[to]->is_silent || deaf.contains(to) || !can_reach(from, to);
     after(is_lost ? Nanoseconds(2s) : delay(), [this, from, to, dial, life, is_lost] {
       Host& caller = *hosts_[from];
       if (!caller.is_up || caller.life != life) return;

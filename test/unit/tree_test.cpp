@@ -411,6 +411,29 @@ TEST_CASE("A tracker whose places are of no use is not asked more than a few tim
   }
 }
 
+TEST_CASE("Nodes that take all places and no connections give way to those that come, and stay where there is room") {
+  TreeNetwork network(20);
+  add_one_by_one(network, 3);
+  const auto add_deaf = [&] {
+    network.deaf.insert(network.size());
+    network.hostile.insert(network.size());
+    network.add();
+    network.run(300ms);
+  };
+  add_deaf();
+  network.run(30s);
+  CHECK(network.tree(3).parent());
+  for (int i = 0; i < 6; ++i) add_deaf();
+  network.run(5s);
+  for (int i = 0; i < 3; ++i) {
+    network.add();
+    CHECK(network.run_until_one(20s));
+  }
+  network.run(30s);
+  CHECK(network.problem().empty());
+  CHECK(network.most_links <= 2);
+}
+
 TEST_CASE("What no node would send ends the link, and the tree is one again") {
   const std::vector<Message> wrong{Verified{1, Judgement::yes, 5}, Attached{}, Around{{1, 1}, 1, 0, 1, 0, 0, std::vector<Contact>(33)},
                                    Leave{}};
