@@ -250,7 +250,8 @@ class TreeNode {
   std::deque<Contact> known_;      ///< Whom the parent said to ask where it is lost, the best first.
   std::array<Sample, 32> sample_;  ///< Some of all that were heard of.
   bool was_warned_ = false;
-  Doubts doubts_;
+  Doubts doubts_;     ///< Of those that were asked for a place.
+  Doubts unreached_;  ///< Of those that had one, and gave way.
   Probes probes_;
   std::deque<Referred> referred_;  ///< Who was sent on to the children, the last ones.
   Referred cleared_for_;           ///< Who gets the place of a child that gives way, and when it came.

@@ -55,7 +55,7 @@ bool TreeNode::is_place_cleared(std::uint64_t nonce, Instant now) {
 bool TreeNode::is_place_for(const Contact& contact, Instant now) const {
   if (links_.size() + 1 < options_.max_links) return true;
   const bool is_cleared = cleared_for_.nonce != 0 && now - cleared_for_.at < kClearedFor;
-  return !doubts_.holds(address_of(contact), now) && (!is_cleared || contact.key.nonce == cleared_for_.nonce);
+  return !unreached_.holds(address_of(contact), now) && (!is_cleared || contact.key.nonce == cleared_for_.nonce);
 }
 
 void TreeNode::probe_children(Instant now) {
@@ -98,7 +98,7 @@ void TreeNode::end_probe(Probes::iterator probe, bool is_good, Instant now) {
   if (is_good || !is_child(child)) return;
   const Contact contact = links_.at(child).contact;
   actions_.emplace_back(Remark{fmt::format("overlay: {} is not reached by others: it gives way to them", name_of(contact))});
-  doubts_.add(address_of(contact), Vain::useless, now);
+  unreached_.add(address_of(contact), Vain::useless, now);
   actions_.emplace_back(SendTo{child, Detach{}});
   actions_.emplace_back(CloseLink{child});
   lose(child, now);
