@@ -5,6 +5,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 
 HELLO, WELCOME, REFUSAL, PING, PONG, LEAVE = range(1, 7)
 REGISTER, REGISTERED, OFFER, WITHDRAW, OFFER_END = range(16, 21)
@@ -398,11 +399,13 @@ class Node:
 
 
 class Referrer:
-    """Listens as a node, and refers everybody to the ports in `to`, which may be its own."""
+    """Listens as a node, and refers everybody to the ports in `to`, which may be its own; or does what `answer` does with the connection."""
 
-    def __init__(self, to=()):
+    def __init__(self, to=(), answer=None):
         self.to = list(to)
+        self.answer = answer or self.send_on
         self.asked = 0
+        self.tracker = None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -421,13 +424,40 @@ class Referrer:
             connection.send(frame(WELCOME, struct.pack("<HQ", 1, 0) + text("referrer") + struct.pack("<Q", 1)))
             connection.receive_kind(ATTACH)
             self.asked += 1
-            to = [contact(5, 1000 + port, port) for port in self.to]
-            connection.send(frame(REFER, struct.pack("<BI", FULL, len(to)) + b"".join(to)))
+            self.answer(connection)
             connection.is_closed_by_peer()
         except OSError:
             pass
         finally:
             connection.close()
 
+    def send_on(self, connection):
+        to = [contact(5, 1000 + port, port) for port in self.to]
+        connection.send(frame(REFER, struct.pack("<BI", FULL, len(to)) + b"".join(to)))
+
+    def join(self, tracker, number=0, nonce=99, name="first"):
+        """Tells the tracker that it is a tree, once a second. Returns the number that it got."""
+        self.nonce = nonce
+        self.tracker = Connection.to(tracker)
+        self.tracker.send(hello(0, name) + frame(OVERLAY_JOIN, key(number, nonce) + text("") + struct.pack("<HIB", self.port, 1000, number != 0)))
+        self.number, = struct.unpack_from("<I", self.tracker.receive_kind(OVERLAY_PLACE))
+        threading.Thread(target=self.stay, daemon=True).start()
+        return self.number
+
+    def stay(self):
+        try:
+            while True:
+                self.tracker.send(frame(OVERLAY_LINKS, key(self.number, self.nonce) + struct.pack("<II", 0, 0)) + frame(PING, bytes(8)))
+                self.tracker.receive_kind(PONG)
+                time.sleep(0.5)
+        except (OSError, ConnectionError):
+            pass
+
     def close(self):
         self.listener.close()
+        if self.tracker:
+            self.tracker.close()
+
+
+def attached(number, nonce, depth=0):
+    return frame(ATTACHED, key(number, nonce) + struct.pack("<I", 0) + key(number, nonce) + struct.pack("<QI", 1, depth))

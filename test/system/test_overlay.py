@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 import unittest
 
 import shoal_wire
@@ -263,6 +264,71 @@ class Hostile(OverlayTest):
             links.append(link)
         events, code = self.other.say("find file --via overlay")
         self.assertEqual((code, [event["peer"] for event in events if event["event"] == "hit"]), (0, ["honest"]))
+
+
+class Shunned(OverlayTest):
+    """Nodes that come first, or say so, and take nobody in; and nodes that take places, and no connections."""
+
+    def first(self, answer=None, to_itself=False, **claim):
+        first = shoal_wire.Referrer(answer=answer)
+        self.addCleanup(first.close)
+        if to_itself:
+            first.to = [first.port] * 32
+        first.join(self.address, **claim)
+        return first
+
+    def tree_without(self, first):
+        links = links_of(self.topo())
+        links.pop(f"s{first.number}", None)
+        return links
+
+    def expect_a_tree_without(self, first, nodes):
+        wait_until(lambda: problem_of(self.tree_without(first), nodes) == "", f"a tree of {nodes} without the first node", PATIENCE,
+                   lambda: self.topo() + self.lab.describe())
+
+    def three_around(self, **hostility):
+        self.tracker()
+        first = self.first(**hostility)
+        shells = [self.shell(f"n{number}", {f"own-{number}": b"%d" % number}, wait=False) for number in range(3)]
+        self.expect_a_tree_without(first, 3)
+        before = first.asked
+        hits = shells[2].of("find own-0 --via overlay", "hit")
+        self.assertEqual([hit["peer"] for hit in hits], ["n0"])
+        shells.append(self.shell("late", {}, wait=False))
+        self.expect_a_tree_without(first, 4)
+        self.assertLess(first.asked - before, 20)
+
+    def test_a_first_node_that_says_nothing(self):
+        self.three_around(answer=lambda connection: None)
+
+    def test_a_first_node_that_sends_all_to_itself(self):
+        self.three_around(to_itself=True)
+
+    def test_a_first_node_that_lets_go_at_once(self):
+        def let_go(connection):
+            connection.send(shoal_wire.attached(1, 99) + shoal_wire.frame(shoal_wire.DETACH, struct.pack("<BI", 0, 0)))
+            connection.close()
+        self.three_around(answer=let_go)
+
+    def test_a_number_that_a_linked_node_has_is_not_given_away(self):
+        self.tracker()
+        self.shell("a")
+        self.shell("b")
+        self.wait_for_tree(2)
+        thief = self.first(answer=lambda connection: None, number=1)
+        self.assertEqual(thief.number, 3)
+        self.shell("c")
+        self.expect_a_tree_without(thief, 3)
+
+    def test_nodes_that_nobody_reaches_give_way(self):
+        self.tracker()
+        honest = self.shell("honest")
+        for number in range(2):
+            node = shoal_wire.Node(honest.address, nonce=70 + number)
+            node.listener.close()
+            self.addCleanup(node.close)
+        self.share("late")
+        self.wait_for_tree(2)
 
 
 if __name__ == "__main__":
