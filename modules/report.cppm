@@ -2,11 +2,14 @@
 /// May be used from any thread, concurrently: each line is written whole.
 module;
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -58,6 +61,34 @@ struct ProgressLine {
   std::uint32_t sources = 0;  ///< Neighbours that it comes from now.
 };
 
+/// What others can cause as often as they like: some lines of it are written, and then how many more there were.
+struct Often {
+  std::string_view what;  ///< In lower case and the plural: `dropped connections`. One of a few that the program knows.
+};
+
+/// How many lines of a kind are written: the first ones of each kTime, and at the beginning of the next that has any, how many were not.
+/// May be used from any thread.
+class LineLimit {
+ public:
+  static constexpr std::size_t kLines = 10;
+  static constexpr Nanoseconds kTime = std::chrono::seconds(10);
+
+  struct Turn {
+    bool is_written = false;
+    std::size_t left_out = 0;  ///< Since that was last told; only where a line is written.
+  };
+  Turn take(std::string_view what, Instant now);
+
+ private:
+  struct Kind {
+    Instant since;
+    std::size_t lines = 0;
+    std::size_t left_out = 0;
+  };
+  std::mutex mutex_;
+  std::map<std::string, Kind, std::less<>> kinds_;
+};
+
 class Report {
  public:
   /// Writes the `hello` event. Fails with the path when the log cannot be opened: a usage error.
@@ -83,6 +114,10 @@ class Report {
   bool wants_debug() const;
   /// Something is wrong but work goes on; on stderr always, and in the log.
   void warn(std::string_view line);
+  /// The same of what happens often.
+  void note(Often often, std::string_view line);
+  void debug(Often often, std::string_view line);
+  void warn(Often often, std::string_view line);
   /// The one line a failure; on stderr always, and in the log.
   void error(const Error& error);
   /// What the user asked for (a list, a total), on stdout, not with --json.
@@ -111,6 +146,7 @@ class Report {
  private:
   struct State;
   explicit Report(std::unique_ptr<State> state);
+  bool may_write(Often often, void (Report::*say)(std::string_view));
   std::unique_ptr<State> state_;
 };
 

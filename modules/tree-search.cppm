@@ -14,12 +14,37 @@ export module shoal.tree:search;
 
 import :actions;
 import shoal.base;
+import shoal.manifest;
 import shoal.wire;
 
 export namespace shoal {
 
 /// Who sends a search.
 enum class Asker : std::uint8_t { neighbour, stranger, self };
+
+/// What is taken of the answers to one search: what was asked for, makes sense, and is no more than a search may bring. One strand.
+class SearchFilter {
+ public:
+  SearchFilter(std::uint64_t id, SearchKind kind, const std::string& pattern);
+  explicit SearchFilter(const Search& search) : SearchFilter(search.id, search.kind, search.pattern) {}
+
+  /// Drops from a part what is not to be taken. A failure: it is no answer to this search.
+  Result<> take(SearchAnswer& part);
+  /// More than may come has come: nothing that follows is taken.
+  bool is_full() const { return is_full_; }
+
+ private:
+  bool is_wanted(const Hit& hit) const;
+  static bool is_wanted(const OverlayNode& node);
+
+  std::uint64_t id_;
+  SearchKind kind_;
+  EntryPattern pattern_;
+  std::size_t hits_ = 0;  ///< That came, taken or not.
+  std::size_t nodes_ = 0;
+  std::size_t links_ = 0;
+  bool is_full_ = false;
+};
 
 /// The searches that are under way at one node: each is asked on in all branches but the one that it came from, and answered when
 /// these have answered, or ran out of time. One strand.
@@ -34,7 +59,8 @@ class Searches {
   static constexpr double kBurst = 100;           ///< ... and so many at once.
   static constexpr std::size_t kFlood = 1000;     ///< So many refused within kFloodTime: it is cut off.
   static constexpr std::size_t kMostHits = 2000;  ///< Of one search.
-  static constexpr std::size_t kMostFoundNodes = 20'000;
+  static constexpr std::size_t kMostFoundNodes = 40'000;
+  static constexpr std::size_t kOwnHits = 200;  ///< Of a node itself; the others are shared out among its branches, so that none takes all.
   static constexpr std::uint32_t kMostHops = 20'000;
   static constexpr std::uint32_t kMostMilliseconds = 60'000;
 
@@ -53,21 +79,26 @@ class Searches {
   bool is_under_way(std::uint64_t search) const { return searches_.contains(search); }
 
  private:
+  struct Branch {
+    Instant heard;     ///< When anything came of it last.
+    std::size_t hits;  ///< So many more may come of it; ...
+    std::size_t nodes;
+  };
   struct UnderWay {
+    explicit UnderWay(const Search& search) : hops(search.hops), filter(search) {}
+
     LinkIndex from;
     Asker asker = Asker::neighbour;
     Instant deadline;
-    std::map<LinkIndex, Instant> waiting;  ///< Branches, and when anything came of them last.
-    Instant told;                          ///< When whoever asked was told anything last.
+    std::map<LinkIndex, Branch> waiting;
+    Instant told;  ///< When whoever asked was told anything last.
     bool is_looking_up = true;
     std::uint32_t hops = 0;
     std::uint32_t nodes = 0;
     std::uint32_t missing = 0;
-    std::size_t hits = 0;
-    std::size_t found_nodes = 0;
     bool is_cut = false;
-    SearchKind kind = SearchKind::files;
-    std::vector<OverlayNode> gathered;  ///< They are not shown one by one: they wait for others.
+    std::vector<OverlayNode> gathered = {};  ///< They are not shown one by one: they wait for others.
+    SearchFilter filter;
   };
   struct Sender {
     std::size_t under_way = 0;
@@ -82,7 +113,6 @@ class Searches {
   bool take_token(Sender& sender, Instant now);
   Result<> refuse(LinkIndex from, Sender& sender, std::uint64_t id, Instant now);
   bool has_place(const Sender& sender, Asker asker) const;
-  void pass_on(UnderWay& search, SearchAnswer& answer);
   void send_parts(UnderWay& search, SearchAnswer answer);
   void send_gathered(std::uint64_t id, UnderWay& search);
   void give_up_silent(UnderWay& search, Instant now);

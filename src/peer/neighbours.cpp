@@ -140,11 +140,11 @@ void part(Node& node, const SessionPtr& session, const std::optional<Error>& why
   node.report.detail("peer_gone", {{"peer", session->id}, {"why", why ? why->message() : "left"}});
   if (why && !node.outcome) {
     if (why->code == std::errc::connection_reset)
-      node.report.note(fmt::format("peer {}: connection was forcibly closed", session->id));
+      node.report.note(Often{"connections that were closed"}, fmt::format("peer {}: connection was forcibly closed", session->id));
     else if (why->code == make_error_code(Errc::closed))
-      node.report.debug(fmt::format("peer {}: connection closed", session->id));
+      node.report.debug(Often{"connections that ended"}, fmt::format("peer {}: connection closed", session->id));
     else
-      node.report.warn(fmt::format("peer {}: {}", session->id, why->message()));
+      node.report.warn(Often{"failures of peers"}, fmt::format("peer {}: {}", session->id, why->message()));
   }
   forget(node, *remote);
   give_up_lost(node);

@@ -119,9 +119,9 @@ void Overlay::perform(TreeAction action) {
   } else if (const auto* done = std::get_if<EndLookUp>(&action)) {
     std::erase_if(to_look_up_, [done](const Wanted& wanted) { return wanted.search == done->search; });
   } else if (const auto* warning = std::get_if<Warn>(&action)) {
-    report_.warn(warning->text);
+    report_.warn(Often{"troubles of the overlay"}, warning->text);
   } else if (const auto* remark = std::get_if<Remark>(&action)) {
-    report_.debug(remark->text);
+    report_.debug(Often{"links of the overlay"}, remark->text);
   }
 }
 
@@ -193,7 +193,8 @@ Task<> Overlay::dial(LinkIndex link, Endpoint to) {
   node->link->close();
   node->outbox.wake();
   co_await run_on(strand_, [&] { forget(link); });
-  if (why) report_.debug(fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
+  if (why)
+    report_.debug(Often{"connections of the overlay"}, fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
 }
 
 Task<> Overlay::serve(std::shared_ptr<Link> accepted) {
@@ -221,7 +222,8 @@ Task<> Overlay::serve(std::shared_ptr<Link> accepted) {
   node->link->close();
   node->outbox.wake();
   co_await run_on(strand_, [&] { forget(link); });
-  if (why) report_.debug(fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
+  if (why)
+    report_.debug(Often{"connections of the overlay"}, fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
 }
 
 /// The connection is over, whatever the tree thinks of it.
@@ -278,7 +280,8 @@ void Overlay::take(LinkIndex link, const Message& message) {
   }
   if (!done) {
     const auto node = links_.at(link);
-    report_.warn(fmt::format("overlay: {} is cut off: {}", to_string(node->link->remote()), done.error().message()));
+    report_.warn(Often{"nodes cut off from the overlay"},
+                 fmt::format("overlay: {} is cut off: {}", to_string(node->link->remote()), done.error().message()));
     tree_.on_closed(link, now());
     close(link);
   }

@@ -41,7 +41,6 @@ namespace shoal {
 namespace {
 
 constexpr std::size_t kLooksAtOnce = 2048;  // names; others come in between
-constexpr std::size_t kMostOwnHits = 200;   // in one search; who asks for more than that is to ask more precisely
 constexpr Nanoseconds kTrackerWait = 1s;    // for a tracker that is away for a moment
 constexpr Nanoseconds kLongestSearch = 2min;
 
@@ -72,8 +71,8 @@ Task<> look_up_own(Node& node, std::string text, Executor strand, std::function<
   for (bool is_over = false; !is_over;) {
     Looked looked = co_await in_node(node, [&] { return look_on(node, pattern, last); });
     last = std::move(looked.last);
-    const bool is_cut = count + looked.hits.size() > kMostOwnHits;
-    if (is_cut) looked.hits.resize(kMostOwnHits - count);
+    const bool is_cut = count + looked.hits.size() > Searches::kOwnHits;
+    if (is_cut) looked.hits.resize(Searches::kOwnHits - count);
     count += looked.hits.size();
     is_over = !last || is_cut;
     bool goes_on = false;

@@ -45,19 +45,15 @@ constexpr std::uint32_t kSearchMilliseconds = 10'000;
 constexpr Nanoseconds kConnectTimeout = 1500ms;
 constexpr Nanoseconds kAnswerTimeout = 5s;  // of a node that is asked: it says once a second that it goes on
 constexpr Nanoseconds kTrackerTimeout = 5s;
-constexpr std::size_t kMostTried = 16;  // nodes, until one can be asked
-constexpr std::uint16_t kMostIdBytes = 64;
+constexpr std::size_t kMostTried = 16;                                       // nodes, until one can be asked
+constexpr Nanoseconds kSearchTime = Milliseconds(kSearchMilliseconds) + 3s;  // of a node that is asked, to the end
+constexpr Nanoseconds kAskingTime = 30s;                                     // for all of those that are tried
+constexpr Nanoseconds kRefusedPause = 100ms;                                 // of a stranger, before it may ask again
+constexpr std::size_t kMostListed = 100'000;                                 // nodes, by a tracker; ...
+constexpr std::size_t kMostListedBytes = 64 * kMiB;                          // ... and how much of them
 
 Search new_search(World& world, SearchKind kind, std::string pattern) {
   return {world.random(), kind, std::move(pattern), 0, Searches::kMostHops, kSearchMilliseconds};
-}
-
-/// What others say is only as good as what anybody could say.
-bool is_sound(const Hit& hit) { return hit.port != 0 && check_name(hit.id) && hit.id.size() <= kMostIdBytes && check_entry(hit.entry); }
-
-void drop_unsound(SearchAnswer& answer) {
-  std::erase_if(answer.hits, [](const Hit& hit) { return !is_sound(hit); });
-  std::erase_if(answer.found_nodes, [](const OverlayNode& node) { return !check_name(node.id) || node.id.size() > kMostIdBytes; });
 }
 
 }  // namespace
@@ -128,7 +124,6 @@ Task<Result<OverlaySearch>> Overlay::follow_search(Asker asker, Search search, s
       for (SearchAnswer& part : parts) {
         if (part.is_last) outcome = {part.nodes, part.missing, part.is_cut};
         is_over |= part.is_last;
-        drop_unsound(part);
         co_await on_part(std::move(part));
       }
     }
@@ -148,20 +143,36 @@ Task<Result<OverlaySearch>> Overlay::search(SearchKind kind, std::string pattern
   co_return co_await follow_search(Asker::self, new_search(world_, kind, std::move(pattern)), on_part);
 }
 
+/// Under an id of ours: one that a stranger may choose could be that of another's search.
 Task<> Overlay::answer(Link& link, Search search) {
+  const std::uint64_t id = std::exchange(search.id, world_.random());
   search.hops = 0;
-  const auto on_part = [&link](SearchAnswer part) -> Task<> { co_await step(shoal::send(link, std::move(part))); };
-  static_cast<void>(co_await follow_search(Asker::stranger, std::move(search), on_part));
+  const auto on_part = [&link, id](SearchAnswer part) -> Task<> {
+    part.id = id;
+    co_await step(shoal::send(link, std::move(part)));
+  };
+  const auto outcome = co_await follow_search(Asker::stranger, std::move(search), on_part);
+  if (!outcome || outcome->asked == 0) co_await world_.sleep(kRefusedPause);
 }
 
 // ---- asking a node that is not ours -------------------------------------------------------------------
 
 namespace {
 
+/// Fails as late as a deadline allows, or in `patience`.
+template <class M>
+Task<Result<M>> receive_before(World& world, Link& link, Instant deadline, Nanoseconds patience) {
+  const Nanoseconds left = deadline - world.now();
+  if (left <= Nanoseconds::zero()) co_return fail(Errc::timed_out, "waiting for an answer");
+  co_return co_await receive<M>(link, std::min(left, patience));
+}
+
 /// One search on a connection of its own.
 Task<Result<OverlaySearch>> ask_node(World& world, std::string id, Endpoint node, Search search,
                                      std::function<void(const SearchAnswer&)> on_answer) {
   const Executor strand = co_await asio::this_coro::executor;
+  const Instant deadline = world.now() + kSearchTime;
+  SearchFilter filter(search);
   auto link = co_await world.connect(node, strand, kConnectTimeout);
   if (!link) co_return Failure(std::move(link).error());
   Hello hello;
@@ -172,16 +183,17 @@ Task<Result<OverlaySearch>> ask_node(World& world, std::string id, Endpoint node
   if (auto welcome = co_await receive<Welcome>(**link, kAnswerTimeout); !welcome) co_return Failure(std::move(welcome).error());
   (*link)->established();
   for (;;) {
-    auto answer = co_await receive<SearchAnswer>(**link, kAnswerTimeout);
+    auto answer = co_await receive_before<SearchAnswer>(world, **link, deadline, kAnswerTimeout);
     if (!answer) co_return Failure(std::move(answer).error());
     Message message(std::move(*answer));
     set_hosts(message, (*link)->remote().host);
     auto& part = std::get<SearchAnswer>(message);
-    drop_unsound(part);
+    if (auto taken = filter.take(part); !taken) co_return Failure(std::move(taken).error());
     on_answer(part);
-    if (!part.is_last) continue;
+    if (!part.is_last && !filter.is_full()) continue;
     static_cast<void>(co_await send(**link, Leave{}));
     (*link)->close();
+    if (!part.is_last) co_return OverlaySearch{0, 1, true};
     co_return OverlaySearch{part.nodes, part.missing, part.is_cut};
   }
 }
@@ -191,12 +203,17 @@ Task<Result<std::vector<OverlayNode>>> nodes_of_tracker(World& world, const Peer
   const Executor strand = co_await asio::this_coro::executor;
   auto link = co_await world.connect(options.tracker, strand, patience);
   if (!link) co_return Failure(std::move(link).error());
+  const Instant deadline = world.now() + kAskingTime;
   try {
     co_await greet_tracker(**link, options.id, world.random() | 1, {OverlayList{1}});
     std::vector<OverlayNode> nodes;
+    std::size_t bytes = 0;
     for (bool is_last = false; !is_last;) {
-      auto page = co_await step(receive<OverlayNodes>(**link, kTrackerTimeout));
+      auto page = co_await step(receive_before<OverlayNodes>(world, **link, deadline, kTrackerTimeout));
       for (OverlayNode& node : page.nodes) {
+        bytes += encoded_size(node);
+        if (nodes.size() >= kMostListed || bytes > kMostListedBytes)
+          co_return fail(Errc::too_large, fmt::format("the tracker lists more than {} nodes", nodes.size()));
         node.host = with_zone_of(node.host, (*link)->remote().host);
         nodes.push_back(std::move(node));
       }
@@ -232,21 +249,24 @@ Task<std::vector<Endpoint>> nodes_to_ask(World& world, const PeerOptions& option
   co_return nodes;
 }
 
-/// The answer of the first that answers. Once one has begun to, no other is asked.
+/// The answer of the first that answers. Once one has found anything, no other is asked.
 Task<Result<OverlaySearch>> ask_any(World& world, const PeerOptions& options, bool with_tracker, Search search,
                                     std::function<void(const SearchAnswer&)> on_answer) {
   const auto nodes = co_await nodes_to_ask(world, options, with_tracker);
   if (nodes.empty())
     co_return fail(Errc::not_found, "no node of the overlay is known", "name one with --join, or start a tracker and share");
+  const Instant deadline = world.now() + kAskingTime;
   Result<OverlaySearch> outcome;
   for (const Endpoint& node : nodes) {
+    if (world.now() >= deadline) break;
     bool has_begun = false;
     outcome = co_await ask_node(world, options.id, node, search, [&](const SearchAnswer& part) {
-      has_begun = true;
+      has_begun |= !part.hits.empty() || !part.found_nodes.empty();
       on_answer(part);
     });
-    if (outcome) co_return outcome;
-    if (has_begun) co_return OverlaySearch{0, 1, false};
+    if (has_begun && !outcome) co_return OverlaySearch{0, 1, false};
+    if (outcome && (has_begun || outcome->asked > 0)) co_return outcome;
+    if (outcome) continue;  // refused
     outcome = fail(outcome.error().code, fmt::format("cannot ask the node at {}", to_string(node)), "name another with --join");
   }
   co_return outcome;

@@ -53,7 +53,7 @@ Node::Node(World& w, Report& r, Storage& s, PeerOptions o)
       strand(make_strand(w)),
       instance(w.random() | 1),
       tasks([this](const std::string& name, const Error& error) {
-        report.debug(fmt::format("{}: {}", name, error.message()));
+        if (error.code != make_error_code(Errc::closed)) report.debug(Often{"failures"}, fmt::format("{}: {}", name, error.message()));
         if (kVital.contains(name)) asio::post(strand, [this, error] { finish(*this, Failure(error)); });
       }) {}
 

@@ -459,7 +459,8 @@ Task<> serve_peer(Node& node, SessionPtr session) {
     node.report.detail("stranger", {{"address", to_string(session->link->remote())}, {"why", why->message()}});
     const bool is_worth_a_line = !session->is_initiator && why->code != make_error_code(Errc::closed);
     if (is_worth_a_line)
-      node.report.warn(fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
+      node.report.warn(Often{"dropped connections"},
+                       fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
   }
 }
 

@@ -336,6 +336,7 @@ struct Report::State {
   Answers answers;
   Display display;
   EventStream events;
+  LineLimit limit;
 };
 
 Report::Report(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -386,6 +387,26 @@ void Report::debug(std::string_view line) {
 void Report::warn(std::string_view line) {
   state_->display.say(state_->prefix() + state_->painted("warning: ", "33") + printable(line));
   state_->write("warning", {{"message", std::string(line)}}, EventStream::Reach::everywhere, spdlog::level::warn);
+}
+
+/// Says before how many were left out.
+bool Report::may_write(Often often, void (Report::*say)(std::string_view)) {
+  const auto& now = state_->options.now;
+  const auto turn = state_->limit.take(often.what, now ? now() : steady_now());
+  if (turn.left_out > 0) (this->*say)(fmt::format("{}: {} more lines were left out", often.what, turn.left_out));
+  return turn.is_written;
+}
+
+void Report::note(Often often, std::string_view line) {
+  if (may_write(often, &Report::note)) note(line);
+}
+
+void Report::debug(Often often, std::string_view line) {
+  if (wants_debug() && may_write(often, &Report::debug)) debug(line);
+}
+
+void Report::warn(Often often, std::string_view line) {
+  if (may_write(often, &Report::warn)) warn(line);
 }
 
 void Report::error(const Error& error) {

@@ -97,7 +97,9 @@ struct Tracker {
     return zero == kNoClock ? Nanoseconds::zero() : world.now().time_since_epoch() - Nanoseconds(zero);
   }
 
-  void on_failure(const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }
+  void on_failure(const std::string& name, const Error& error) {
+    if (error.code != make_error_code(Errc::closed)) report.debug(Often{"failures"}, fmt::format("{}: {}", name, error.message()));
+  }
 
   World& world;
   Report& report;
@@ -543,13 +545,13 @@ void log_end(Tracker& tracker, const Session& session, const Error& error) {
   const std::string who = session.id.empty() ? to_string(session.link->remote()) : session.id;
   tracker.report.detail("session_end", {{"peer", who}, {"why", error.message()}});
   if (tracker.registry.outcome() || error.code == make_error_code(Errc::closed)) {
-    tracker.report.debug(fmt::format("peer {}: connection closed", who));
+    tracker.report.debug(Often{"connections that ended"}, fmt::format("peer {}: connection closed", who));
     return;
   }
   if (error.code == std::errc::connection_reset)
-    tracker.report.note(fmt::format("peer {}: connection was forcibly closed", who));
+    tracker.report.note(Often{"connections that were closed"}, fmt::format("peer {}: connection was forcibly closed", who));
   else
-    tracker.report.warn(fmt::format("peer {}: {}", who, error.message()));
+    tracker.report.warn(Often{"failures of connections"}, fmt::format("peer {}: {}", who, error.message()));
 }
 
 Task<> serve(Tracker& tracker, SessionPtr session) {

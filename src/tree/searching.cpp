@@ -42,6 +42,14 @@ constexpr std::uint32_t kPatientHops = 32;
 /// What a branch is told: a little less than we wait, so that it answers before we give it up. After many hops that would leave nothing.
 std::uint32_t time_for(std::uint32_t left_ms, std::uint32_t hops) { return hops < kPatientHops ? left_ms - left_ms / 64 : left_ms; }
 
+/// Whether there was more than that.
+template <class Element>
+bool cut(std::vector<Element>& list, std::size_t most) {
+  if (list.size() <= most) return false;
+  list.resize(most);
+  return true;
+}
+
 }  // namespace
 
 // ---- who may ask --------------------------------------------------------------------------------------
@@ -78,10 +86,6 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
                              Instant now) {
   if (search.pattern.size() > kMaxPattern) return fail(Errc::too_large, fmt::format("a pattern of {} bytes", search.pattern.size()));
   Sender& sender = senders_[from];
-  if (ended_.contains(search.id) || searches_.contains(search.id)) {  // never twice through one node
-    actions_.emplace_back(SendTo{from, SearchAnswer{search.id, true, 0, 0, false, {}, {}}});
-    return {};
-  }
   const bool has_token = asker == Asker::self || take_token(asker == Asker::stranger ? strangers_ : sender, now);
   if (!has_token || !has_place(sender, asker)) {
     if (!std::exchange(sender.was_told, true) && asker == Asker::neighbour)
@@ -89,13 +93,21 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
           Remark{fmt::format("overlay: a neighbour sends more searches than {} a second; the others are refused", kRate)});
     return refuse(from, sender, search.id, now);
   }
+  // Never twice through one node. In a tree it comes once: who sends it again would hide what is here from whoever asked.
+  if (ended_.contains(search.id) || searches_.contains(search.id)) return refuse(from, sender, search.id, now);
   ++sender.under_way;
   if (asker == Asker::stranger) ++of_strangers_;
   if (asker == Asker::self) ++of_self_;
   const std::uint32_t left_ms = std::min(search.left_ms, kMostMilliseconds);
   const std::uint32_t hops_left = std::min(search.hops_left, kMostHops);
-  UnderWay under_way{from,        asker, now + Milliseconds(left_ms), {}, now, true, search.hops, 1, is_whole ? 0U : 1U, 0, 0, false,
-                     search.kind, {}};
+  UnderWay under_way(search);
+  under_way.from = from;
+  under_way.asker = asker;
+  under_way.deadline = now + Milliseconds(left_ms);
+  under_way.told = now;
+  under_way.nodes = 1;
+  under_way.missing = is_whole ? 0 : 1;
+  const std::size_t others = std::max<std::size_t>(branches.size() - static_cast<std::size_t>(std::ranges::count(branches, from)), 1);
   actions_.emplace_back(LookUp{search.id, search.kind, search.pattern});
   for (const LinkIndex branch : branches) {
     if (branch == from) continue;
@@ -103,7 +115,7 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
       ++under_way.missing;
       continue;
     }
-    under_way.waiting[branch] = now;
+    under_way.waiting[branch] = {now, (kMostHits - kOwnHits) / others, kMostFoundNodes / others};
     Search onward = search;
     onward.hops = std::min(search.hops, kMostHops) + 1;
     onward.hops_left = hops_left - 1;
@@ -115,21 +127,6 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
 }
 
 // ---- answers ------------------------------------------------------------------------------------------
-
-/// Keeps of what came no more than a search may bring.
-void Searches::pass_on(UnderWay& search, SearchAnswer& answer) {
-  const auto keep = [&](auto& list, std::size_t& count, std::size_t most) {
-    const std::size_t room = most - count;
-    if (list.size() > room) {
-      list.resize(room);
-      search.is_cut = true;
-    }
-    count += list.size();
-  };
-  keep(answer.hits, search.hits, kMostHits);
-  keep(answer.found_nodes, search.found_nodes, kMostFoundNodes);
-  search.is_cut |= answer.is_cut;
-}
 
 /// In as few messages as it takes.
 void Searches::send_parts(UnderWay& search, SearchAnswer answer) {
@@ -153,7 +150,7 @@ void Searches::on_looked_up(std::uint64_t id, SearchAnswer found, Instant now) {
   if (search == searches_.end() || now >= search->second.deadline) return;
   found.id = id;
   for (Hit& hit : found.hits) hit.hops = search->second.hops;
-  pass_on(search->second, found);
+  search->second.is_cut |= found.is_cut;
   const bool is_last = found.is_last;
   send_parts(search->second, std::move(found));
   if (is_last) search->second.is_looking_up = false;
@@ -164,13 +161,19 @@ void Searches::on_answer(LinkIndex from, SearchAnswer answer, Instant now) {
   const auto search = searches_.find(answer.id);
   if (search == searches_.end() || !search->second.waiting.contains(from)) return;
   UnderWay& under_way = search->second;
-  under_way.waiting[from] = now;
+  Branch& branch = under_way.waiting.at(from);
+  branch.heard = now;
+  const bool has_more_hits = cut(answer.hits, branch.hits);
+  const bool has_more_nodes = cut(answer.found_nodes, branch.nodes);
+  branch.hits -= answer.hits.size();
+  branch.nodes -= answer.found_nodes.size();
+  if (!under_way.filter.take(answer)) return;
+  under_way.is_cut |= has_more_hits || has_more_nodes || answer.is_cut;
   if (answer.is_last) {
     under_way.waiting.erase(from);
-    under_way.nodes = std::min(under_way.nodes, kMostNodes) + std::min(answer.nodes, kMostNodes);
-    under_way.missing = std::min(under_way.missing, kMostNodes) + std::min(answer.missing, kMostNodes);
+    under_way.nodes = std::min(under_way.nodes, kMostNodes) + answer.nodes;
+    under_way.missing = std::min(under_way.missing, kMostNodes) + answer.missing;
   }
-  pass_on(under_way, answer);
   send_parts(under_way, std::move(answer));
   end_if_done(search);
 }
@@ -224,7 +227,7 @@ void Searches::on_closed(LinkIndex link) {
 /// A node that lives says that it goes on; one that took the search and says nothing is not waited for.
 void Searches::give_up_silent(UnderWay& search, Instant now) {
   search.missing +=
-      static_cast<std::uint32_t>(std::erase_if(search.waiting, [now](const auto& branch) { return now - branch.second >= kSilent; }));
+      static_cast<std::uint32_t>(std::erase_if(search.waiting, [now](const auto& branch) { return now - branch.second.heard >= kSilent; }));
 }
 
 void Searches::tick(Instant now) {

@@ -432,6 +432,8 @@ class TreeNetwork {
       } else if (has_file(index, look->pattern)) {
         Hit hit;
         hit.entry.name = look->pattern;
+        hit.entry.size = 1;
+        hit.port = address(index).port;
         hit.id = fmt::format("h{}", index);
         found.hits.push_back(hit);
       }

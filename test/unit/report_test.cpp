@@ -326,6 +326,21 @@ TEST_CASE("Notes are for normal runs, details for verbose ones, warnings for all
   CHECK(said(Verbosity::verbose) == "note\ndebug\nshoal-test: warning: warn\n");
 }
 
+TEST_CASE("What happens often is told a few times, and then how often it was not") {
+  Bench bench;
+  const auto report = bench.open();
+  for (int i = 0; i < 1000; ++i) report->warn(Often{"dropped connections"}, "dropped");
+  report->warn(Often{"other things"}, "another");
+  report->warn("always");
+  bench.now += LineLimit::kTime;
+  report->warn(Often{"dropped connections"}, "dropped again");
+  const auto lines = lines_of(content(bench.err));
+  REQUIRE(lines.size() == LineLimit::kLines + 4);
+  CHECK(lines[LineLimit::kLines] == "shoal-test: warning: another");
+  CHECK(lines[LineLimit::kLines + 2] == "shoal-test: warning: dropped connections: 990 more lines were left out");
+  CHECK(lines[LineLimit::kLines + 3] == "shoal-test: warning: dropped again");
+}
+
 TEST_CASE("A failure is one line on stderr and an event with its exit code") {
   Bench bench;
   bench.options.json = true;
