@@ -34,6 +34,7 @@ enum class Errc {
   closed,               ///< The connection was closed, in good order or not.
   timed_out,            ///< Nothing came within the time that was allowed.
   interrupted,          ///< The user asked to stop.
+  nobody,               ///< Nobody is known who could be asked.
   partial,              ///< Some of the work is done, and some cannot be.
   unsupported,          ///< This system cannot do that.
 };

@@ -315,6 +315,8 @@ struct PeerStatus {
   std::uint64_t bytes = 0;
   std::uint32_t load = 0;
   std::size_t neighbours = 0;
+  std::uint32_t overlay_number = 0;  ///< Of its node, once it has one.
+  std::size_t overlay_links = 0;
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
 };
@@ -332,7 +334,7 @@ class PeerControl {
  public:
   virtual ~PeerControl() = default;
   /// Resumes when the node is registered with a tracker for the first time.
-  virtual Task<> wait_until_ready() = 0;
+  virtual Task<bool> wait_until_ready() = 0;
   /// Compares the folder with what is offered, tells the tracker, and waits until it confirms that.
   virtual Task<Result<ListChange>> update_list() = 0;
   virtual Task<Result<std::uint32_t>> load_of(Endpoint peer) = 0;

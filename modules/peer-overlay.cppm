@@ -5,6 +5,7 @@ module;
 #include <boost/asio/awaitable.hpp>
 #include <tl/expected.hpp>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -54,8 +55,9 @@ class Overlay {
   Task<Result<OverlaySearch>> search(SearchKind kind, std::string pattern, std::function<void(const SearchAnswer&)> on_answer);
   /// Hands the neighbours over to each other, and gives that a moment to get through.
   Task<> leave();
-  /// Whether a search from here reaches others.
-  Task<bool> has_neighbours();
+  /// Its number, 0 as long as it has none, and how many nodes it is linked to. Any thread.
+  std::uint32_t number() const { return number_.load(std::memory_order_relaxed); }
+  std::size_t link_count() const { return link_count_.load(std::memory_order_relaxed); }
 
  private:
   /// A connection with a node. Its outbox belongs to the strand of its link.
@@ -94,7 +96,8 @@ class Overlay {
   Task<> read_from(NodeLinkPtr node, LinkIndex link);
   void take(LinkIndex link, const Message& message);
   void forget(LinkIndex link);
-  Task<> end_later(NodeLinkPtr node);
+  void tell_standing();
+  void tell_join_failure(const Endpoint& to, const Error& why);
   Task<> follow_tracker();
   Task<> serve_tracker(TrackerEnd tracker, bool& was_there);
   Task<> ping_tracker(TrackerEnd tracker);
@@ -125,7 +128,10 @@ class Overlay {
   std::deque<Wanted> to_look_up_;
   Signal has_to_look_up_;
   std::vector<Endpoint> told_contacts_;
-  bool is_refused_ = false;  ///< The tracker has no overlay.
+  std::atomic<std::uint32_t> number_ = 0;
+  std::atomic<std::size_t> link_count_ = 0;
+  bool is_standing_told_ = false;
+  bool is_join_failure_told_ = false;
 };
 
 Topology sorted_topology(Topology topology);

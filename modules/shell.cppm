@@ -53,6 +53,7 @@ struct ShellLine {
   std::vector<std::string> operands;
   bool from_one = false;
   bool via_overlay = false;
+  bool as_dot = false;
 };
 /// Nothing for an empty line or a comment (`#`). Fails with `usage`, and what may have been meant.
 Result<std::optional<ShellLine>> parse_line(std::string_view line);

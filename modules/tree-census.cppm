@@ -91,6 +91,9 @@ class Census {
 
 // ---- pictures -----------------------------------------------------------------------------------------
 
+/// Anybody may say what it likes of its links: those to itself go, the second of each, and those to nodes of the list that do not tell of
+/// them as well.
+void keep_confirmed_links(std::vector<OverlayNode>& nodes);
 /// `s1:  s2 s3`, a line a node.
 std::string topology_text(std::span<const OverlayNode> nodes);
 /// The tree, or trees, drawn with names and addresses; a line a node.

@@ -73,6 +73,7 @@ class TreeNode {
   const NodeKey& root() const { return root_; }
   std::uint32_t depth() const { return depth_; }
   std::optional<LinkIndex> parent() const { return parent_; }
+  bool is_in() const { return is_in_; }
   bool is_linked(LinkIndex link) const { return links_.contains(link); }
   /// A search that goes from here into all branches reaches all nodes, as far as it knows: it is not cut off from others.
   bool is_settled() const;

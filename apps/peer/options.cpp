@@ -16,6 +16,7 @@
 #include "peer/option_parts.hpp"
 
 import shoal.base;
+import shoal.manifest;
 import shoal.report;
 
 namespace shoal::apps {
@@ -150,11 +151,12 @@ Command get_command(PeerCommand& command) {
 }
 
 /// `tracker` or `overlay`.
-Setter via_into(bool& is_overlay) {
-  return [&is_overlay](const std::string& text) -> Result<void> {
+Setter via_into(FindAction& action) {
+  return [&action](const std::string& text) -> Result<void> {
     if (text != "tracker" && text != "overlay")
       return fail(Errc::usage, fmt::format("'{}' is no way to search", text), "write tracker or overlay");
-    is_overlay = text == "overlay";
+    action.via_overlay = text == "overlay";
+    action.via_tracker = !action.via_overlay;
     return {};
   };
 }
@@ -170,9 +172,8 @@ Command find_command(PeerCommand& command) {
   find.groups = {{"Find",
                   {{.name = "via",
                     .value = "tracker|overlay",
-                    .help = "whom to ask: the tracker, and where it is away the overlay; or the overlay only, from node to node",
-                    .standard = "tracker",
-                    .set = within<FindAction>(command, [](FindAction& action) { return via_into(action.via_overlay); })}}},
+                    .help = "whom to ask, and nobody else; without this the tracker, and where it is away the overlay",
+                    .set = within<FindAction>(command, [](FindAction& action) { return via_into(action); })}}},
                  asking_group(command)};
   return find;
 }
@@ -299,6 +300,18 @@ Program peer_program(PeerCommand& command) {
   return program;
 }
 
+/// No name is as long as that, however it is quoted.
+Parsed<void> check_patterns(const Program& program, const PeerCommand& command) {
+  std::vector<std::string> patterns;
+  if (const auto* const find = std::get_if<FindAction>(&command.action)) patterns.push_back(find->pattern);
+  if (const auto* const get = std::get_if<GetAction>(&command.action)) patterns = get->wanted;
+  for (const std::string& pattern : patterns)
+    if (pattern.size() > kMaxPattern)
+      return usage_error(program, fmt::format("a pattern of {} bytes is too long", pattern.size()),
+                         fmt::format("write at most {}", kMaxPattern));
+  return {};
+}
+
 Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   PeerCommand command;
   const Program program = peer_program(command);
@@ -306,6 +319,7 @@ Parsed<PeerCommand> parse_peer(const Inputs& inputs) {
   command.kernels = xdg_path(inputs, "XDG_CACHE_HOME", ".cache", "kernels").value_or("");
   if (auto done = parse(program, inputs); !done) return tl::unexpected(done.error());
   if (auto sound = check_overlay(program, command); !sound) return tl::unexpected(sound.error());
+  if (auto sound = check_patterns(program, command); !sound) return tl::unexpected(sound.error());
   if (auto safe = check_addresses(program, command); !safe) return tl::unexpected(safe.error());
   // Clock peers without a name get numbers from the tracker.
   if (command.id.empty() && !std::holds_alternative<ClockAction>(command.action)) command.id = make_id();

@@ -49,6 +49,7 @@ struct GetAction {
 /// Say who has the files whose names match.
 struct FindAction {
   std::string pattern;
+  bool via_tracker = false;  ///< And nobody else.
   bool via_overlay = false;
 };
 

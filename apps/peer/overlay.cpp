@@ -94,7 +94,7 @@ Task<ExitCode> run_find_command(const FindAction& action, World& world, Report& 
   }
   const auto located = co_await locate_files(world, options, action.pattern);
   if (located) co_return conclude(report, action.pattern, *located);
-  if (is_away(located.error())) {
+  if (!action.via_tracker && is_away(located.error())) {
     const auto say = [&] { report.note(fmt::format("no tracker at {}: asking the overlay", to_string(options.tracker))); };
     PeerOptions without_tracker = options;
     without_tracker.wait = 0s;

@@ -36,6 +36,7 @@ class Category final : public std::error_category {
       case Errc::closed: return "connection closed";
       case Errc::timed_out: return "timed out";
       case Errc::interrupted: return "interrupted";
+      case Errc::nobody: return "nobody to ask";
       case Errc::partial: return "incomplete";
       case Errc::unsupported: return "not supported on this system";
     }
@@ -77,10 +78,24 @@ const std::error_category& shoal_category() noexcept {
 
 std::error_code make_error_code(Errc code) noexcept { return {static_cast<int>(code), shoal_category()}; }
 
+namespace {
+
+/// At its beginning, or behind a `: `.
+bool says(std::string_view line, std::string_view why) {
+  for (std::size_t at = 0; at != std::string_view::npos;) {
+    if (line.substr(at).starts_with(why)) return true;
+    const std::size_t next = line.find(": ", at);
+    at = next == std::string_view::npos ? next : next + 2;
+  }
+  return false;
+}
+
+}  // namespace
+
 std::string Error::message() const {
   std::string line = what;
   const std::string why = code ? code.message() : std::string();
-  if (!why.empty() && !line.starts_with(why)) line += (line.empty() ? "" : ": ") + why;  // it may say so itself
+  if (!why.empty() && !says(line, why)) line += (line.empty() ? "" : ": ") + why;  // it may say so itself
   if (!advice.empty()) line += "; " + advice;
   return escape_controls(line);
 }
@@ -109,6 +124,7 @@ ExitCode exit_code_of_ours(Errc code) noexcept {
     case Errc::unsupported_version:
     case Errc::refused:
     case Errc::closed:
+    case Errc::nobody:
     case Errc::timed_out: return ExitCode::network;
     case Errc::interrupted: return ExitCode::interrupted;
     case Errc::partial: return ExitCode::partial;

@@ -43,8 +43,10 @@ class NodeControl final : public PeerControl {
  public:
   explicit NodeControl(Node& node) : node_(node) {}
 
-  Task<> wait_until_ready() override {
-    static_cast<void>(co_await attempt(wait_for(node_, [this] { return node_.tracker != nullptr || node_.outcome; }, kForEver)));
+  Task<bool> wait_until_ready() override {
+    const auto is_ready = [this] { return node_.tracker != nullptr || (node_.overlay && node_.overlay->link_count() > 0); };
+    const auto waited = co_await attempt(wait_for(node_, [&] { return is_ready() || node_.outcome; }, kForEver));
+    co_return waited&& is_ready();
   }
   Task<Result<ListChange>> update_list() override { return attempt(shoal::update_list(node_)); }
   Task<Result<std::uint32_t>> load_of(Endpoint peer) override {
@@ -68,9 +70,18 @@ class NodeControl final : public PeerControl {
   Task<Result<Topology>> topology() override { return attempt_result(topology_from(node_)); }
 
   PeerStatus status() override {
-    PeerStatus status{
-        node_.options.id,      node_.listening,      node_.options.tracker, node_.tracker != nullptr, node_.epoch, node_.own.size(), 0,
-        shoal::load_of(node_), node_.remotes.size(), node_.down.total(),    node_.up.total()};
+    PeerStatus status{.id = node_.options.id,
+                      .address = node_.listening,
+                      .tracker = node_.options.tracker,
+                      .is_registered = node_.tracker != nullptr,
+                      .epoch = node_.epoch,
+                      .files = node_.own.size(),
+                      .load = shoal::load_of(node_),
+                      .neighbours = node_.remotes.size(),
+                      .overlay_number = node_.overlay ? node_.overlay->number() : 0,
+                      .overlay_links = node_.overlay ? node_.overlay->link_count() : 0,
+                      .bytes_received = node_.down.total(),
+                      .bytes_sent = node_.up.total()};
     for (const EntryPtr& entry : node_.own) status.bytes += entry->size;
     return status;
   }
@@ -122,9 +133,11 @@ class NodeControl final : public PeerControl {
   Task<LocateAnswer> find_any(std::string pattern) {
     LocateAnswer answer = co_await locate(node_, pattern);
     const bool is_incomplete = answer.via_overlay && answer.via_overlay->missing > 0;
+    if (answer.files.empty() && !is_incomplete && answer.via_overlay)
+      throw StepFailed(
+          Error{make_error_code(Errc::not_found), fmt::format("not found anywhere ({} nodes asked)", answer.via_overlay->asked), {}});
     if (answer.files.empty() && !is_incomplete)
-      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("no peer has '{}'", pattern),
-                             answer.via_overlay ? "" : "ls shows what there is"});
+      throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("no peer has '{}'", pattern), "ls shows what there is"});
     for (const LocatedFile& file : answer.files)
       if (found_.size() < kMostFound) found_.insert(file.entry.name);
     co_return answer;

@@ -223,7 +223,10 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
     std::optional<Error> why;
     auto link = co_await node.world.connect(node.options.tracker, strand, kConnectPatience);
     if (!link) {
-      if (co_await take_from_overlay(node, patterns, is_first, next_search)) is_first = false;
+      if (co_await take_from_overlay(node, patterns, is_first, next_search)) {
+        is_first = false;
+        trying.was_told = true;  // it does without the tracker
+      }
       co_await back_off(node, trying, link.error());
       continue;
     }

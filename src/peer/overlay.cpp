@@ -96,9 +96,27 @@ void Overlay::carry_out() {
   for (;;) {
     TreeActions actions = tree_.take_actions();
     for (TreeAction& action : searches_.take_actions()) actions.push_back(std::move(action));
-    if (actions.empty()) return;
+    if (actions.empty()) return tell_standing();
     for (TreeAction& action : actions) perform(std::move(action));
   }
+}
+
+/// Says once where this node is in the tree, and how others come in by it.
+void Overlay::tell_standing() {
+  const auto links = tree_.links();
+  number_ = tree_.key().number;
+  link_count_ = links.size();
+  if (is_standing_told_ || !tree_.is_in() || tree_.key().number == 0) return;
+  is_standing_told_ = true;
+  const std::string to = links.empty() ? "the first node" : "linked to " + name_of(tree_.contacts().front());
+  const Endpoint here{self_.listening.host.empty() ? "HOST" : self_.listening.host, self_.listening.port};
+  report_.note(fmt::format("overlay: this is s{}, {}; --join {} brings others in", tree_.key().number, to, to_string(here)));
+}
+
+/// Of the node that was named to begin with, once.
+void Overlay::tell_join_failure(const Endpoint& to, const Error& why) {
+  if (to != options_.join || std::exchange(is_join_failure_told_, true)) return;
+  report_.warn(fmt::format("overlay: cannot come in by {}: {}; trying again", to_string(to), reason_text(why)));
 }
 
 void Overlay::perform(TreeAction action) {
@@ -159,7 +177,7 @@ void Overlay::enlist(LinkIndex link, const NodeLinkPtr& node) { links_[link] = n
 
 Task<> Overlay::dial(LinkIndex link, Endpoint to) {
   const Executor strand = co_await asio::this_coro::executor;
-  auto connected = co_await world_.connect(std::move(to), strand, kConnectTimeout);
+  auto connected = co_await world_.connect(to, strand, kConnectTimeout);
   NodeLinkPtr node;
   if (connected) {
     node = std::make_shared<NodeLink>(std::move(*connected));
@@ -173,6 +191,7 @@ Task<> Overlay::dial(LinkIndex link, Endpoint to) {
       tree_.on_connected(link, now());
     } else {
       tree_.on_closed(link, now());
+      tell_join_failure(to, connected.error());
     }
     carry_out();
     return node != nullptr;
@@ -192,7 +211,10 @@ Task<> Overlay::dial(LinkIndex link, Endpoint to) {
   node->is_over = true;
   node->link->close();
   node->outbox.wake();
-  co_await run_on(strand_, [&] { forget(link); });
+  co_await run_on(strand_, [&] {
+    if (why && is_refusal(*why)) tell_join_failure(to, *why);
+    forget(link);
+  });
   if (why)
     report_.debug(Often{"connections of the overlay"}, fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
 }
@@ -367,17 +389,13 @@ Task<> Overlay::follow_tracker() {
 
 Task<> Overlay::keep_contacts() {
   for (;;) {
-    co_await world_.sleep(kKeepContactsEvery);
+    co_await world_.sleep(told_contacts_.empty() ? kTick : kKeepContactsEvery);
     std::vector<Endpoint> contacts;
     for (const Contact& contact : tree_.contacts()) contacts.push_back({contact.host, contact.port});
     if (contacts.empty() || contacts == told_contacts_) continue;
     told_contacts_ = contacts;
     co_await run_on(world_.workers(), [&] { options_.remember(contacts); });
   }
-}
-
-Task<bool> Overlay::has_neighbours() {
-  co_return co_await call_on(strand_, [&] { return !tree_.links().empty(); });
 }
 
 Task<> Overlay::leave() {

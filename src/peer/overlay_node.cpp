@@ -197,7 +197,7 @@ Task<Result<OverlaySearch>> search_for(Node& node, SearchKind kind, std::string 
 Task<std::optional<FoundInOverlay>> find_without_tracker(Node& node, std::string pattern) {
   if (!node.overlay || node.tracker) co_return std::nullopt;
   if (co_await wait_for(node, [&node] { return node.tracker != nullptr; }, kTrackerWait)) co_return std::nullopt;
-  if (!co_await node.overlay->has_neighbours()) co_return std::nullopt;
+  if (node.overlay->link_count() == 0) co_return std::nullopt;
   FoundInOverlay found;
   const auto take = [&found](const SearchAnswer& part) { found.hits.insert(found.hits.end(), part.hits.begin(), part.hits.end()); };
   const auto outcome = co_await search_for(node, SearchKind::files, std::move(pattern), take);

@@ -229,8 +229,8 @@ Task<Result<std::vector<OverlayNode>>> nodes_of_tracker(World& world, const Peer
 
 Endpoint address_of(const OverlayNode& node) { return {node.host, node.port}; }
 
-/// Whom to ask: the node that the user named, else those of the tracker, else those that were known before.
-Task<std::vector<Endpoint>> nodes_to_ask(World& world, const PeerOptions& options, bool with_tracker) {
+/// Whom to ask: the node that the user named, else those of the tracker, else those that were known before, where there is no tracker.
+Task<std::vector<Endpoint>> nodes_to_ask(World& world, const PeerOptions& options, bool with_tracker, bool& is_tracker_there) {
   std::vector<Endpoint> nodes;
   const auto add = [&](const Endpoint& node) {
     if (node.port != 0 && std::ranges::find(nodes, node) == nodes.end()) nodes.push_back(node);
@@ -239,11 +239,14 @@ Task<std::vector<Endpoint>> nodes_to_ask(World& world, const PeerOptions& option
     add(*options.overlay->join);
     co_return nodes;
   }
-  if (with_tracker)
-    if (const auto listed = co_await nodes_of_tracker(world, options, kConnectTimeout); listed)
+  if (with_tracker) {
+    const auto listed = co_await nodes_of_tracker(world, options, kConnectTimeout);
+    is_tracker_there = listed.has_value();
+    if (listed)
       for (const OverlayNode& node : *listed)
         if (nodes.size() < kMostTried) add(address_of(node));
-  if (options.overlay)
+  }
+  if (options.overlay && !is_tracker_there)
     for (const Endpoint& node : options.overlay->known)
       if (nodes.size() < 2 * kMostTried) add(node);
   co_return nodes;
@@ -252,9 +255,11 @@ Task<std::vector<Endpoint>> nodes_to_ask(World& world, const PeerOptions& option
 /// The answer of the first that answers. Once one has found anything, no other is asked.
 Task<Result<OverlaySearch>> ask_any(World& world, const PeerOptions& options, bool with_tracker, Search search,
                                     std::function<void(const SearchAnswer&)> on_answer) {
-  const auto nodes = co_await nodes_to_ask(world, options, with_tracker);
+  bool is_tracker_there = false;
+  const auto nodes = co_await nodes_to_ask(world, options, with_tracker, is_tracker_there);
+  if (nodes.empty() && is_tracker_there) co_return OverlaySearch{};
   if (nodes.empty())
-    co_return fail(Errc::not_found, "no node of the overlay is known", "name one with --join, or start a tracker and share");
+    co_return fail(Errc::nobody, "nobody to ask: no node of the overlay is known", "name one with --join, or start a tracker and share");
   const Instant deadline = world.now() + kAskingTime;
   Result<OverlaySearch> outcome;
   for (const Endpoint& node : nodes) {
@@ -282,6 +287,7 @@ Task<Result<OverlaySearch>> search_overlay(World& world, PeerOptions options, st
 }
 
 Topology sorted_topology(Topology topology) {
+  keep_confirmed_links(topology.nodes);
   std::ranges::sort(topology.nodes, {}, &OverlayNode::key);
   return topology;
 }
@@ -298,7 +304,7 @@ Task<Result<Topology>> overlay_topology(World& world, PeerOptions options) {
   const auto gathered = co_await ask_any(world, options, false, new_search(world, SearchKind::nodes, {}), [&](const SearchAnswer& part) {
     topology.nodes.insert(topology.nodes.end(), part.found_nodes.begin(), part.found_nodes.end());
   });
-  if (!gathered && why && gathered.error().code == make_error_code(Errc::not_found)) co_return Failure(*why);
+  if (!gathered && why && gathered.error().code == make_error_code(Errc::nobody)) co_return Failure(*why);
   if (!gathered) co_return Failure(gathered.error());
   topology.missing = gathered->missing;
   co_return sorted_topology(std::move(topology));

@@ -47,7 +47,8 @@ constexpr Nanoseconds kLongestBackoff = 1s;
 constexpr Nanoseconds kPingInterval = 1s;
 constexpr Nanoseconds kMoreToOffer = 1ms;  // until more of the folder is taken in
 constexpr int kQuickPings = 6;             // at first, for a clock that is good at once
-constexpr int kMostRefusals = 20;          // a connection of ours that died may still be known as here
+constexpr Nanoseconds kComingIn = 5s;
+constexpr int kMostRefusals = 20;  // a connection of ours that died may still be known as here
 
 using TrackerLinkPtr = std::shared_ptr<TrackerLink>;
 
@@ -159,7 +160,10 @@ Task<> serve_tracker(Node& node, TrackerLinkPtr tracker, bool& was_registered) {
 Task<> back_off(Node& node, Trying& trying, Error why) {
   const std::string where = to_string(node.options.tracker);
   const bool is_refused = is_refusal(why);
-  const bool is_too_late = !trying.was_there && node.options.wait && node.world.now() - trying.since >= *node.options.wait;
+  // A node that is in the overlay does without; one that was named to come in by gets a moment for that.
+  const bool is_coming_in = node.options.overlay && node.options.overlay->join && node.world.now() - trying.since < kComingIn;
+  const bool does_without = node.overlay && (node.overlay->link_count() > 0 || is_coming_in);
+  const bool is_too_late = !trying.was_there && !does_without && node.options.wait && node.world.now() - trying.since >= *node.options.wait;
   if (is_refused && (is_refused_for_good(why) || ++trying.refusals > kMostRefusals)) {
     co_await run_on(node.strand, [&] { finish(node, Failure(tracker_refuses(node.options.tracker, why))); });
   } else if (!is_refused && is_too_late) {

@@ -208,11 +208,16 @@ void print_status(Report& report, const PeerStatus& status) {
                           {"bytes", status.bytes},
                           {"load", std::uint64_t{status.load}},
                           {"neighbours", std::uint64_t{status.neighbours}},
+                          {"overlay", status.overlay_number == 0 ? std::string() : fmt::format("s{}", status.overlay_number)},
+                          {"overlay_links", std::uint64_t{status.overlay_links}},
                           {"received", status.bytes_received},
                           {"sent", status.bytes_sent},
                           {"digests", fmt::format("{}", fmt::join(kernel_lines(), "; "))}});
   report.print(fmt::format("peer       {} at {}", status.id, to_string(status.address)));
   report.print(fmt::format("tracker    {}, {}", to_string(status.tracker), status.is_registered ? "registered" : "away; trying again"));
+  if (status.overlay_number != 0)
+    report.print(fmt::format("overlay    s{}, linked to {} {}", status.overlay_number, status.overlay_links,
+                             status.overlay_links == 1 ? "node" : "nodes"));
   report.print(fmt::format("offers     {} files, {}", status.files, format_bytes(status.bytes)));
   report.print(fmt::format("load       {}", status.load));
   report.print(fmt::format("neighbours {}; {} received, {} sent", status.neighbours, format_bytes(status.bytes_received),

@@ -17,6 +17,7 @@ module;
 module shoal.shell;
 
 import shoal.base;
+import shoal.manifest;
 import shoal.report;
 
 namespace shoal {
@@ -28,7 +29,7 @@ constexpr std::array kCommands{
     ShellCommand{"find", "PATTERN [--via overlay]", "which peers have files whose names match, asked just now", 1, 1, Operand::pattern},
     ShellCommand{"download", "NAME [--one]", "fetch a file from the best sources, or the best one, and verify it", 1, 1, Operand::pattern},
     ShellCommand{"ls", "[PATTERN]", "list all files that peers offer", 0, 1, Operand::pattern},
-    ShellCommand{"topo", "", "the tree of the overlay's nodes", 0, 0, Operand::none},
+    ShellCommand{"topo", "[--dot]", "the tree of the overlay's nodes", 0, 0, Operand::none},
     ShellCommand{"peers", "", "list the peers of the swarm", 0, 0, Operand::none},
     ShellCommand{"status", "", "this peer: its address, files and load", 0, 0, Operand::none},
     ShellCommand{"why", "NAME", "why a file was, or would be, fetched from where", 1, 1, Operand::pattern},
@@ -99,7 +100,7 @@ Failure bad_usage(const ShellCommand& command, std::string what) {
 
 // ---- options ------------------------------------------------------------------------------------------
 
-constexpr std::array<std::string_view, 2> kOptions{"--one", "--via"};
+constexpr std::array<std::string_view, 3> kOptions{"--one", "--via", "--dot"};
 constexpr std::string_view kVia = "--via";
 const std::array<std::string, 2> kWays{"overlay", "tracker"};
 
@@ -127,6 +128,8 @@ Result<> take_word(ShellLine& line, std::span<std::string>& words) {
   words = words.subspan(1);
   if (word == "--one" && takes(command, word)) {
     line.from_one = true;
+  } else if (word == "--dot" && takes(command, word)) {
+    line.as_dot = true;
   } else if (word == kVia && takes(command, kVia)) {
     if (words.empty()) return bad_usage(command, "--via needs a value");
     const std::string& way = words.front();
@@ -189,6 +192,9 @@ Result<std::optional<ShellLine>> parse_line(std::string_view line) {
     if (auto taken = take_word(parsed, rest); !taken) return Failure(std::move(taken).error());
   if (parsed.operands.size() < parsed.command->least)
     return bad_usage(*parsed.command, fmt::format("{} needs more than that", parsed.command->name));
+  if (parsed.command->kind == Operand::pattern && !parsed.operands.empty() && parsed.operands.front().size() > kMaxPattern)
+    return bad_usage(*parsed.command,
+                     fmt::format("a pattern of {} bytes is too long; {} are the most", parsed.operands.front().size(), kMaxPattern));
   if (parsed.operands.size() > parsed.command->most)
     return bad_usage(*parsed.command, fmt::format("{} does not take '{}'", parsed.command->name, parsed.operands[parsed.command->most]));
   return std::optional(std::move(parsed));

@@ -106,10 +106,10 @@ Task<Result<>> do_search(Shell shell, std::string pattern) {
   co_return conclude_search(shell.report, *search, hits);
 }
 
-Task<Result<>> do_topology(Shell shell) {
+Task<Result<>> do_topology(Shell shell, bool as_dot) {
   const auto topology = co_await shell.control.topology();
   if (!topology) co_return Failure(topology.error());
-  co_return print_topology(shell.report, *topology, false);
+  co_return print_topology(shell.report, *topology, as_dot);
 }
 
 Task<Result<>> do_download(Shell shell, std::string name, bool from_one) {
@@ -163,7 +163,7 @@ Task<Result<>> perform(Shell shell, ShellLine line) {
   if (name == "getload") co_return co_await do_load(shell, std::move(operands));
   if (name == "find" && line.via_overlay) co_return co_await do_search(shell, std::move(operands.front()));
   if (name == "find") co_return co_await do_find(shell, std::move(operands.front()));
-  if (name == "topo") co_return co_await do_topology(shell);
+  if (name == "topo") co_return co_await do_topology(shell, line.as_dot);
   if (name == "download") co_return co_await do_download(shell, std::move(operands.front()), line.from_one);
   if (name == "ls") co_return co_await do_list(shell, operands.empty() ? std::string() : std::move(operands.front()));
   if (name == "why") co_return co_await do_why(shell, std::move(operands.front()));
@@ -221,7 +221,7 @@ Task<std::optional<ExitCode>> do_line(Shell shell, Interrupts& interrupts, std::
 
 Task<ExitCode> run_shell(Report& report, PeerControl& control, Lines& lines, Interrupts& interrupts) {
   const Shell shell{report, control};
-  co_await control.wait_until_ready();
+  if (!co_await control.wait_until_ready()) co_return ExitCode::interrupted;
   interrupts.set_ready();
   report.event("ready", {{"peer", control.status().id}, {"address", to_string(control.status().address)}});
   if (lines.is_terminal()) report.note("ready; type help for what there is to type");

@@ -64,7 +64,7 @@ void print_hit(Report& report, const Hit& hit) {
 Result<> conclude_search(Report& report, const OverlaySearch& search, std::uint64_t hits) {
   note_cut(report, search);
   auto judged = judge(search, hits);
-  if (judged) report.note(asked_text(search));
+  if (judged) report.note(fmt::format("{}, {}", counted(hits, "hit", "hits"), asked_text(search)));
   return judged;
 }
 
@@ -84,12 +84,11 @@ void tell_node(Report& report, const OverlayNode& node) {
   numbers.reserve(node.links.size());
   for (const NodeKey& link : node.links) numbers.push_back(link.number);
   std::ranges::sort(numbers);
-  std::string neighbours;
-  for (const std::uint32_t number : numbers) neighbours += fmt::format("{}s{}", neighbours.empty() ? "" : " ", number);
-  report.event("node", {{"name", fmt::format("s{}", node.key.number)},
-                        {"peer", node.id},
-                        {"address", to_string({node.host, node.port})},
-                        {"neighbours", neighbours}});
+  std::string links;
+  for (const std::uint32_t number : numbers) links += fmt::format("{}s{}", links.empty() ? "" : " ", number);
+  report.event(
+      "node",
+      {{"name", fmt::format("s{}", node.key.number)}, {"peer", node.id}, {"address", to_string({node.host, node.port})}, {"links", links}});
 }
 
 /// No name is more than one line of a picture.
@@ -110,7 +109,6 @@ void print_lines(Report& report, std::string_view text) {
 }
 
 void print_drawing(Report& report, std::span<const OverlayNode> nodes) {
-  if (nodes.empty()) return report.print("empty network");
   for (const std::string& line : draw_topology(nodes)) report.print(line);
 }
 
@@ -121,8 +119,12 @@ Result<> print_topology(Report& report, const Topology& topology, bool as_dot) {
   const auto nodes = printable_nodes(topology.nodes);
   if (as_dot)
     print_lines(report, topology_dot(nodes));
+  else if (nodes.empty() && topology.missing == 0)
+    report.print("empty network");
   else
     print_drawing(report, nodes);
+  if (!topology.is_from_tracker)
+    report.note(fmt::format("{} told of themselves, through the overlay", counted(nodes.size(), "node", "nodes")));
   if (topology.missing > 0) return fail(Errc::partial, incomplete_text(topology.missing));
   return {};
 }

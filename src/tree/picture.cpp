@@ -99,6 +99,22 @@ std::string dot_quoted(const std::string& text) {
 
 }  // namespace
 
+void keep_confirmed_links(std::vector<OverlayNode>& nodes) {
+  std::map<std::uint64_t, std::set<std::uint64_t>> told;
+  for (const OverlayNode& node : nodes)
+    for (const NodeKey& link : node.links) told[node.key.nonce].insert(link.nonce);
+  for (OverlayNode& node : nodes) {
+    std::ranges::sort(node.links);
+    const auto is_made_up = [&](const NodeKey& link) {
+      const auto other = told.find(link.nonce);
+      return link.nonce == node.key.nonce || (other != told.end() && !other->second.contains(node.key.nonce));
+    };
+    std::erase_if(node.links, is_made_up);
+    const auto twice = std::ranges::unique(node.links, {}, &NodeKey::nonce);
+    node.links.erase(twice.begin(), twice.end());
+  }
+}
+
 std::string topology_text(std::span<const OverlayNode> nodes) {
   std::string text;
   for (const OverlayNode* node : by_number(nodes)) {

@@ -181,6 +181,58 @@ class Tree(OverlayTest):
         self.expect_exit(0, alone, closed)
 
 
+class WithoutTracker(OverlayTest):
+    """Peers that a tracker never was there for."""
+
+    def setUp(self):
+        super().setUp()
+        self.line_of_two()
+
+    def line_of_two(self):
+        self.tracker()
+        self.one = self.shell("one", {"file": b"content"})
+        self.wait_for_tree(1)
+        self.lab.processes[0].kill()
+        self.address = f"127.0.0.1:{free_port()}"
+
+    def test_a_shell_is_ready_when_it_has_come_in(self):
+        two = self.shell("two", {}, "--join", self.one.address)
+        events, code = two.say("find file")
+        self.assertEqual((code, [event["peer"] for event in events if event["event"] == "source"]), (0, ["one"]))
+        self.assertEqual(two.say("find nowhere")[1], 3)
+        two.wait_for_line("not found anywhere (2 nodes asked)")
+        status = two.of("status", "status")[0]
+        self.assertEqual((status["is_registered"], status["overlay"], status["overlay_links"]), (False, "s2", 1))
+        two.wait_for_line(f"overlay: this is s2, linked to s1 ({self.one.address}); --join {two.address} brings others in")
+
+    def test_a_share_that_need_not_wait_stays_once_it_is_in(self):
+        share = self.share("two", {"other": b"x"}, "--join", self.one.address, "--wait", "0")
+        share.wait_for_line("linked to s1")
+        hits = self.one.of("find other --via overlay", "hit")
+        self.assertEqual([hit["peer"] for hit in hits], ["two"])
+        self.assertTrue(share.is_running())
+        lost = self.share("lost", {}, "--join", f"127.0.0.1:{free_port()}", "--wait", "0")
+        self.expect_exit(6, lost)
+        lost.wait_for_line("cannot come in by")
+
+    def test_a_join_that_leads_to_nobody_or_a_tracker_is_said(self):
+        tracker = self.lab.tracker("--state", ":memory:")
+        for address in (f"127.0.0.1:{free_port()}", tracker.address):
+            lost = self.share(f"lost-{address.rpartition(':')[2]}", {}, "--join", address)
+            lost.wait_for_line(f"overlay: cannot come in by {address}: ")
+            self.assertEqual(len([line for line in lost.warnings() if "cannot come in" in line]), 1)
+
+    def test_who_has_nobody_to_ask_says_so(self):
+        nobody = self.ask("asker", "find", "x", "--via", "overlay")
+        self.assertEqual(nobody.code, 6, nobody.describe())
+        self.assertIn("nobody to ask: no node of the overlay is known", nobody.stderr())
+        self.assertEqual(self.ask("asker", "find", "file", "--via", "tracker", "--wait", "0").code, 6)
+        empty = self.lab.tracker("--state", ":memory:")
+        none = self.ask("asker", "find", "file", "--via", "overlay", tracker=empty.address)
+        self.assertEqual(none.code, 3, none.describe())
+        self.assertIn("not found anywhere (0 nodes asked)", none.stderr())
+
+
 class Hostile(OverlayTest):
     def setUp(self):
         super().setUp()

@@ -49,6 +49,8 @@ TEST_CASE("An error without advice or without a context leaves no dangling marks
   CHECK(Error{Errc::not_found, "cannot find 'x'", {}}.message() == "cannot find 'x': not found");
   CHECK(Error{Errc::not_found, {}, {}}.message() == "not found");
   CHECK(Error{Errc::not_found, "not found anywhere", {}}.message() == "not found anywhere");
+  CHECK(Error{Errc::not_found, "'x': not found anywhere", {}}.message() == "'x': not found anywhere");
+  CHECK(Error{Errc::not_found, "cannot find 'not found'", {}}.message() == "cannot find 'not found': not found");
   CHECK(Error{{}, "cannot find 'x'", {}}.message() == "cannot find 'x'");
 }
 
@@ -98,6 +100,7 @@ TEST_CASE("Each failure has the exit code that docs/cli.md gives it") {
       {Errc::interrupted, ExitCode::interrupted},
       {Errc::partial, ExitCode::partial},
       {Errc::wrong_digest, ExitCode::checksum},
+      {Errc::nobody, ExitCode::network},
       {Errc::unsupported, ExitCode::unknown},
   }));
   CHECK(exit_code(make_error_code(code)) == expected);

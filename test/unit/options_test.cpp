@@ -221,12 +221,30 @@ TEST_CASE("The digest cache is where the XDG specification has it") {
 
 TEST_CASE("A search goes to the tracker unless it is to go through the overlay") {
   CHECK_FALSE(std::get<FindAction>(peer({"find", "x"}).action).via_overlay);
+  CHECK_FALSE(std::get<FindAction>(peer({"find", "x"}).action).via_tracker);
   CHECK_FALSE(std::get<FindAction>(peer({"find", "x", "--via", "tracker"}).action).via_overlay);
+  CHECK(std::get<FindAction>(peer({"find", "x", "--via", "tracker"}).action).via_tracker);
+  CHECK_FALSE(std::get<FindAction>(peer({"find", "x", "--via", "overlay"}).action).via_tracker);
   CHECK(std::get<FindAction>(peer({"find", "x", "--via", "overlay"}).action).via_overlay);
   CHECK(std::get<FindAction>(peer({"find", "x"}, {{"SHOAL_VIA", "overlay"}}).action).via_overlay);
   const Config config("[peer.find]\nvia = 'overlay'\n");
   CHECK(std::get<FindAction>(peer({"find", "x"}, config.variables()).action).via_overlay);
   CHECK(peer_refusal({"find", "x", "--via", "web"}) == "shoal-peer: --via: 'web' is no way to search; write tracker or overlay");
+}
+
+TEST_CASE("What does not go together is a usage error") {
+  CHECK(peer_refusal({"share", "/", "--no-overlay", "--join", "localhost:1"}) ==
+        "shoal-peer: --no-overlay and --join do not go together; leave one of them out");
+  CHECK(peer_refusal({"share", "/", "--no-overlay", "--max-links", "3"}) ==
+        "shoal-peer: --no-overlay and --max-links do not go together; leave one of them out");
+  CHECK(peer_refusal({"topo", "--dot", "--json"}) == "shoal-peer: --dot and --json are two ways to write the same; leave one of them out");
+}
+
+TEST_CASE("A pattern that no name can be as long as is a usage error") {
+  const std::string longest(8192, 'x');
+  CHECK(std::get<FindAction>(peer({"find", longest}).action).pattern == longest);
+  CHECK(peer_refusal({"find", longest + "x"}) == "shoal-peer: a pattern of 8193 bytes is too long; write at most 8192");
+  CHECK(peer_refusal({"get", "a", longest + "x"}) == "shoal-peer: a pattern of 8193 bytes is too long; write at most 8192");
 }
 
 TEST_CASE("The tree is drawn, or said in the words of Graphviz") {
@@ -245,7 +263,9 @@ TEST_CASE("A peer that is a node of the overlay has two neighbours there unless 
   }
   CHECK(peer({"share", "/"}, {{"SHOAL_MAX_LINKS", "3"}}).overlay.max_links == 3);
   CHECK(peer_refusal({"share", "/", "--max-links", "1"}) ==
-        "shoal-peer: --max-links: '1' is no number of neighbours for a node; write 2 to 1000");
+        "shoal-peer: --max-links: '1' is no number of links for a node; write 2 to 1000");
+  CHECK(peer_refusal({"share", "/", "--max-links", "many"}) ==
+        "shoal-peer: --max-links: 'many' is no number of links for a node; write 2 to 1000");
 }
 
 TEST_CASE("Commands that ask the overlay take a node to ask") {
@@ -272,7 +292,6 @@ TEST_CASE("A closed swarm has no overlay, and says so to whoever wants one") {
   const std::string advice = " is about the overlay, and a closed swarm has none: its peers all know each other; leave it out, or --expect";
   CHECK(peer_refusal({"swarm", "/", "--expect", "3", "--join", "127.0.0.1:7000"}) == "shoal-peer: --join" + advice);
   CHECK(peer_refusal({"swarm", "/", "--max-links", "3", "--expect", "3"}) == "shoal-peer: --max-links" + advice);
-  CHECK(peer({"swarm", "/", "--expect", "3", "--no-overlay", "--max-links", "3"}).overlay.is_left_out);
   CHECK(peer({"swarm", "/", "--expect", "0", "--max-links", "3"}).overlay.max_links == 3);
 }
 

@@ -35,7 +35,7 @@ using Words = std::vector<std::string>;
 /// A node that answers as it was told to.
 class FakeControl final : public PeerControl {
  public:
-  Task<> wait_until_ready() override { co_return; }
+  Task<bool> wait_until_ready() override { co_return is_ready; }
   Task<Result<ListChange>> update_list() override { co_return ListChange{}; }
   Task<Result<std::uint32_t>> load_of(Endpoint) override { co_return 0U; }
   Task<Result<LocateAnswer>> find(std::string pattern) override {
@@ -60,6 +60,7 @@ class FakeControl final : public PeerControl {
   }
   void interrupt() override {}
 
+  bool is_ready = true;
   std::string asked;
   int finished = 0;
   Result<LocateAnswer> located;
@@ -186,7 +187,7 @@ TEST_CASE("Each hit of a search is a line, and the number of nodes a note") {
   CHECK(said.out ==
         "10.0.0.3:4000            2.00 KiB  abababababababababababababababab    1 hop  a.iso  mars\n"
         "10.0.0.3:4000            2.00 KiB  abababababababababababababababab   3 hops  b.iso  mars\n");
-  CHECK(said.err == "5 nodes asked\n");
+  CHECK(said.err == "2 hits, 5 nodes asked\n");
 }
 
 TEST_CASE("A hit is an event with all that is known of it") {
@@ -261,17 +262,40 @@ TEST_CASE("A find that the overlay answers as the tracker is away says that") {
 TEST_CASE("topo draws the tree with names and addresses") {
   FakeControl control;
   control.seen = small_tree();
+  control.seen->is_from_tracker = true;
   const Said said = say(control, {"topo"});
   CHECK(said.exit == ExitCode::done);
   CHECK(said.out == "s1  peer1 (10.0.0.1:5001)\n|- s2  peer2 (10.0.0.1:5002)\n`- s3  peer3 (10.0.0.1:5003)\n");
   CHECK(said.err.empty());
+  CHECK(say(control, {"topo --dot"}).out.starts_with("graph overlay {"));
 }
 
-TEST_CASE("Each node is an event with its neighbours by name") {
+TEST_CASE("What the nodes told of themselves is said to be that") {
+  FakeControl control;
+  control.seen = small_tree();
+  CHECK(say(control, {"topo"}).err == "3 nodes told of themselves, through the overlay\n");
+}
+
+TEST_CASE("A tree of which nothing is known is not called empty") {
+  FakeControl control;
+  control.seen = Topology{{}, false, 1};
+  const Said said = say(control, {"topo"});
+  CHECK(said.exit == ExitCode::partial);
+  CHECK(said.out.empty());
+}
+
+TEST_CASE("A pattern that no name can be as long as is a mistake in the line") {
+  FakeControl control;
+  const Said said = say(control, {"find " + std::string(8193, 'x')});
+  CHECK(said.exit == ExitCode::usage);
+  CHECK(control.asked.empty());
+}
+
+TEST_CASE("Each node is an event with its links by name") {
   FakeControl control;
   control.seen = small_tree();
   const Said said = say(control, {"topo"}, true);
-  CHECK(has(said.out, R"("name":"s1","peer":"peer1","address":"10.0.0.1:5001","neighbours":"s2 s3")"));
+  CHECK(has(said.out, R"("name":"s1","peer":"peer1","address":"10.0.0.1:5001","links":"s2 s3")"));
 }
 
 TEST_CASE("A network without nodes is empty") {
@@ -289,7 +313,7 @@ TEST_CASE("A tree of which branches did not answer is incomplete") {
   const Said said = say(control, {"topo"});
   CHECK(said.exit == ExitCode::partial);
   CHECK(has(said.out, "peer3"));
-  CHECK(said.err == "shoal-peer: incomplete: 1 branch did not answer in time\n");
+  CHECK(said.err == "3 nodes told of themselves, through the overlay\nshoal-peer: incomplete: 1 branch did not answer in time\n");
 }
 
 TEST_CASE("A picture for Graphviz has a line a node and a link, whatever the nodes are called") {
@@ -299,6 +323,7 @@ TEST_CASE("A picture for Graphviz has a line a node and a link, whatever the nod
   const File out(std::tmpfile());
   ReportOptions options;
   options.out = options.err = out.get();
+  control.seen->is_from_tracker = true;
   {
     const auto report = std::move(*Report::open(std::move(options)));
     REQUIRE(print_topology(*report, *control.seen, true).has_value());
@@ -313,6 +338,15 @@ TEST_CASE("A picture for Graphviz has a line a node and a link, whatever the nod
         "  n1 -- n3;\n"
         "  n1 -- n2;\n"
         "}\n");
+}
+
+TEST_CASE("A shell that is stopped before it was ready does not say that it is") {
+  FakeControl control;
+  control.is_ready = false;
+  const Said said = say(control, {"find x"}, true);
+  CHECK(said.exit == ExitCode::interrupted);
+  CHECK_FALSE(has(said.out, "ready"));
+  CHECK(control.asked.empty());
 }
 
 TEST_CASE("stop is another word for exit") {

@@ -307,6 +307,14 @@ TEST_CASE("The text of a topology has a line a node, by number, with those that 
   CHECK(topology_text({}).empty());
 }
 
+TEST_CASE("Links to itself, twice, or to a node that knows nothing of them are none") {
+  std::vector<OverlayNode> nodes{node(1, {key(2), key(1), key(2), key(3), key(9)}), node(2, {key(1)}), node(3, {key(2)})};
+  keep_confirmed_links(nodes);
+  CHECK(nodes[0].links == Keys{key(2), key(9)});  // of 9 nothing is known
+  CHECK(nodes[1].links == Keys{key(1)});
+  CHECK(nodes[2].links.empty());
+}
+
 TEST_CASE("A chain is drawn straight down") {
   const std::vector<OverlayNode> nodes{node(1, {key(2)}, "a"), node(2, {key(1), key(3)}, "b"), node(3, {key(2)}, "c")};
   CHECK(draw_topology(nodes) == Lines{"s1  a (10.0.0.1:4000)", "s2  b (10.0.0.1:4000)", "s3  c (10.0.0.1:4000)"});
