@@ -98,10 +98,11 @@ class Overlay {
   void forget(LinkIndex link);
   void tell_standing();
   void tell_join_failure(const Endpoint& to, const Error& why);
+  Task<> keep_contacts();
+  // overlay_tracker.cpp: the tracker
   Task<> follow_tracker();
   Task<> serve_tracker(TrackerEnd tracker, bool& was_there);
   Task<> ping_tracker(TrackerEnd tracker);
-  Task<> keep_contacts();
   // overlay_search.cpp: searches of ours, and what we have
   Task<Result<OverlaySearch>> follow_search(Asker asker, Search search, std::function<Task<>(SearchAnswer)> on_part);
   std::pair<LinkIndex, ClientPtr> begin_search(Asker asker, const Search& search);

@@ -161,7 +161,7 @@ Task<> back_off(Node& node, Trying& trying, Error why) {
   const std::string where = to_string(node.options.tracker);
   const bool is_refused = is_refusal(why);
   // A node that is in the overlay does without; one that was named to come in by gets a moment for that.
-  const bool is_coming_in = node.options.overlay && node.options.overlay->join && node.world.now() - trying.since < kComingIn;
+  const bool is_coming_in = node.overlay && node.options.overlay->join && node.world.now() - trying.since < kComingIn;
   const bool does_without = node.overlay && (node.overlay->link_count() > 0 || is_coming_in);
   const bool is_too_late = !trying.was_there && !does_without && node.options.wait && node.world.now() - trying.since >= *node.options.wait;
   if (is_refused && (is_refused_for_good(why) || ++trying.refusals > kMostRefusals)) {
