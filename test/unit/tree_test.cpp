@@ -156,6 +156,28 @@ TEST_CASE("A branch that takes a search and never answers is named as missing, s
   CHECK(network.problem().empty());
 }
 
+TEST_CASE("Where nodes fall silent and there is no tracker, a search soon says again that it asked all") {
+  for (std::size_t first = 0; first < 7; ++first) {
+    TreeNetwork network(23 + first);
+    add_one_by_one(network, 7);
+    network.run(3s);
+    network.set_tracker(false);
+    network.crash(first, true);
+    network.crash((first + 2) % 7, true);
+    INFO(first);
+    REQUIRE(network.run_until_one(20s));
+    network.run(5s);
+    for (std::size_t i = 0; i < 7; ++i) {
+      if (!network.is_up(i)) continue;
+      const auto answer = network.search(i, "file");
+      network.run(1s);
+      REQUIRE(answer->last);
+      CHECK(answer->last->nodes == 5);
+      CHECK(answer->last->missing == 0);
+    }
+  }
+}
+
 TEST_CASE("A branch that says for ever that it goes on costs no more than the time that was allowed") {
   TreeNetwork network(10);
   add_one_by_one(network, 3);
