@@ -2,6 +2,7 @@
 module;
 
 #include <histedit.h>
+#include <langinfo.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,15 @@ constexpr int kHistoryLines = 1000;
 constexpr std::size_t kMostShown = 60;
 constexpr const char* kPrompt = "shoal> ";
 
+/// What is typed are names, which are UTF-8 whatever the locale says: without this, libedit takes them apart byte by byte.
+void take_text_as_utf8() {
+  std::setlocale(LC_CTYPE, "");
+  for (const char* const name : {"C.UTF-8", "en_US.UTF-8", "UTF-8"}) {
+    if (std::string_view(::nl_langinfo(CODESET)) == "UTF-8") return;
+    std::setlocale(LC_CTYPE, name);
+  }
+}
+
 void write_whole(std::FILE* stream, std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stream);
   std::fflush(stream);
@@ -40,7 +50,7 @@ class Editor final : public LineReader {
  public:
   Editor(LineHost& host, const std::string& history_file)
       : host_(host), history_file_(history_file), history_(::history_init(), ::history_end) {
-    std::setlocale(LC_CTYPE, "");
+    take_text_as_utf8();
     editor_.reset(::el_init("shoal-peer", stdin, stderr, stderr));
     ::el_set(editor_.get(), EL_CLIENTDATA, this);
     ::el_set(editor_.get(), EL_PROMPT, &Editor::prompt);
