@@ -79,6 +79,9 @@ std::string conflict_name(std::string_view name, std::string_view owner);
 bool matches(std::string_view pattern, std::string_view name);
 inline constexpr std::size_t kMaxPattern = 2 * kMaxName;  ///< Bytes in a pattern: the longest name, each byte of it quoted.
 
+/// Of a longer one nothing is asked: a usage error.
+Result<> check_pattern(std::string_view pattern);
+
 /// What a user may ask for: a name, a shell pattern, an MD5, a root, or by nothing, everything. Taken apart once, for many entries.
 class EntryPattern {
  public:

@@ -256,6 +256,8 @@ struct PeerSession {
   bool is_question = false;               ///< It has connected to ask, and is no neighbour. Likewise.
   bool is_node = false;                   ///< It has connected as a node of the overlay. Likewise.
   std::optional<std::size_t> roots_told;  ///< How many of the roots that we want were said along with our hello. Likewise.
+  std::atomic<bool> is_guest{true};       ///< It has one of the places of those that are no neighbours. Any thread.
+  std::atomic<Instant> guest_since{};     ///< When it last did something there. Likewise.
   bool is_subflow = false;                ///< Its connection has become part of another session. Likewise.
   Several several;
   Pings pings;

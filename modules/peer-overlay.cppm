@@ -47,10 +47,10 @@ class Overlay {
 
   /// Becomes a node. Its tasks are in `tasks`, which ends before this does.
   void start(TaskGroup& tasks);
-  /// A connection of a node that was greeted, to its end.
-  Task<> serve(std::shared_ptr<Link> link);
-  /// Answers a search of somebody who is no node, on the connection that it came by.
-  Task<> answer(Link& link, Search search);
+  /// A connection of a node that was greeted, to its end. `on_attach` is called, on the link's strand, when it has said what it wants.
+  Task<> serve(std::shared_ptr<Link> link, std::function<void()> on_attach);
+  /// Answers a search of somebody who is no node, on the connection that it came by. False where it was refused.
+  Task<bool> answer(Link& link, Search search);
   /// A search of our own. `on_answer` is called for each part, on the caller's executor. Resumes when it has ended.
   Task<Result<OverlaySearch>> search(SearchKind kind, std::string pattern, std::function<void(const SearchAnswer&)> on_answer);
   /// Hands the neighbours over to each other, and gives that a moment to get through.
@@ -96,9 +96,13 @@ class Overlay {
   Task<> read_from(NodeLinkPtr node, LinkIndex link);
   void take(LinkIndex link, const Message& message);
   void forget(LinkIndex link);
+  void tell_of_end(const Link& link, const Error& why);
   void tell_standing();
   void tell_join_failure(const Endpoint& to, const Error& why);
+  // overlay_contacts.cpp: nodes for later runs
   Task<> keep_contacts();
+  std::vector<Endpoint> contacts_to_keep();
+  Task<> remember(std::vector<Endpoint> contacts);
   // overlay_tracker.cpp: the tracker
   Task<> follow_tracker();
   Task<> serve_tracker(TrackerEnd tracker, bool& was_there);
@@ -129,6 +133,7 @@ class Overlay {
   std::deque<Wanted> to_look_up_;
   Signal has_to_look_up_;
   std::vector<Endpoint> told_contacts_;
+  bool is_keeping_ = false;  ///< They are being written.
   std::atomic<std::uint32_t> number_ = 0;
   std::atomic<std::size_t> link_count_ = 0;
   bool is_standing_told_ = false;
@@ -136,6 +141,11 @@ class Overlay {
 };
 
 Topology sorted_topology(Topology topology);
+
+/// `not found anywhere (5 nodes asked)`.
+std::string nowhere_text(std::uint32_t asked);
+
+Search new_search(World& world, SearchKind kind, std::string pattern);
 
 /// Says hello to a tracker, and at once what comes after it: a round trip is long where the tracker is far.
 Task<> greet_tracker(Link& link, std::string id, std::uint64_t instance, std::vector<Message> and_then);

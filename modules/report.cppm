@@ -2,14 +2,11 @@
 /// May be used from any thread, concurrently: each line is written whole.
 module;
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -61,34 +58,6 @@ struct ProgressLine {
   std::uint32_t sources = 0;  ///< Neighbours that it comes from now.
 };
 
-/// What others can cause as often as they like: some lines of it are written, and then how many more there were.
-struct Often {
-  std::string_view what;  ///< In lower case and the plural: `dropped connections`. One of a few that the program knows.
-};
-
-/// How many lines of a kind are written: the first ones of each kTime, and at the beginning of the next that has any, how many were not.
-/// May be used from any thread.
-class LineLimit {
- public:
-  static constexpr std::size_t kLines = 10;
-  static constexpr Nanoseconds kTime = std::chrono::seconds(10);
-
-  struct Turn {
-    bool is_written = false;
-    std::size_t left_out = 0;  ///< Since that was last told; only where a line is written.
-  };
-  Turn take(std::string_view what, Instant now);
-
- private:
-  struct Kind {
-    Instant since;
-    std::size_t lines = 0;
-    std::size_t left_out = 0;
-  };
-  std::mutex mutex_;
-  std::map<std::string, Kind, std::less<>> kinds_;
-};
-
 class Report {
  public:
   /// Writes the `hello` event. Fails with the path when the log cannot be opened: a usage error.
@@ -114,10 +83,12 @@ class Report {
   bool wants_debug() const;
   /// Something is wrong but work goes on; on stderr always, and in the log.
   void warn(std::string_view line);
-  /// The same of what happens often.
-  void note(Often often, std::string_view line);
-  void debug(Often often, std::string_view line);
-  void warn(Often often, std::string_view line);
+  /// The same for lines, and for events of the log, that whoever connects may cause without end: of each kind there is one in ten seconds,
+  /// with how many more there were since the last one, as text or as the field `more`. A kind is what happened, not to whom.
+  void debug_now_and_then(std::string_view kind, std::string_view line);
+  void note_now_and_then(std::string_view kind, std::string_view line);
+  void warn_now_and_then(std::string_view kind, std::string_view line);
+  void detail_now_and_then(std::string_view kind, std::string_view name, Fields fields);
   /// The one line a failure; on stderr always, and in the log.
   void error(const Error& error);
   /// What the user asked for (a list, a total), on stdout, not with --json.
@@ -145,8 +116,8 @@ class Report {
 
  private:
   struct State;
+  void tell_overdue(bool is_end);
   explicit Report(std::unique_ptr<State> state);
-  bool may_write(Often often, void (Report::*say)(std::string_view));
   std::unique_ptr<State> state_;
 };
 

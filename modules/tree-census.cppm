@@ -59,6 +59,7 @@ class Census {
     std::optional<OverlayLinks> links;
     std::vector<std::uint64_t> linked;          ///< The nonces in that, in order, each once.
     std::size_t confirmed = 0;                  ///< Of these, who tell of it as well.
+    bool is_below = false;                      ///< The first, which is its parent where it is not the root, does.
     std::map<std::uint64_t, Instant> promised;  ///< Who was told to ask it, by nonce, and when.
     std::size_t unkept = 0;                     ///< So many of these in a row did not get linked to it.
     std::size_t asked = 0;                      ///< So often it was told whom to ask since it was last a child.
@@ -77,7 +78,6 @@ class Census {
   void give_number(SessionNumber session, Member& member, std::uint32_t number);
   bool is_itself(SessionNumber session, const Member& member) const;
   void confirm_links(SessionNumber session, Member& member, bool is_told);
-  bool is_confirmed(const Member& member, const NodeKey& by) const;
   std::vector<SessionNumber> trees_for(SessionNumber session) const;
   std::optional<SessionNumber> target_for(SessionNumber session) const;
   std::size_t room_of(Member& member, Instant now) const;
@@ -91,9 +91,10 @@ class Census {
 
 // ---- pictures -----------------------------------------------------------------------------------------
 
-/// Anybody may say what it likes of its links: those to itself go, the second of each, and those to nodes of the list that do not tell of
-/// them as well.
-void keep_confirmed_links(std::vector<OverlayNode>& nodes);
+/// What nodes tell of themselves may be made up: keeps of each node what came first, and a link of two that are known where both tell of
+/// it.
+void keep_confirmed(std::vector<OverlayNode>& nodes);
+
 /// `s1:  s2 s3`, a line a node.
 std::string topology_text(std::span<const OverlayNode> nodes);
 /// The tree, or trees, drawn with names and addresses; a line a node.

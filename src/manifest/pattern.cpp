@@ -11,8 +11,11 @@ module;
 #include <vector>
 
 #include <fmt/core.h>
+#include <tl/expected.hpp>
 
 module shoal.manifest;
+
+import shoal.base;
 
 namespace shoal {
 namespace {
@@ -218,6 +221,11 @@ bool matches(std::string_view pattern, std::string_view name) {
   const auto slash = name.rfind('/');
   if (slash == std::string_view::npos || pattern.find('/') != std::string_view::npos) return false;
   return matches_whole(pattern, name.substr(slash + 1));
+}
+
+Result<> check_pattern(std::string_view pattern) {
+  if (pattern.size() <= kMaxPattern) return {};
+  return fail(Errc::usage, fmt::format("a pattern of {} bytes", pattern.size()), fmt::format("it may have {}", kMaxPattern));
 }
 
 EntryPattern::EntryPattern(std::string pattern)

@@ -1,4 +1,4 @@
-// Questions: to the tracker, to peers, and what we are asked ourselves.
+// Questions: to the tracker, and to peers.
 module;
 
 #include <fmt/core.h>
@@ -279,6 +279,7 @@ void on_located(Node& node, const Located& located) {
 Task<std::uint64_t> confirm_list(Node& node) { co_return (co_await ask_tracker(node, Confirm{})).listed; }
 
 Task<LocateAnswer> locate(Node& node, std::string pattern) {
+  unwrap(check_pattern(pattern));
   auto elsewhere = co_await find_without_tracker(node, pattern);
   Question question;
   if (elsewhere)
@@ -347,63 +348,12 @@ Task<std::vector<LocatedFile>> weigh_findings(World& world, const PeerOptions& o
 
 Task<Result<LocateAnswer>> locate_files(World& world, PeerOptions options, std::string pattern) {
   try {
+    unwrap(check_pattern(pattern));
     const auto link = co_await reach_tracker(world, options, Locate{1, std::move(pattern)});
     Question question = co_await take_located(*link);
     co_return co_await weigh(world, unknown_ways(options, true), std::move(question));
   } catch (const StepFailed& failed) {
     co_return Failure(failed.error());
-  }
-}
-
-// ---- what we are asked --------------------------------------------------------------------------------
-
-namespace {
-
-/// The file that a wanted content would be served from.
-EntryPtr served_for(const Node& node, const Wanted& wanted) {
-  if (const auto own = node.own.find(wanted.name); own != node.own.end() && (*own)->root == wanted.root && (*own)->size == wanted.size)
-    return *own;
-  const auto known = node.by_root.find({wanted.root, wanted.size});
-  if (known == node.by_root.end()) return nullptr;
-  const Content& content = *node.contents[known->second.value];
-  return has_all(content) ? content.served_as : nullptr;
-}
-
-/// On a worker: whether it is still there, and what it was.
-bool is_there(Storage& storage, const FileEntry& entry) {
-  if (chunk_count(entry.size) == 0) return storage.exists(entry.name);
-  return storage.open(entry).has_value();
-}
-
-}  // namespace
-
-Task<> answer_probe(Node& node, Probe probe) {
-  std::vector<EntryPtr> served;
-  for (const Wanted& wanted : probe.wanted) served.push_back(served_for(node, wanted));
-  ProbeReply reply{probe.probe, 0, std::vector<std::uint8_t>((served.size() + 7) / 8)};
-  co_await run_on(node.world.workers(), [&] {
-    for (std::size_t i = 0; i < served.size(); ++i)
-      if (served[i] && is_there(node.storage, *served[i])) reply.bits[i / 8] |= static_cast<std::uint8_t>(1U << i % 8);
-  });
-  reply.load = load_of(node);
-  tell_tracker(node, std::move(reply));
-}
-
-Task<> answer_questions(Node& node, SessionPtr session) {
-  Link& link = *session->link;
-  const Nanoseconds latency = co_await in_node(node, [&] { return emulated_latency(node, *session); });
-  for (;;) {
-    const Incoming incoming = co_await step(link.receive(kLoadPatience));
-    const auto* message = std::get_if<Message>(&incoming);
-    if (message && std::holds_alternative<Leave>(*message)) co_return;
-    if (const auto* search = message ? std::get_if<Search>(message) : nullptr; search && node.overlay) {
-      co_await node.overlay->answer(link, *search);
-      continue;
-    }
-    const auto* request = message ? std::get_if<LoadRequest>(message) : nullptr;
-    if (!request) throw StepFailed(unexpected_message(incoming, MessageType::load_request));
-    if (latency > Nanoseconds::zero()) co_await node.world.sleep(2 * latency);  // there and back
-    co_await step(send(link, LoadReply{request->query, co_await in_node(node, [&] { return load_of(node); })}));
   }
 }
 

@@ -61,7 +61,9 @@ ClockRun::ClockRun(World& w, Report& r, RecordFolder& f, ClockOptions o)
       zero_date(w.wall_clock_ns() - begin.time_since_epoch().count()),
       connections(kConnectionsAtOnce),
       buffers(kTableBytes),
-      tasks([this](const std::string& name, const Error& error) { report.debug(fmt::format("{}: {}", name, error.message())); }) {
+      tasks([this](const std::string& name, const Error& error) {
+        report.debug_now_and_then(fmt::format("a task ended: {}", error.code.message()), fmt::format("{}: {}", name, error.message()));
+      }) {
   const std::size_t count = std::max<std::size_t>(options.count, 1);
   for (std::size_t i = 0; i < clock_crews(count); ++i) crews.push_back(std::make_unique<Crew>(Crew{make_strand(world), {}}));
   for (std::size_t i = 0; i < count; ++i) {

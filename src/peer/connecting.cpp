@@ -3,6 +3,7 @@ module;
 #include <fmt/core.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <tl/expected.hpp>
 
@@ -15,6 +16,7 @@ module;
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -154,13 +156,68 @@ Task<> keep_connected(Node& node) {
   }
 }
 
+namespace {
+
+/// Those that have connected and are not greeted yet, or only ask. Anybody may be one, and for as long as there is a place: where all are
+/// taken, one of the machine that has most of them gives way to whoever comes, the one that has been idle for longest.
+class Guests {
+ public:
+  void add(const SessionPtr& session) {
+    if (guests_.size() >= kMostGuests) forget_others();
+    if (guests_.size() >= kMostGuests) show_one_out();
+    guests_.push_back({session, session->link->remote().host});
+  }
+
+ private:
+  struct Guest {
+    std::weak_ptr<PeerSession> session;
+    std::string machine;
+  };
+  static constexpr std::size_t kMostGuests = 512;
+
+  void forget_others() {
+    std::erase_if(guests_, [](const Guest& guest) {
+      const SessionPtr session = guest.session.lock();
+      return !session || !session->is_guest;
+    });
+  }
+  void show_one_out() {
+    std::map<std::string_view, std::size_t> count;
+    std::string_view most;
+    for (const Guest& guest : guests_)
+      if (++count[guest.machine] > count[most]) most = guest.machine;
+    auto chosen = guests_.end();
+    Instant idle_since = Instant::max();
+    for (auto guest = guests_.begin(); guest != guests_.end(); ++guest) {
+      const SessionPtr session = guest->machine == most ? guest->session.lock() : nullptr;
+      const Instant since = session ? session->guest_since.load() : Instant::max();
+      if (since >= idle_since) continue;
+      idle_since = since;
+      chosen = guest;
+    }
+    if (chosen == guests_.end()) return;  // all are being answered
+    if (const SessionPtr session = chosen->session.lock()) asio::post(session->link->executor(), [session] { session->link->close(); });
+    guests_.erase(chosen);
+  }
+
+  std::vector<Guest> guests_;
+};
+
+}  // namespace
+
 Task<> accept_peers(Node& node, std::shared_ptr<Listener> listener) {
+  Guests guests;
   for (;;) {
     const Executor strand = make_strand(node.world);
-    std::shared_ptr<Link> link = co_await step(listener->accept(strand));
+    auto accepted = co_await listener->accept(strand);
+    if (!accepted && accepted.error().code == make_error_code(Errc::closed)) co_return;  // by us
+    std::shared_ptr<Link> link = unwrap(std::move(accepted));
     if (node.tasks.running() > kMostSessions * 4) continue;  // closes it
-    node.tasks.spawn(strand, "session with " + to_string(link->remote()),
-                     serve_peer(node, std::make_shared<PeerSession>(std::move(link), false)));
+    std::string name = "session with " + to_string(link->remote());
+    const auto session = std::make_shared<PeerSession>(std::move(link), false);
+    session->guest_since = node.world.now();
+    guests.add(session);
+    node.tasks.spawn(strand, std::move(name), serve_peer(node, session));
   }
 }
 

@@ -24,6 +24,7 @@ module;
 module shoal.peer;
 
 import :node;
+import :overlay;
 import shoal.base;
 import shoal.manifest;
 import shoal.report;
@@ -134,8 +135,7 @@ class NodeControl final : public PeerControl {
     LocateAnswer answer = co_await locate(node_, pattern);
     const bool is_incomplete = answer.via_overlay && answer.via_overlay->missing > 0;
     if (answer.files.empty() && !is_incomplete && answer.via_overlay)
-      throw StepFailed(
-          Error{make_error_code(Errc::not_found), fmt::format("not found anywhere ({} nodes asked)", answer.via_overlay->asked), {}});
+      throw StepFailed(Error{make_error_code(Errc::not_found), nowhere_text(answer.via_overlay->asked), {}});
     if (answer.files.empty() && !is_incomplete)
       throw StepFailed(Error{make_error_code(Errc::not_found), fmt::format("no peer has '{}'", pattern), "ls shows what there is"});
     for (const LocatedFile& file : answer.files)

@@ -27,6 +27,7 @@ module;
 module shoal.peer;
 
 import :node;
+import :overlay;
 import shoal.base;
 import shoal.clock;
 import shoal.manifest;
@@ -189,9 +190,8 @@ Task<std::optional<std::vector<Finding>>> search_all(Node& node, const std::vect
     const auto outcome = co_await search_overlay(node.world, node.options, pattern, [&hits](const Hit& hit) { hits.push_back(hit); });
     if (!outcome) co_return std::nullopt;
     if (hits.empty() && outcome->missing == 0 && is_first)
-      co_await run_on(node.strand, [&] {
-        finish(node, fail(Errc::not_found, fmt::format("'{}': not found anywhere ({} nodes asked)", pattern, outcome->asked)));
-      });
+      co_await run_on(node.strand,
+                      [&] { finish(node, fail(Errc::not_found, fmt::format("'{}': {}", pattern, nowhere_text(outcome->asked)))); });
     if (hits.empty()) co_return std::nullopt;
     std::ranges::move(findings_of(hits), std::back_inserter(all));
   }
@@ -225,7 +225,7 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
     if (!link) {
       if (co_await take_from_overlay(node, patterns, is_first, next_search)) {
         is_first = false;
-        trying.was_told = true;  // it does without the tracker
+        trying.was_told = trying.was_there = true;  // it does without the tracker
       }
       co_await back_off(node, trying, link.error());
       continue;
@@ -249,6 +249,7 @@ Task<> follow_findings(Node& node, std::vector<std::string> patterns) {
 
 Task<Result<std::vector<Finding>>> find_files(World& world, PeerOptions options, std::string pattern) {
   try {
+    unwrap(check_pattern(pattern));
     const auto link = co_await reach_tracker(world, options, Find{1, std::move(pattern)});
     co_return co_await take_answer(*link, 1, nullptr);
   } catch (const StepFailed& failed) {

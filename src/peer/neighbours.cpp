@@ -106,6 +106,17 @@ void forget(Node& node, Remote& remote) {
   node.remotes.erase(remote.source);
 }
 
+/// Anybody may come as a peer, under any name: each by itself are only those that the tracker named.
+void tell_of_end(Node& node, const std::string& id, const Error& why) {
+  const std::string kind = fmt::format("peer {}: {}", node.roster.contains(id) ? id : std::string(), why.code.message());
+  if (why.code == std::errc::connection_reset)
+    node.report.note_now_and_then(kind, fmt::format("peer {}: connection was forcibly closed", id));
+  else if (why.code == make_error_code(Errc::closed))
+    node.report.debug_now_and_then(kind, fmt::format("peer {}: connection closed", id));
+  else
+    node.report.warn_now_and_then(kind, fmt::format("peer {}: {}", id, why.message()));
+}
+
 }  // namespace
 
 bool admit(Node& node, const SessionPtr& session) {
@@ -138,14 +149,7 @@ void part(Node& node, const SessionPtr& session, const std::optional<Error>& why
   Remote* remote = find_remote(node, *session->source);
   if (!remote || remote->session != session) return;
   node.report.detail("peer_gone", {{"peer", session->id}, {"why", why ? why->message() : "left"}});
-  if (why && !node.outcome) {
-    if (why->code == std::errc::connection_reset)
-      node.report.note(Often{"connections that were closed"}, fmt::format("peer {}: connection was forcibly closed", session->id));
-    else if (why->code == make_error_code(Errc::closed))
-      node.report.debug(Often{"connections that ended"}, fmt::format("peer {}: connection closed", session->id));
-    else
-      node.report.warn(Often{"failures of peers"}, fmt::format("peer {}: {}", session->id, why->message()));
-  }
+  if (why && !node.outcome) tell_of_end(node, session->id, *why);
   forget(node, *remote);
   give_up_lost(node);
   check_done(node);

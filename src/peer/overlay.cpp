@@ -45,7 +45,6 @@ constexpr Nanoseconds kIdleTimeout = 15s;
 constexpr Nanoseconds kTick = 100ms;
 constexpr Nanoseconds kLinger = 500ms;  // of a connection that is ended, for what was said last to get through
 constexpr Nanoseconds kFarewell = 100ms;
-constexpr Nanoseconds kKeepContactsEvery = 5s;
 constexpr std::size_t kMostUnsent = 8 * kMiB;  // to one neighbour
 
 Hello hello_as_node(World& world, const std::string& id) {
@@ -54,6 +53,12 @@ Hello hello_as_node(World& world, const std::string& id) {
   hello.id = id;
   hello.instance = world.random() | 1;
   return hello;
+}
+
+/// What a line about some node has in common with that about another.
+std::string without_numbers(std::string line) {
+  std::erase_if(line, [](char c) { return c >= '0' && c <= '9'; });
+  return line;
 }
 
 }  // namespace
@@ -134,9 +139,9 @@ void Overlay::perform(TreeAction action) {
   } else if (const auto* done = std::get_if<EndLookUp>(&action)) {
     std::erase_if(to_look_up_, [done](const Wanted& wanted) { return wanted.search == done->search; });
   } else if (const auto* warning = std::get_if<Warn>(&action)) {
-    report_.warn(Often{"troubles of the overlay"}, warning->text);
+    report_.warn(warning->text);
   } else if (const auto* remark = std::get_if<Remark>(&action)) {
-    report_.debug(Often{"links of the overlay"}, remark->text);
+    report_.debug_now_and_then(without_numbers(remark->text), remark->text);
   }
 }
 
@@ -212,11 +217,10 @@ Task<> Overlay::dial(LinkIndex link, Endpoint to) {
     if (why && is_refusal(*why)) tell_join_failure(to, *why);
     forget(link);
   });
-  if (why)
-    report_.debug(Often{"connections of the overlay"}, fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
+  if (why) tell_of_end(*node->link, *why);
 }
 
-Task<> Overlay::serve(std::shared_ptr<Link> accepted) {
+Task<> Overlay::serve(std::shared_ptr<Link> accepted, std::function<void()> on_attach) {
   const auto node = std::make_shared<NodeLink>(std::move(accepted));
   node->link->established();
   const LinkIndex link = co_await call_on(strand_, [&] {
@@ -228,6 +232,7 @@ Task<> Overlay::serve(std::shared_ptr<Link> accepted) {
   std::optional<Error> why;
   try {
     Message first(co_await step(receive<Attach>(*node->link, kGreetingTimeout)));
+    on_attach();
     set_hosts(first, node->link->remote().host);
     co_await run_on(strand_, [&] {
       tree_.on_attach(link, std::get<Attach>(first), now());
@@ -241,8 +246,12 @@ Task<> Overlay::serve(std::shared_ptr<Link> accepted) {
   node->link->close();
   node->outbox.wake();
   co_await run_on(strand_, [&] { forget(link); });
-  if (why)
-    report_.debug(Often{"connections of the overlay"}, fmt::format("overlay: {}: {}", to_string(node->link->remote()), why->message()));
+  if (why) tell_of_end(*node->link, *why);
+}
+
+void Overlay::tell_of_end(const Link& link, const Error& why) {
+  report_.debug_now_and_then(fmt::format("a node's connection: {}", why.code.message()),
+                             fmt::format("overlay: {}: {}", to_string(link.remote()), why.message()));
 }
 
 /// The connection is over, whatever the tree thinks of it.
@@ -299,8 +308,8 @@ void Overlay::take(LinkIndex link, const Message& message) {
   }
   if (!done) {
     const auto node = links_.at(link);
-    report_.warn(Often{"nodes cut off from the overlay"},
-                 fmt::format("overlay: {} is cut off: {}", to_string(node->link->remote()), done.error().message()));
+    report_.warn_now_and_then(fmt::format("cut off: {}", done.error().code.message()),
+                              fmt::format("overlay: {} is cut off: {}", to_string(node->link->remote()), done.error().message()));
     tree_.on_closed(link, now());
     close(link);
   }
@@ -309,18 +318,8 @@ void Overlay::take(LinkIndex link, const Message& message) {
 
 // ---- the rest -----------------------------------------------------------------------------------------
 
-Task<> Overlay::keep_contacts() {
-  for (;;) {
-    co_await world_.sleep(told_contacts_.empty() ? kTick : kKeepContactsEvery);
-    std::vector<Endpoint> contacts;
-    for (const Contact& contact : tree_.contacts()) contacts.push_back({contact.host, contact.port});
-    if (contacts.empty() || contacts == told_contacts_) continue;
-    told_contacts_ = contacts;
-    co_await run_on(world_.workers(), [&] { options_.remember(contacts); });
-  }
-}
-
 Task<> Overlay::leave() {
+  co_await remember(co_await call_on(strand_, [this] { return contacts_to_keep(); }));
   const bool had_links = co_await call_on(strand_, [&] {
     const bool had = !tree_.links().empty();
     tree_.leave();

@@ -41,6 +41,7 @@ namespace shoal {
 namespace {
 
 constexpr std::size_t kLooksAtOnce = 2048;  // names; others come in between
+constexpr std::size_t kMostOwnHits = 200;   // in one search; who asks for more than that is to ask more precisely
 constexpr Nanoseconds kTrackerWait = 1s;    // for a tracker that is away for a moment
 constexpr Nanoseconds kLongestSearch = 2min;
 
@@ -71,8 +72,8 @@ Task<> look_up_own(Node& node, std::string text, Executor strand, std::function<
   for (bool is_over = false; !is_over;) {
     Looked looked = co_await in_node(node, [&] { return look_on(node, pattern, last); });
     last = std::move(looked.last);
-    const bool is_cut = count + looked.hits.size() > Searches::kOwnHits;
-    if (is_cut) looked.hits.resize(Searches::kOwnHits - count);
+    const bool is_cut = count + looked.hits.size() > kMostOwnHits;
+    if (is_cut) looked.hits.resize(kMostOwnHits - count);
     count += looked.hits.size();
     is_over = !last || is_cut;
     bool goes_on = false;
@@ -209,6 +210,7 @@ Task<std::optional<FoundInOverlay>> find_without_tracker(Node& node, std::string
 }
 
 Task<Result<OverlaySearch>> search_from(Node& node, std::string pattern, OnHit on_hit) {
+  if (auto checked = check_pattern(pattern); !checked) co_return Failure(std::move(checked).error());
   if (!node.overlay) co_return fail(Errc::unsupported, "this peer is no node of the overlay", "start it without --no-overlay");
   co_return co_await search_for(node, SearchKind::files, std::move(pattern), [on_hit = std::move(on_hit)](const SearchAnswer& part) {
     for (const Hit& hit : part.hits) on_hit(hit);

@@ -53,7 +53,7 @@ Node::Node(World& w, Report& r, Storage& s, PeerOptions o)
       strand(make_strand(w)),
       instance(w.random() | 1),
       tasks([this](const std::string& name, const Error& error) {
-        if (error.code != make_error_code(Errc::closed)) report.debug(Often{"failures"}, fmt::format("{}: {}", name, error.message()));
+        report.debug_now_and_then(fmt::format("a task ended: {}", error.code.message()), fmt::format("{}: {}", name, error.message()));
         if (kVital.contains(name)) asio::post(strand, [this, error] { finish(*this, Failure(error)); });
       }) {}
 
@@ -263,6 +263,8 @@ Task<Result<PeerOutcome>> run_sharing(World& world, Report& report, Storage& sto
 
 Task<Result<PeerOutcome>> run_get(World& world, Report& report, Storage& storage, PeerOptions options, std::vector<std::string> patterns,
                                   Signal& stop) {
+  for (const std::string& pattern : patterns)
+    if (auto checked = check_pattern(pattern); !checked) co_return Failure(std::move(checked).error());
   const RunState kept(world, std::make_unique<Node>(world, report, storage, std::move(options)));
   Node& node = *kept;
   node.ends_when_done = true;

@@ -423,9 +423,10 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   std::optional<Error> why;
   try {
     co_await (session->is_initiator ? greet_as_initiator(node, *session) : greet_as_acceptor(node, *session));
+    session->is_guest = session->is_question || session->is_node;
     if (session->is_subflow) co_return;
     session->link->established();
-    if (session->is_node) co_return co_await node.overlay->serve(session->link);
+    if (session->is_node) co_return co_await node.overlay->serve(session->link, [session] { session->is_guest = false; });
     if (session->is_question) {
       co_await answer_questions(node, session);
       session->link->close();
@@ -456,11 +457,12 @@ Task<> serve_peer(Node& node, SessionPtr session) {
   if (session->source) {
     co_await run_on(node.strand, [&] { part(node, session, why); });
   } else if (why) {
-    node.report.detail("stranger", {{"address", to_string(session->link->remote())}, {"why", why->message()}});
+    const std::string kind = fmt::format("connection dropped: {}", why->code.message());
+    node.report.detail_now_and_then(kind, "stranger", {{"address", to_string(session->link->remote())}, {"why", why->message()}});
     const bool is_worth_a_line = !session->is_initiator && why->code != make_error_code(Errc::closed);
     if (is_worth_a_line)
-      node.report.warn(Often{"dropped connections"},
-                       fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
+      node.report.warn_now_and_then(kind,
+                                    fmt::format("connection from {} dropped: {}", to_string(session->link->remote()), why->message()));
   }
 }
 

@@ -34,6 +34,7 @@ module;
 module shoal.report;
 
 import :answers;
+import :pacing;
 import shoal.base;
 
 namespace shoal {
@@ -307,6 +308,10 @@ struct Report::State {
       : options(std::move(given)),
         answers(options.out != nullptr ? options.out : stdout, writer_of(options), losses),
         display(options, answers, options.err != nullptr ? options.err : stderr),
+        debugs(options.now ? options.now : steady_now),
+        notes(options.now ? options.now : steady_now),
+        warnings(options.now ? options.now : steady_now),
+        details(options.now ? options.now : steady_now),
         events(answers, options.json, options.swarm_seconds) {}
 
   std::string painted(std::string_view text, std::string_view colour) const {
@@ -335,14 +340,18 @@ struct Report::State {
   Losses losses;
   Answers answers;
   Display display;
+  Pacing debugs;
+  Pacing notes;
+  Pacing warnings;
+  Pacing details;
   EventStream events;
-  LineLimit limit;
 };
 
 Report::Report(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Report::~Report() {
   end_progress();
+  tell_overdue(true);
   flush();
 }
 
@@ -389,24 +398,33 @@ void Report::warn(std::string_view line) {
   state_->write("warning", {{"message", std::string(line)}}, EventStream::Reach::everywhere, spdlog::level::warn);
 }
 
-/// Says before how many were left out.
-bool Report::may_write(Often often, void (Report::*say)(std::string_view)) {
-  const auto& now = state_->options.now;
-  const auto turn = state_->limit.take(often.what, now ? now() : steady_now());
-  if (turn.left_out > 0) (this->*say)(fmt::format("{}: {} more lines were left out", often.what, turn.left_out));
-  return turn.is_written;
+void Report::debug_now_and_then(std::string_view kind, std::string_view line) {
+  if (!wants_debug()) return;
+  if (const auto passed = state_->debugs.pass(kind, line)) debug(with_count(line, *passed));
+  tell_overdue(false);
 }
 
-void Report::note(Often often, std::string_view line) {
-  if (may_write(often, &Report::note)) note(line);
+void Report::note_now_and_then(std::string_view kind, std::string_view line) {
+  if (const auto passed = state_->notes.pass(kind, line)) note(with_count(line, *passed));
+  tell_overdue(false);
 }
 
-void Report::debug(Often often, std::string_view line) {
-  if (wants_debug() && may_write(often, &Report::debug)) debug(line);
+void Report::warn_now_and_then(std::string_view kind, std::string_view line) {
+  if (const auto passed = state_->warnings.pass(kind, line)) warn(with_count(line, *passed));
+  tell_overdue(false);
 }
 
-void Report::warn(Often often, std::string_view line) {
-  if (may_write(often, &Report::warn)) warn(line);
+void Report::detail_now_and_then(std::string_view kind, std::string_view name, Fields fields) {
+  const auto passed = state_->details.pass(kind, {});
+  if (!passed) return;
+  if (passed->more > 0) fields.emplace_back("more", passed->more);
+  detail(name, fields);
+}
+
+void Report::tell_overdue(bool is_end) {
+  for (const std::string& line : state_->debugs.overdue(is_end)) debug(line);
+  for (const std::string& line : state_->notes.overdue(is_end)) note(line);
+  for (const std::string& line : state_->warnings.overdue(is_end)) warn(line);
 }
 
 void Report::error(const Error& error) {
@@ -445,6 +463,7 @@ bool Report::wants_progress() const { return state_->display.wants_progress(); }
 
 void Report::result(ExitCode exit, Fields fields) {
   end_progress();
+  tell_overdue(true);
   flush();  // what the log cannot take shows by now
   fields.insert(fields.begin(), {"exit", static_cast<std::int64_t>(exit_with(exit))});
   state_->events.close(fields);

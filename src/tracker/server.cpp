@@ -98,7 +98,7 @@ struct Tracker {
   }
 
   void on_failure(const std::string& name, const Error& error) {
-    if (error.code != make_error_code(Errc::closed)) report.debug(Often{"failures"}, fmt::format("{}: {}", name, error.message()));
+    report.debug_now_and_then(fmt::format("a task ended: {}", error.code.message()), fmt::format("{}: {}", name, error.message()));
   }
 
   World& world;
@@ -540,18 +540,31 @@ Task<> part(Tracker& tracker, SessionPtr session) {
   });
 }
 
+/// The same of somebody who is no member: anybody can be that, any number of times.
+void log_end_of_stranger(Report& report, const std::string& who, const Error& error, bool is_over) {
+  const std::string why = error.code.message();
+  report.detail_now_and_then(why, "session_end", {{"peer", who}, {"why", error.message()}});
+  if (is_over || error.code == make_error_code(Errc::closed))
+    report.debug_now_and_then("connection closed", fmt::format("peer {}: connection closed", who));
+  else if (error.code == std::errc::connection_reset)
+    report.note_now_and_then("connection closed", fmt::format("peer {}: connection was forcibly closed", who));
+  else
+    report.warn_now_and_then(fmt::format("connection dropped: {}", why), fmt::format("peer {}: {}", who, error.message()));
+}
+
 /// Why a session ended, unless it ended in good order.
 void log_end(Tracker& tracker, const Session& session, const Error& error) {
   const std::string who = session.id.empty() ? to_string(session.link->remote()) : session.id;
+  if (!session.peer) return log_end_of_stranger(tracker.report, who, error, tracker.registry.outcome().has_value());
   tracker.report.detail("session_end", {{"peer", who}, {"why", error.message()}});
   if (tracker.registry.outcome() || error.code == make_error_code(Errc::closed)) {
-    tracker.report.debug(Often{"connections that ended"}, fmt::format("peer {}: connection closed", who));
+    tracker.report.debug(fmt::format("peer {}: connection closed", who));
     return;
   }
   if (error.code == std::errc::connection_reset)
-    tracker.report.note(Often{"connections that were closed"}, fmt::format("peer {}: connection was forcibly closed", who));
+    tracker.report.note(fmt::format("peer {}: connection was forcibly closed", who));
   else
-    tracker.report.warn(Often{"failures of connections"}, fmt::format("peer {}: {}", who, error.message()));
+    tracker.report.warn(fmt::format("peer {}: {}", who, error.message()));
 }
 
 Task<> serve(Tracker& tracker, SessionPtr session) {
@@ -571,7 +584,9 @@ Task<> serve(Tracker& tracker, SessionPtr session) {
 Task<> accept_peers(Tracker& tracker, std::shared_ptr<Listener> listener) {
   for (;;) {
     const Executor strand = make_strand(tracker.world);
-    std::shared_ptr<Link> link = co_await step(listener->accept(strand));
+    auto accepted = co_await listener->accept(strand);
+    if (!accepted && accepted.error().code == make_error_code(Errc::closed)) co_return;  // by us
+    std::shared_ptr<Link> link = unwrap(std::move(accepted));
     if (tracker.sessions.size() >= kMostSessions) continue;  // closes it
     auto session = std::make_shared<Session>(std::move(link), tracker.next_session++);
     tracker.sessions.emplace(session->number, session);

@@ -112,14 +112,13 @@ void Census::confirm_links(SessionNumber session, Member& member, bool is_told) 
     if (other == by_nonce_.end() || other->second == session) continue;
     Member& neighbour = members_.at(other->second);
     if (!std::ranges::binary_search(neighbour.linked, member.key.nonce)) continue;
-    is_told ? ++member.confirmed : --member.confirmed;
-    is_told ? ++neighbour.confirmed : --neighbour.confirmed;
+    const auto count = [is_told](Member& of, const Member& by) {
+      is_told ? ++of.confirmed : --of.confirmed;
+      if (of.links->links.front().nonce == by.key.nonce) of.is_below = is_told;
+    };
+    count(member, neighbour);
+    count(neighbour, member);
   }
-}
-
-bool Census::is_confirmed(const Member& member, const NodeKey& by) const {
-  const auto other = by_nonce_.find(by.nonce);
-  return other != by_nonce_.end() && std::ranges::binary_search(members_.at(other->second).linked, member.key.nonce);
 }
 
 void Census::leave(SessionNumber session) {
@@ -206,7 +205,7 @@ std::vector<Census::Way> Census::ways_into(const NodeKey& root, SessionNumber as
   for (auto& [other, member] : members_) {
     if (other == asker || !member.links || member.links->root.nonce != root.nonce) continue;
     const bool is_root = member.key.nonce == root.nonce;
-    const bool is_there = is_root || (!member.links->links.empty() && is_confirmed(member, member.links->links.front()));
+    const bool is_there = is_root || member.is_below;
     const bool is_full = member.links->links.size() >= member.max_links;
     const bool is_promised = room_of(member, now) == 0;
     ways.push_back({!is_there || member.unkept >= kMostUnkept, is_full, is_promised, member.links->depth, member.promised.size(), other});

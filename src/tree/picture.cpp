@@ -99,19 +99,23 @@ std::string dot_quoted(const std::string& text) {
 
 }  // namespace
 
-void keep_confirmed_links(std::vector<OverlayNode>& nodes) {
-  std::map<std::uint64_t, std::set<std::uint64_t>> told;
-  for (const OverlayNode& node : nodes)
-    for (const NodeKey& link : node.links) told[node.key.nonce].insert(link.nonce);
+void keep_confirmed(std::vector<OverlayNode>& nodes) {
+  std::set<std::uint64_t> seen;
+  std::erase_if(nodes, [&](const OverlayNode& node) { return !seen.insert(node.key.nonce).second; });
+  std::set<std::pair<std::uint64_t, std::uint64_t>> told;
+  std::map<std::uint64_t, NodeKey> keys;
+  for (const OverlayNode& node : nodes) {
+    keys[node.key.nonce] = node.key;
+    for (const NodeKey& link : node.links) told.emplace(node.key.nonce, link.nonce);
+  }
   for (OverlayNode& node : nodes) {
-    std::ranges::sort(node.links);
-    const auto is_made_up = [&](const NodeKey& link) {
-      const auto other = told.find(link.nonce);
-      return link.nonce == node.key.nonce || (other != told.end() && !other->second.contains(node.key.nonce));
-    };
-    std::erase_if(node.links, is_made_up);
-    const auto twice = std::ranges::unique(node.links, {}, &NodeKey::nonce);
-    node.links.erase(twice.begin(), twice.end());
+    std::set<std::uint64_t> linked{node.key.nonce};
+    std::erase_if(node.links, [&](NodeKey& link) {
+      const auto known = keys.find(link.nonce);
+      const bool is_made_up = known != keys.end() && !told.contains({link.nonce, node.key.nonce});
+      if (known != keys.end()) link = known->second;
+      return is_made_up || !linked.insert(link.nonce).second;
+    });
   }
 }
 

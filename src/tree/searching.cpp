@@ -42,14 +42,6 @@ constexpr std::uint32_t kPatientHops = 32;
 /// What a branch is told: a little less than we wait, so that it answers before we give it up. After many hops that would leave nothing.
 std::uint32_t time_for(std::uint32_t left_ms, std::uint32_t hops) { return hops < kPatientHops ? left_ms - left_ms / 64 : left_ms; }
 
-/// Whether there was more than that.
-template <class Element>
-bool cut(std::vector<Element>& list, std::size_t most) {
-  if (list.size() <= most) return false;
-  list.resize(most);
-  return true;
-}
-
 }  // namespace
 
 // ---- who may ask --------------------------------------------------------------------------------------
@@ -93,53 +85,112 @@ Result<> Searches::on_search(LinkIndex from, Asker asker, const Search& search, 
           Remark{fmt::format("overlay: a neighbour sends more searches than {} a second; the others are refused", kRate)});
     return refuse(from, sender, search.id, now);
   }
-  // Never twice through one node. In a tree it comes once: who sends it again would hide what is here from whoever asked.
-  if (ended_.contains(search.id) || searches_.contains(search.id)) return refuse(from, sender, search.id, now);
+  // Never twice through one node. Who it was that came first, and may answer, is not known.
+  const std::uint64_t id = asker == Asker::neighbour ? search.id : fresh_id();
+  if (ended_.contains(id) || searches_.contains(id)) return refuse(from, sender, search.id, now);
   ++sender.under_way;
   if (asker == Asker::stranger) ++of_strangers_;
   if (asker == Asker::self) ++of_self_;
   const std::uint32_t left_ms = std::min(search.left_ms, kMostMilliseconds);
   const std::uint32_t hops_left = std::min(search.hops_left, kMostHops);
-  UnderWay under_way(search);
-  under_way.from = from;
-  under_way.asker = asker;
+  UnderWay under_way(from, asker, search);
   under_way.deadline = now + Milliseconds(left_ms);
   under_way.told = now;
-  under_way.nodes = 1;
+  under_way.hops = search.hops;
   under_way.missing = is_whole ? 0 : 1;
-  const std::size_t others = std::max<std::size_t>(branches.size() - static_cast<std::size_t>(std::ranges::count(branches, from)), 1);
-  actions_.emplace_back(LookUp{search.id, search.kind, search.pattern});
+  actions_.emplace_back(LookUp{id, search.kind, search.pattern});
   for (const LinkIndex branch : branches) {
     if (branch == from) continue;
     if (hops_left == 0) {
       ++under_way.missing;
       continue;
     }
-    under_way.waiting[branch] = {now, (kMostHits - kOwnHits) / others, kMostFoundNodes / others};
+    under_way.waiting[branch].heard = now;
     Search onward = search;
+    onward.id = id;
     onward.hops = std::min(search.hops, kMostHops) + 1;
     onward.hops_left = hops_left - 1;
     onward.left_ms = time_for(left_ms, search.hops);
     actions_.emplace_back(SendTo{branch, std::move(onward)});
   }
-  searches_.emplace(search.id, std::move(under_way));
+  under_way.sources += under_way.waiting.size();
+  searches_.emplace(id, std::move(under_way));
   return {};
+}
+
+std::uint64_t Searches::fresh_id() {
+  for (;;)
+    if (const std::uint64_t id = random_(); !ended_.contains(id) && !searches_.contains(id)) return id;
 }
 
 // ---- answers ------------------------------------------------------------------------------------------
 
-/// In as few messages as it takes.
-void Searches::send_parts(UnderWay& search, SearchAnswer answer) {
-  const SearchAnswer blank{answer.id, false, 0, 0, false, {}, {}};
-  const auto size_of = [](const auto& element) { return encoded_size(element); };
-  for (auto& part : split(std::move(answer.hits), &SearchAnswer::hits, size_of, blank, kAnswerRoom))
-    actions_.emplace_back(SendTo{search.from, std::move(part)});
-  std::ranges::move(answer.found_nodes, std::back_inserter(search.gathered));
-  if (search.gathered.size() >= kGathered) send_gathered(answer.id, search);
+/// Each source has the same share, so that none can take the room of the others. What one brings beyond that is held, and passed on when
+/// nobody else can need the room any more.
+template <class T>
+std::vector<T> Searches::take_share(UnderWay& search, Source& source, std::vector<T> found, std::vector<T>& held) {
+  const std::size_t most = most_of(search.sieve.kind());
+  const bool is_alone = search.active() == 1;
+  const std::size_t share = is_alone ? most : most / search.sources;
+  std::vector<T> taken;
+  for (T& each : found) {
+    const std::size_t room = room_of(each);
+    if (search.taken + room <= most && (is_alone || source.taken + room <= share)) {
+      search.taken += room;
+      source.taken += room;
+      taken.push_back(std::move(each));
+    } else if (!is_alone && search.taken + search.held + room <= most && held_ + room <= kMostHeld) {
+      search.held += room;
+      held_ += room;
+      held.push_back(std::move(each));
+    } else {
+      search.is_cut = true;
+    }
+  }
+  return taken;
 }
 
-void Searches::send_gathered(std::uint64_t id, UnderWay& search) {
-  const SearchAnswer blank{id, false, 0, 0, false, {}, {}};
+template <class T>
+std::vector<T> Searches::take_held(UnderWay& search, std::vector<T>& held) {
+  std::vector<T> taken;
+  for (T& each : std::exchange(held, {})) {
+    const std::size_t room = room_of(each);
+    const bool fits = search.taken + room <= most_of(search.sieve.kind());
+    search.is_cut |= !fits;
+    if (!fits) continue;
+    search.taken += room;
+    taken.push_back(std::move(each));
+  }
+  return taken;
+}
+
+void Searches::pass_on(UnderWay& search, Source& source, SearchAnswer answer) {
+  search.is_cut |= answer.is_cut;
+  auto hits = take_share(search, source, std::move(answer.hits), search.held_hits);
+  auto nodes = take_share(search, source, std::move(answer.found_nodes), search.held_nodes);
+  send_parts(search, std::move(hits), std::move(nodes));
+}
+
+void Searches::pass_on_held(UnderWay& search) {
+  if (search.held == 0) return;
+  held_ -= std::exchange(search.held, 0);
+  auto hits = take_held(search, search.held_hits);
+  auto nodes = take_held(search, search.held_nodes);
+  send_parts(search, std::move(hits), std::move(nodes));
+}
+
+/// In as few messages as it takes.
+void Searches::send_parts(UnderWay& search, std::vector<Hit> hits, std::vector<OverlayNode> nodes) {
+  const SearchAnswer blank{search.asked_as, false, 0, 0, false, {}, {}};
+  const auto size_of = [](const Hit& hit) { return encoded_size(hit); };
+  for (auto& part : split(std::move(hits), &SearchAnswer::hits, size_of, blank, kAnswerRoom))
+    actions_.emplace_back(SendTo{search.from, std::move(part)});
+  std::ranges::move(nodes, std::back_inserter(search.gathered));
+  if (search.gathered.size() >= kGathered) send_gathered(search);
+}
+
+void Searches::send_gathered(UnderWay& search) {
+  const SearchAnswer blank{search.asked_as, false, 0, 0, false, {}, {}};
   const auto size_of = [](const OverlayNode& node) { return encoded_size(node); };
   for (auto& part : split(std::exchange(search.gathered, {}), &SearchAnswer::found_nodes, size_of, blank, kAnswerRoom))
     actions_.emplace_back(SendTo{search.from, std::move(part)});
@@ -147,49 +198,47 @@ void Searches::send_gathered(std::uint64_t id, UnderWay& search) {
 
 void Searches::on_looked_up(std::uint64_t id, SearchAnswer found, Instant now) {
   const auto search = searches_.find(id);
-  if (search == searches_.end() || now >= search->second.deadline) return;
-  found.id = id;
-  for (Hit& hit : found.hits) hit.hops = search->second.hops;
-  search->second.is_cut |= found.is_cut;
+  if (search == searches_.end() || !search->second.is_looking_up || now >= search->second.deadline) return;
+  UnderWay& under_way = search->second;
+  for (Hit& hit : found.hits) hit.hops = under_way.hops;
   const bool is_last = found.is_last;
-  send_parts(search->second, std::move(found));
-  if (is_last) search->second.is_looking_up = false;
-  end_if_done(search);
+  pass_on(under_way, under_way.own, std::move(found));
+  if (is_last) under_way.is_looking_up = false;
+  go_on(search);
 }
 
 void Searches::on_answer(LinkIndex from, SearchAnswer answer, Instant now) {
   const auto search = searches_.find(answer.id);
-  if (search == searches_.end() || !search->second.waiting.contains(from)) return;
+  if (search == searches_.end()) return;
   UnderWay& under_way = search->second;
-  Branch& branch = under_way.waiting.at(from);
-  branch.heard = now;
-  const bool has_more_hits = cut(answer.hits, branch.hits);
-  const bool has_more_nodes = cut(answer.found_nodes, branch.nodes);
-  branch.hits -= answer.hits.size();
-  branch.nodes -= answer.found_nodes.size();
-  if (!under_way.filter.take(answer)) return;
-  under_way.is_cut |= has_more_hits || has_more_nodes || answer.is_cut;
-  if (answer.is_last) {
-    under_way.waiting.erase(from);
+  const auto branch = under_way.waiting.find(from);
+  if (branch == under_way.waiting.end()) return;
+  branch->second.heard = now;
+  under_way.sieve.sift(answer);
+  const bool is_last = answer.is_last;
+  if (is_last) {
     under_way.nodes = std::min(under_way.nodes, kMostNodes) + answer.nodes;
     under_way.missing = std::min(under_way.missing, kMostNodes) + answer.missing;
   }
-  send_parts(under_way, std::move(answer));
-  end_if_done(search);
+  pass_on(under_way, branch->second, std::move(answer));
+  if (is_last) under_way.waiting.erase(branch);
+  go_on(search);
 }
 
-void Searches::end_if_done(Entry search) {
-  if (!search->second.is_looking_up && search->second.waiting.empty()) end(search);
+/// A source may have ended.
+void Searches::go_on(Entry search) {
+  if (search->second.active() <= 1) pass_on_held(search->second);
+  if (search->second.active() == 0) end(search);
 }
 
 void Searches::end(Entry search) {
   auto& [id, under_way] = *search;
-  send_gathered(id, under_way);
-  const auto missing = static_cast<std::uint32_t>(under_way.waiting.size()) + (under_way.is_looking_up ? 1U : 0U);
+  pass_on_held(under_way);
+  send_gathered(under_way);
+  const auto missing = static_cast<std::uint32_t>(under_way.active());
+  const std::uint32_t nodes = under_way.nodes - (under_way.is_looking_up ? 1U : 0U);
   actions_.emplace_back(
-      SendTo{under_way.from,
-             SearchAnswer{
-                 id, true, under_way.nodes - (under_way.is_looking_up ? 1U : 0U), under_way.missing + missing, under_way.is_cut, {}, {}}});
+      SendTo{under_way.from, SearchAnswer{under_way.asked_as, true, nodes, under_way.missing + missing, under_way.is_cut, {}, {}}});
   if (under_way.is_looking_up) actions_.emplace_back(EndLookUp{id});
   if (const auto sender = senders_.find(under_way.from); sender != senders_.end()) --sender->second.under_way;
   if (under_way.asker == Asker::stranger) --of_strangers_;
@@ -218,7 +267,7 @@ void Searches::on_closed(LinkIndex link) {
       end(here);
     } else if (under_way.waiting.erase(link) > 0) {
       ++under_way.missing;
-      end_if_done(here);
+      go_on(here);
     }
   }
   senders_.erase(link);
@@ -234,15 +283,16 @@ void Searches::tick(Instant now) {
   for (auto search = searches_.begin(); search != searches_.end();) {
     const auto here = search++;
     UnderWay& under_way = here->second;
-    give_up_silent(under_way, now);
     if (now >= under_way.deadline) {
       end(here);
-    } else if (!under_way.is_looking_up && under_way.waiting.empty()) {
-      end(here);
-    } else if (now - under_way.told >= kGoesOn) {
-      under_way.told = now;
-      actions_.emplace_back(SendTo{under_way.from, SearchAnswer{here->first, false, 0, 0, false, {}, {}}});
+      continue;
     }
+    if (now - under_way.told >= kGoesOn) {
+      under_way.told = now;
+      actions_.emplace_back(SendTo{under_way.from, SearchAnswer{under_way.asked_as, false, 0, 0, false, {}, {}}});
+    }
+    give_up_silent(under_way, now);
+    go_on(here);
   }
   while (!ended_order_.empty()) {
     const auto ended = ended_.find(ended_order_.front());

@@ -383,5 +383,45 @@ class Shunned(OverlayTest):
         self.wait_for_tree(2)
 
 
+class Loud(OverlayTest):
+    """What whoever connects can cause without end."""
+
+    def test_a_line_for_each_cause_and_not_for_each_connection(self):
+        tracker = self.lab.tracker("--state", ":memory:", "--verbose", "--log", self.lab.path("tracker.log"))
+        self.address = tracker.address
+        peer = self.shell("peer", {"file": b"content"}, "--verbose", "--log", self.lab.path("peer.log"))
+        wrong = lambda number: [b"GET / HTTP/1.1\r\n\r\n", shoal_wire.hello(shoal_wire.TO_PEER, f"x{number}") + shoal_wire.frame(shoal_wire.REQUEST, b"x"), shoal_wire.hello(shoal_wire.QUESTION, "../x"), shoal_wire.hello(shoal_wire.OVERLAY, "x") + shoal_wire.frame(shoal_wire.AROUND, b"x")]
+        links = []
+        for data in (data for number in range(150) for data in wrong(number)):
+            for address in (tracker.address, peer.address):
+                link = shoal_wire.Connection.to(address)
+                self.addCleanup(link.close)
+                link.send(data)
+                links.append(link)
+        for link in links:
+            self.assertTrue(link.is_closed_by_peer())
+        peer.tell("exit")
+        self.expect_exit(0, peer)
+        tracker.popen.terminate()
+        tracker.wait()
+        for process, log, kind in ((tracker, "tracker.log", "session_end"), (peer, "peer.log", "stranger")):
+            self.assertLess(len(process.stderr().splitlines()), 40, process.describe())
+            self.assertIn(" more like it in the last ", process.stderr())
+            self.assertNotIn("cannot accept", process.stderr())
+            with open(self.lab.path(log), encoding="utf-8") as file:
+                self.assertLess(len([line for line in file if kind in line]), 20)
+
+    def test_a_pattern_that_is_too_long_is_a_usage_error_and_asks_nobody(self):
+        nobody = f"127.0.0.1:{free_port()}"
+        for command in (["find"], ["find", "--via", "overlay", "--join", nobody], ["get", "-o", self.lab.path("got")]):
+            asked = self.ask("asker", *command, "a" * 8193, tracker=nobody)
+            self.assertEqual(asked.code, 2, asked.describe())
+            self.assertIn("a pattern of 8193 bytes", asked.stderr())
+        self.tracker()
+        shell = self.shell("shell")
+        for command in ("find", "find --via overlay", "download", "ls", "why"):
+            self.assertEqual(shell.say(f"{command} {'a' * 8193}")[1], 2, command)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -391,3 +391,10 @@ TEST_CASE("A pattern that is longer than any quoted name matches nothing") {
   CHECK(matches(std::string(kMaxPattern, '*'), "a"));
   CHECK_FALSE(matches(std::string(kMaxPattern + 1, '*'), "a"));
 }
+
+TEST_CASE("A pattern that is too long is a usage error") {
+  CHECK(check_pattern(std::string(kMaxPattern, 'a')));
+  const auto checked = check_pattern(std::string(kMaxPattern + 1, 'a'));
+  REQUIRE_FALSE(checked);
+  CHECK(exit_code_of(checked.error()) == ExitCode::usage);
+}

@@ -326,21 +326,6 @@ TEST_CASE("Notes are for normal runs, details for verbose ones, warnings for all
   CHECK(said(Verbosity::verbose) == "note\ndebug\nshoal-test: warning: warn\n");
 }
 
-TEST_CASE("What happens often is told a few times, and then how often it was not") {
-  Bench bench;
-  const auto report = bench.open();
-  for (int i = 0; i < 1000; ++i) report->warn(Often{"dropped connections"}, "dropped");
-  report->warn(Often{"other things"}, "another");
-  report->warn("always");
-  bench.now += LineLimit::kTime;
-  report->warn(Often{"dropped connections"}, "dropped again");
-  const auto lines = lines_of(content(bench.err));
-  REQUIRE(lines.size() == LineLimit::kLines + 4);
-  CHECK(lines[LineLimit::kLines] == "shoal-test: warning: another");
-  CHECK(lines[LineLimit::kLines + 2] == "shoal-test: warning: dropped connections: 990 more lines were left out");
-  CHECK(lines[LineLimit::kLines + 3] == "shoal-test: warning: dropped again");
-}
-
 TEST_CASE("A failure is one line on stderr and an event with its exit code") {
   Bench bench;
   bench.options.json = true;
@@ -640,6 +625,59 @@ TEST_CASE("A log that a full disk cannot take is said once, and the result tells
   CHECK(said.find("the log is incomplete") != std::string::npos);
   CHECK(said.find("the log is incomplete") == said.rfind("the log is incomplete"));
   CHECK(events_of(content(bench.out)).back()["exit"] == 9);
+}
+
+TEST_CASE("A line that others cause is written once in ten seconds, with how many more there were") {
+  Bench bench;
+  const auto report = bench.open();
+  for (int i = 0; i < 1235; ++i) report->warn_now_and_then("dropped", "10.0.0.9:" + std::to_string(i) + " dropped");
+  report->warn_now_and_then("cut off", "s3 is cut off");
+  CHECK(lines_of(content(bench.err)) ==
+        std::vector<std::string>{"shoal-test: warning: 10.0.0.9:0 dropped", "shoal-test: warning: s3 is cut off"});
+  bench.now += std::chrono::seconds(12);
+  report->warn_now_and_then("dropped", "10.0.0.9:7 dropped");
+  CHECK(lines_of(content(bench.err)).back() == "shoal-test: warning: 10.0.0.9:7 dropped (and 1,234 more like it in the last 12 s)");
+  bench.now += std::chrono::seconds(11);
+  report->warn_now_and_then("dropped", "10.0.0.9:8 dropped");
+  CHECK(lines_of(content(bench.err)).back() == "shoal-test: warning: 10.0.0.9:8 dropped");
+}
+
+TEST_CASE("What was not written of a kind is told when another line comes, or at the end") {
+  Bench bench;
+  const auto report = bench.open();
+  for (int i = 0; i < 3; ++i) report->note_now_and_then("a", "a" + std::to_string(i));
+  bench.now += std::chrono::seconds(10);
+  report->warn_now_and_then("b", "b");
+  CHECK(lines_of(content(bench.err)) ==
+        std::vector<std::string>{"a0", "shoal-test: warning: b", "a2 (and 1 more like it in the last 10 s)"});
+  for (int i = 0; i < 3; ++i) report->warn_now_and_then("b", "b" + std::to_string(i));
+  bench.now += std::chrono::milliseconds(2500);
+  report->result(ExitCode::done);
+  CHECK(lines_of(content(bench.err)).back() == "shoal-test: warning: b2 (and 2 more like it in the last 3 s)");
+}
+
+TEST_CASE("However many kinds of lines others find, no more than a few hundred are told apart") {
+  Bench bench;
+  const auto report = bench.open();
+  for (int i = 0; i < 10'000; ++i) report->note_now_and_then("kind " + std::to_string(i), "line");
+  CHECK(lines_of(content(bench.err)).size() == 256);
+}
+
+TEST_CASE("Events of the log that others cause say how many there were, and lines for those who want detail are for them alone") {
+  const TemporaryLog log;
+  Bench bench;
+  bench.options.log_file = log.path();
+  const auto report = bench.open();
+  for (int i = 0; i < 3; ++i) report->detail_now_and_then("x", "stranger", {{"address", std::string("a")}});
+  bench.now += std::chrono::seconds(10);
+  report->detail_now_and_then("x", "stranger", {{"address", std::string("b")}});
+  report->debug_now_and_then("x", "only with --verbose");
+  report->flush();
+  const auto events = events_of(log.text());
+  REQUIRE(events.size() == 3);
+  CHECK_FALSE(events[1].contains("more"));
+  CHECK(events[2].at("more") == 2);
+  CHECK(content(bench.err).empty());
 }
 
 TEST_CASE("A record that cannot be written is a warning, and the run does not end with 0") {

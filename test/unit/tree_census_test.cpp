@@ -307,14 +307,6 @@ TEST_CASE("The text of a topology has a line a node, by number, with those that 
   CHECK(topology_text({}).empty());
 }
 
-TEST_CASE("Links to itself, twice, or to a node that knows nothing of them are none") {
-  std::vector<OverlayNode> nodes{node(1, {key(2), key(1), key(2), key(3), key(9)}), node(2, {key(1)}), node(3, {key(2)})};
-  keep_confirmed_links(nodes);
-  CHECK(nodes[0].links == Keys{key(2), key(9)});  // of 9 nothing is known
-  CHECK(nodes[1].links == Keys{key(1)});
-  CHECK(nodes[2].links.empty());
-}
-
 TEST_CASE("A chain is drawn straight down") {
   const std::vector<OverlayNode> nodes{node(1, {key(2)}, "a"), node(2, {key(1), key(3)}, "b"), node(3, {key(2)}, "c")};
   CHECK(draw_topology(nodes) == Lines{"s1  a (10.0.0.1:4000)", "s2  b (10.0.0.1:4000)", "s3  c (10.0.0.1:4000)"});
@@ -355,4 +347,25 @@ TEST_CASE("The graph has a box a node and a line a link, and names cannot break 
         "  n2 [label=\"s2  b (10.0.0.1:4000)\"];\n"
         "  n1 -- n2;\n"
         "}\n");
+}
+
+TEST_CASE("A node that tells of links that nobody else knows has none of them, nor any with itself") {
+  std::vector<OverlayNode> nodes{node(1, {key(2)}), node(2, {key(1), {9, 1}, key(3), key(9)}), node(3, {key(3), key(1)}),
+                                 node(2, {key(3)})};
+  keep_confirmed(nodes);
+  REQUIRE(nodes.size() == 3);
+  CHECK(nodes[0].links == Keys{key(2)});
+  CHECK(nodes[1].links == Keys{key(1), key(9)});  // of whoever is not known nobody knows better
+  CHECK(nodes[2].links.empty());
+  CHECK(draw_topology(nodes).size() == 3);
+  CHECK(topology_dot(nodes).find("n3 --") == std::string::npos);
+}
+
+TEST_CASE("What is confirmed of a chain as long as anybody lists, in a circle, is drawn") {
+  constexpr std::uint32_t kNodes = 20'000;
+  std::vector<OverlayNode> nodes;
+  for (std::uint32_t i = 1; i <= kNodes; ++i) nodes.push_back(node(i, {key(i % kNodes + 1), key(i == 1 ? kNodes : i - 1)}));
+  keep_confirmed(nodes);
+  CHECK(draw_topology(nodes).size() == kNodes);
+  CHECK(topology_dot(nodes).size() > kNodes);
 }
