@@ -385,6 +385,7 @@ class TreeNetwork {
     const Far far = known->second;
     const Instant last = host.arrives[link];
     host.far.erase(known);
+    host.arrives.erase(link);
     after(std::max(last - now_, Nanoseconds::zero()) + delay(), [this, index, far] {
       if (can_reach(index, far.host)) tell_closed(far);
     });
@@ -396,6 +397,7 @@ class TreeNetwork {
   void tell_closed(const Far& far) {
     Host& host = *hosts_[far.host];
     if (!host.is_up || host.life != far.life || host.far.erase(far.link) == 0) return;
+    host.arrives.erase(far.link);
     host.searches->on_closed(far.link);
     host.tree->on_closed(far.link, now_);
     carry_out(far.host);
