@@ -103,6 +103,7 @@ Asked ask(Question question, std::function<Task<>(World&, Link&, Message)> serve
   });
   simulation.run([&] { return asked.is_over(); }, {5min});
   CHECK(asked.is_over());
+  simulation.run([] { return false; }, {3s});  // until the liar finds that nobody is there any more
   return asked;
 }
 
