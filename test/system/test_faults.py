@@ -21,7 +21,10 @@ def bytes_on_disk(folder):
     total = 0
     for parent, _, files in os.walk(folder):
         for name in files:
-            status = os.stat(os.path.join(parent, name))
+            try:
+                status = os.stat(os.path.join(parent, name))
+            except FileNotFoundError:  # it got its name, or was a probe
+                continue
             total += min(status.st_size, status.st_blocks * 512)
     return total
 
